@@ -1,0 +1,115 @@
+"""State-aware automatic differentiation for JAX.
+
+The layers, from the bottom up; each file knows its own layer and those below it:
+
+==================  =====================================================================
+``path``            paths: from JAX key paths, to text and back (``_scan``)
+``_pattern``        which paths a written pattern matches
+``_units``          what a tree is made of: cells, arrays, parts of arrays
+``_picks``          how much of a unit is selected, and the algebra of that
+``_select``         what a lens can select by (``_grammar``: the same as text)
+``_selection``      a selection in a whole tree, computed once for each structure
+``_halves``         taking a tree apart, putting it together, replacing parts
+``_spec``           what may be written where a lens is meant (``_resolve``: its errors)
+``_bound``          a lens with its live cells, views (``_given``: states given by hand)
+``lens``            the lens and its operations (``_groups``, ``_tie``, ``_diff``)
+``state``           `State` and its kinds (``_trace``: what JAX is tracing)
+``thread``          frames, `functionalize`, `thread`, `overlay`
+``transform``       the gradient family
+``nn``              the facade: `nn.Module` (``_graph``: modules as pytrees)
+==================  =====================================================================
+"""
+
+from . import nn, path, transform
+from ._bound import BoundLens, View
+from ._diff import diff
+from ._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DifferentiationError,
+    FrozenTreeError,
+    PathError,
+    PatternError,
+    SelectionError,
+    StateLensError,
+    StateTypeError,
+    StructureError,
+    TracerLeakError,
+    UntouchedStateError,
+)
+from ._groups import groups
+from ._halves import combine
+from ._tie import tie
+from .lens import (
+    Lens,
+    arrays,
+    at,
+    dtype,
+    inexact,
+    lens,
+    name,
+    ndim,
+    partition,
+    size,
+    tagged,
+)
+from .state import (
+    BatchState,
+    HiddenState,
+    LongTermState,
+    ParamState,
+    ShortTermState,
+    State,
+    params,
+)
+from .thread import functionalize, overlay, thread
+from .transform import grad, value_and_grad
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "BatchState",
+    "BoundLens",
+    "DifferentiationError",
+    "FrozenTreeError",
+    "HiddenState",
+    "Lens",
+    "LongTermState",
+    "ParamState",
+    "PathError",
+    "PatternError",
+    "SelectionError",
+    "ShortTermState",
+    "State",
+    "StateLensError",
+    "StateTypeError",
+    "StructureError",
+    "TracerLeakError",
+    "UntouchedStateError",
+    "View",
+    "arrays",
+    "at",
+    "combine",
+    "diff",
+    "dtype",
+    "functionalize",
+    "grad",
+    "groups",
+    "inexact",
+    "lens",
+    "name",
+    "ndim",
+    "nn",
+    "overlay",
+    "params",
+    "partition",
+    "path",
+    "size",
+    "tagged",
+    "thread",
+    "tie",
+    "transform",
+    "value_and_grad",
+]

@@ -1,0 +1,137 @@
+"""Errors: what was asked, what is there, what to write instead.
+
+Every error of the library derives from `StateLensError` and from the builtin that a
+caller would expect, so that ``except KeyError`` and ``except StateLensError`` both work.
+`user_facing` ends the traceback at the user's own line, as JAX does for its own frames.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class StateLensError(Exception):
+    """The base of every error that statelens raises."""
+
+    def __str__(self) -> str:
+        # KeyError prints the repr of its argument, which would escape our line breaks.
+        return self.args[0] if self.args else ""
+
+
+class PathError(StateLensError, KeyError):
+    """A path or a pattern that names nothing in the tree."""
+
+
+class PatternError(StateLensError, ValueError):
+    """A path or lens text that can't be parsed; the message points at the character."""
+
+
+class SelectionError(StateLensError, ValueError):
+    """A selection that can't be used: empty, overlapping, or not total."""
+
+
+class StructureError(StateLensError, ValueError):
+    """A value whose structure, shape or dtype isn't that of what it replaces."""
+
+
+class ArgumentError(StateLensError, ValueError):
+    """An argument of a transform that is out of range or contradicts another one."""
+
+
+class ArgumentTypeError(StateLensError, TypeError):
+    """An argument of a type that can't be used there."""
+
+
+class StateTypeError(StateLensError, TypeError):
+    """A `State` where its value is meant, or something else where a `State` is meant."""
+
+
+class DifferentiationError(StateLensError, TypeError):
+    """Something that has no derivative: an integer state, a loss that isn't a scalar."""
+
+
+class UntouchedStateError(StateLensError, ValueError):
+    """A state that was to be differentiated and that the function never touched."""
+
+
+class TracerLeakError(StateLensError, TypeError):
+    """A traced value that would outlive the transform that it belongs to."""
+
+
+class FrozenTreeError(StateLensError, AttributeError):
+    """A write to a state of a tree argument, which would be lost."""
+
+
+def explain(asked: str, found: str, *remedies: str) -> str:
+    """Returns the three parts of a message; several remedies are numbered.
+
+    Args:
+        asked: What was asked for.
+        found: What is there instead: paths, shapes, dtypes, closest matches.
+        *remedies: What to write instead.
+
+    Returns:
+        The message.
+    """
+    lines = [asked, found]
+    if len(remedies) == 1:
+        lines.append(f"Instead: {remedies[0]}")
+    elif remedies:
+        lines.append("Instead, one of:")
+        lines += [f"  {i}. {remedy}" for i, remedy in enumerate(remedies, 1)]
+    return "\n".join(line for line in lines if line)
+
+
+def hide_own_frames(error: BaseException) -> None:
+    """Drops this package's frames from the error's traceback.
+
+    A bare ``raise`` after this call adds no frame of its own, so that the user's frame is
+    the last one. ``JAX_TRACEBACK_FILTERING=off`` keeps everything.
+
+    Args:
+        error: The error that is being handled.
+    """
+    if jax.config.read("jax_traceback_filtering") != "off":
+        error.__traceback__ = _without_own_frames(error.__traceback__)
+
+
+def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
+    frames = []
+    while traceback is not None:
+        if not traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            frames.append(traceback)
+        traceback = traceback.tb_next
+    kept = None
+    for frame in reversed(frames):
+        kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return kept
+
+
+def user_facing(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes errors that leave `function` show the user's frames only.
+
+    Args:
+        function: A public function.
+
+    Returns:
+        The function, with this package's frames removed from any traceback.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            hide_own_frames(error)
+            raise
+
+    return call

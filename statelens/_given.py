@@ -1,0 +1,141 @@
+"""Given states: live cells in whatever form a caller hands them over.
+
+A gradient mirrors what was passed: a mapping by the same keys, a list a list, one state one
+gradient. `units_of` takes such a form apart and remembers how to put it together.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ._bound import BoundLens, Unit, View
+from ._errors import SelectionError, StateTypeError, StructureError, explain
+from ._resolve import focus_on
+from ._units import Cell
+from .path import Path, format
+
+
+class Units(NamedTuple):
+    """States given by their owner, flat, and how to give back in the same form.
+
+    Attributes:
+        labels: What to call each in messages.
+        units: The states and views.
+        rebuild: Puts one thing for each unit in the form in which they were given.
+        flatten: Lists what something of that form has for each unit.
+    """
+
+    labels: list[str]
+    units: list[Unit]
+    rebuild: Callable[[list[Any]], Any]
+    flatten: Callable[[Any], list[Any]]
+
+
+def is_bound(spec: Any) -> bool:
+    """Says whether a spec is made of live cells, not a description of what to select."""
+    if isinstance(spec, (Cell, View, BoundLens)):
+        return True
+    if isinstance(spec, Mapping):
+        return not spec or any(map(is_bound, spec.values()))
+    return isinstance(spec, (list, tuple)) and any(map(is_bound, spec))
+
+
+def units_of(spec: Any, asked_by: str) -> Units:
+    """Lists live states in whatever form they are given.
+
+    Args:
+        spec: One state, or a bound lens, mapping, list or tuple of them, nested at will.
+        asked_by: The operation, for messages.
+
+    Returns:
+        The states, and how to give something back in the same form.
+
+    Raises:
+        SelectionError: There is none, or one is given twice.
+        StateTypeError: Something is no state.
+    """
+    found = _units_of(spec, (), asked_by)
+    if not found.units:
+        raise SelectionError(
+            explain(
+                f"asked {asked_by} for states",
+                "none are given: the mapping or list is empty",
+                "the states meant, as in model.states(ParamState)",
+            )
+        )
+    _refuse_twice(found, asked_by)
+    return found
+
+
+def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
+    if isinstance(spec, (Cell, View)):
+        cell = spec if isinstance(spec, Cell) else spec.cell
+        inner = "" if isinstance(spec, Cell) else format(spec.inner)
+        label = cell.name or format(path) or type(cell).__name__
+        return Units(
+            [f"{label}.{inner}" if inner else label],
+            [spec],
+            lambda given: given[0],
+            lambda value: [value],
+        )
+    if isinstance(spec, BoundLens):
+        required = focus_on(spec.selector, spec.module, required_by=asked_by)
+        spec = {entry.path: spec.cell_at(entry, required.leaves) for entry in required.entries}
+        keys: list[Any] = list(spec)
+        tails = keys
+    elif isinstance(spec, Mapping):
+        keys = list(spec)
+        tails = [key if isinstance(key, tuple) else (key,) for key in keys]
+    elif isinstance(spec, (list, tuple)):
+        keys = list(range(len(spec)))
+        tails = [(key,) for key in keys]
+    else:
+        raise StateTypeError(
+            explain(
+                f"asked {asked_by} for the state at '{format(path)}'",
+                f"that is a {type(spec).__name__}, not a state",
+                "give states, as in model.states(ParamState) or [model.weight]",
+            )
+        )
+    below = [
+        _units_of(spec[key], path + tail, asked_by) for key, tail in zip(keys, tails, strict=True)
+    ]
+    container = type(spec)
+
+    def rebuild(given: list[Any]) -> Any:
+        taken = iter(given)
+        each = [part.rebuild([next(taken) for _ in part.units]) for part in below]
+        if isinstance(spec, Mapping):
+            return dict(zip(keys, each, strict=True))
+        return container(*each) if hasattr(container, "_fields") else container(each)
+
+    def flatten(values: Any) -> list[Any]:
+        mapping = isinstance(spec, Mapping)
+        there = list(values) if isinstance(values, Mapping) else list(range(len(values)))
+        if isinstance(values, Mapping) != mapping or set(there) != set(keys):
+            raise StructureError(
+                explain(
+                    f"asked {asked_by} for values by {keys}",
+                    f"the values are given by {there}",
+                    "values in the very form in which the states were given",
+                )
+            )
+        return [x for key, part in zip(keys, below, strict=True) for x in part.flatten(values[key])]
+
+    labels = [label for part in below for label in part.labels]
+    return Units(labels, [unit for part in below for unit in part.units], rebuild, flatten)
+
+
+def _refuse_twice(found: Units, asked_by: str) -> None:
+    seen: dict[int, list[tuple[Path | None, str]]] = {}
+    for label, unit in zip(found.labels, found.units, strict=True):
+        cell, inner = (unit, None) if isinstance(unit, Cell) else (unit.cell, unit.inner)
+        for other, first in seen.setdefault(id(cell), []):
+            if other is None or inner is None or other == inner:
+                raise SelectionError(
+                    explain(
+                        f"asked {asked_by} for states",
+                        f"the same state is given twice, as '{first}' and as '{label}'",
+                        "give each state once; a shared one has one gradient, the sum",
+                    )
+                )
+        seen[id(cell)].append((inner, label))

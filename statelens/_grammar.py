@@ -1,0 +1,155 @@
+"""Lens text: patterns and the operators between them.
+
+The operators bind as they do in Python, so that a lens reads the same as text and as code:
+``~`` before ``/`` before ``-`` before ``&`` before ``|``. An index after a parenthesis
+chooses a part of an array: ``(embed.weight)[100:110]``.
+"""
+
+import ast
+import functools
+import re
+
+from ._pattern import scan_pattern
+from ._scan import Scanner
+from ._select import And, ByPath, Not, Or, Selector, Sliced, Within
+from ._units import Index
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_selector(text: str) -> Selector:
+    """Reads a lens text, once for each text.
+
+    Args:
+        text: Patterns joined by operators, such as ``"**.weight & ~encoder.**"``.
+
+    Returns:
+        The selector.
+
+    Raises:
+        PatternError: The text can't be read; the message points at the character.
+    """
+    scanner = Scanner(text, "lens")
+    selector = _either(scanner)
+    if not scanner.done:
+        scanner.fail(f"expected an operator or the end, not {scanner.peek!r}")
+    return selector
+
+
+def _operator(scanner: Scanner, symbol: str) -> bool:
+    scanner.skip_space()
+    return scanner.take(symbol)
+
+
+def _either(scanner: Scanner) -> Selector:
+    selector = _both(scanner)
+    while _operator(scanner, "|"):
+        selector = Or(selector, _both(scanner))
+    return selector
+
+
+def _both(scanner: Scanner) -> Selector:
+    selector = _difference(scanner)
+    while _operator(scanner, "&"):
+        selector = And(selector, _difference(scanner))
+    return selector
+
+
+def _difference(scanner: Scanner) -> Selector:
+    selector = _inside(scanner)
+    while _operator(scanner, "-"):
+        selector = And(selector, Not(_inside(scanner)))
+    return selector
+
+
+def _inside(scanner: Scanner) -> Selector:
+    selector = _inverse(scanner)
+    while _operator(scanner, "/"):
+        selector = Within(selector, _inverse(scanner))
+    return selector
+
+
+def _inverse(scanner: Scanner) -> Selector:
+    if _operator(scanner, "~"):
+        return Not(_inverse(scanner))
+    return _part(scanner)
+
+
+def _part(scanner: Scanner) -> Selector:
+    scanner.skip_space()
+    if scanner.peek != "(":
+        return _pattern(scanner)
+    start = scanner.at
+    scanner.take("(")
+    selector = _either(scanner)
+    if not _operator(scanner, ")"):
+        scanner.fail("the '(' that opens here is never closed", at=start)
+    while scanner.peek == "[":
+        selector = Sliced(selector, _index(scanner))
+    return selector
+
+
+def _index(scanner: Scanner) -> Index:
+    start = scanner.at
+    inside = scanner.bracket()
+    try:
+        expression = ast.parse(f"_[{inside}]", mode="eval").body
+        assert isinstance(expression, ast.Subscript)
+        items = (
+            expression.slice.elts if isinstance(expression.slice, ast.Tuple) else [expression.slice]
+        )
+        return Index(tuple(map(_index_item, items)))
+    except (SyntaxError, ValueError):
+        scanner.fail(f"[{inside}] is no index", "integers, slices and '...'", at=start)
+
+
+def _index_item(node: ast.expr) -> object:
+    if isinstance(node, ast.Slice):
+        bounds = (node.lower, node.upper, node.step)
+        return tuple(None if bound is None else _integer(bound) for bound in bounds)
+    if isinstance(node, ast.Constant) and node.value is Ellipsis:
+        return Ellipsis
+    return _integer(node)
+
+
+def _integer(node: ast.expr) -> int:
+    number = ast.literal_eval(node)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError
+    return number
+
+
+def _pattern(scanner: Scanner) -> Selector:
+    start = scanner.at
+    if scanner.take("@"):
+        scanner.fail(
+            "a class, a predicate or a mask can't be read from text",
+            "build this lens in code; only patterns are text and back",
+            at=start,
+        )
+    if scanner.take("re:"):
+        source = _regular_expression(scanner)
+        return ByPath(source, scanner.take("?"))
+    if scanner.lookahead("''"):
+        scanner.take("''")
+        return ByPath((), scanner.take("?"))
+    pattern = scan_pattern(scanner)
+    if not pattern:
+        scanner.fail(
+            "expected a path pattern" + (f", not {scanner.peek!r}" if scanner.peek else ""),
+            "encoder.layers[0].weight for one leaf, ** for everything, '' for the root",
+        )
+    return ByPath(pattern, scanner.take("?"))
+
+
+def _regular_expression(scanner: Scanner) -> str:
+    start = scanner.at
+    if scanner.peek and scanner.peek in "'\"":
+        source = ast.literal_eval(scanner.quoted())
+    else:
+        # Unquoted, it goes on to the end: operators of the two languages look alike.
+        source = scanner.match(r"(?s).*") or ""
+    try:
+        re.compile(source)
+    except re.error as error:
+        scanner.fail(f"no regular expression: {error}", at=start + (error.pos or 0))
+    return source

@@ -1,0 +1,258 @@
+"""Flattening a graph of mutable nodes as one pytree node.
+
+Nodes that are shared, or that refer back to their owner, have no place in a tree. So a graph
+is flattened all at once, from the node that JAX meets first: each node, and each state, is
+recorded where it is reached first, and referred to by number after that. What comes back
+has the same sharing.
+
+Arrays and states are the graph's children; any other leaf (a number, a function, a text) is
+part of its structure. `None` counts as a child, so that a tree and its two halves have the
+same structure.
+"""
+
+import abc
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.tree_util as jtu
+
+from ._bound import Holder
+from ._units import Cell, Remainder, Repeat, is_array, is_stop
+from .path import GraphKey, Path, from_jax
+
+
+class Node(Holder):
+    """A mutable node: what the graph is made of."""
+
+    @abc.abstractmethod
+    def attributes(self) -> dict[str, Any]:
+        """Returns the attributes as they read, in the order in which they are visited."""
+
+    @classmethod
+    @abc.abstractmethod
+    def restore(cls, attributes: dict[str, Any], structure: "Structure") -> None:
+        """Fills a blank node of the class with attributes."""
+
+    structure: "Structure | None"
+
+
+class Child(NamedTuple):
+    """A leaf that is a child of the graph, or the same child once more."""
+
+    number: int
+
+
+class Reference(NamedTuple):
+    """A leaf that is a node of the graph."""
+
+    number: int
+
+
+class Static(NamedTuple):
+    """A leaf that is part of the structure."""
+
+    value: Hashable
+
+
+class Attribute(NamedTuple):
+    """An attribute: the structure of its value, and what each leaf is."""
+
+    name: str
+    treedef: jtu.PyTreeDef
+    leaves: tuple[Child | Reference | Static, ...]
+
+
+class Record(NamedTuple):
+    """A node: its class and its attributes."""
+
+    cls: type
+    attributes: tuple[Attribute, ...]
+
+
+class Structure:
+    """A graph without its children; what JAX keeps of it.
+
+    Attributes:
+        records: The nodes, the first one the root.
+    """
+
+    def __init__(self, records: tuple[Record, ...]):
+        self.records = records
+        # Cleared when a node that was made from this structure is changed.
+        self.is_current = True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Structure) and self.records == other.records)
+
+    def __hash__(self) -> int:
+        return hash(self.records)
+
+    def __repr__(self) -> str:
+        return f"Structure({', '.join(record.cls.__name__ for record in self.records)})"
+
+
+def _is_stop(value: Any) -> bool:
+    return is_stop(value) or isinstance(value, Node)
+
+
+class _Walk:
+    """One walk over a graph, which collects its children and its structure."""
+
+    def __init__(self) -> None:
+        self.children: list[Any] = []
+        self._nodes: dict[int, int] = {}
+        self._cells: dict[int, int] = {}
+        self._records: list[Record | None] = []
+        # An id is only good as long as its object lives.
+        self._kept: list[Any] = []
+
+    def visit(self, node: Node) -> Reference:
+        number = len(self._records)
+        self._nodes[id(node)] = number
+        self._records.append(None)
+        attributes = []
+        for name, value in node.attributes().items():
+            leaves, treedef = jax.tree.flatten(value, is_leaf=_is_stop)
+            self._kept.append(value)
+            attributes.append(Attribute(name, treedef, tuple(map(self._leaf, leaves))))
+        self._records[number] = Record(type(node), tuple(attributes))
+        return Reference(number)
+
+    def _leaf(self, leaf: Any) -> Child | Reference | Static:
+        if isinstance(leaf, Node):
+            known = self._nodes.get(id(leaf))
+            return self.visit(leaf) if known is None else Reference(known)
+        if isinstance(leaf, Cell) and id(leaf) in self._cells:
+            return Child(self._cells[id(leaf)])
+        if leaf is None or isinstance(leaf, (Cell, Remainder, Repeat)) or is_array(leaf):
+            if isinstance(leaf, Cell):
+                self._cells[id(leaf)] = len(self.children)
+            self.children.append(leaf)
+            return Child(len(self.children) - 1)
+        return Static(leaf)
+
+    def structure(self) -> Structure:
+        return Structure(tuple(record for record in self._records if record is not None))
+
+
+def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
+    """Flattens the graph that a node is the root of.
+
+    Args:
+        root: The node.
+
+    Returns:
+        The graph's children, and its structure.
+    """
+    structure = root.structure
+    if structure is not None and structure.is_current:
+        children = _children_as_before(root, structure)
+        if children is not None:
+            return children, structure
+    walk = _Walk()
+    walk.visit(root)
+    return walk.children, walk.structure()
+
+
+def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
+    """Reads the children by a known structure, whatever has been put in their places.
+
+    A leaf that a tree map replaced (by a label, a boolean, a whole tree) is still a child,
+    though it doesn't look like one. Returns None where a container was changed in place.
+    """
+    children: dict[int, Any] = {}
+    nodes: dict[int, Node] = {0: root}
+    for number, record in enumerate(structure.records):
+        attributes = nodes[number].attributes()
+        if list(attributes) != [attribute.name for attribute in record.attributes]:
+            return None
+        for name, treedef, leaves in record.attributes:
+            try:
+                values = treedef.flatten_up_to(attributes[name])
+            except (ValueError, TypeError):
+                return None
+            for leaf, value in zip(leaves, values, strict=True):
+                if isinstance(leaf, Child):
+                    children.setdefault(leaf.number, value)
+                elif isinstance(leaf, Reference):
+                    if not isinstance(value, Node):
+                        return None
+                    nodes.setdefault(leaf.number, value)
+    return [children[number] for number in range(len(children))]
+
+
+def unflatten_graph(structure: Structure, children: Any) -> Any:
+    """Makes a graph from its structure and its children.
+
+    Args:
+        structure: As `flatten_graph` gave it.
+        children: What takes the place of the children.
+
+    Returns:
+        The root.
+    """
+    children = list(children)
+    structure = Structure(structure.records)
+    nodes: list[Any] = [object.__new__(record.cls) for record in structure.records]
+    for node, record in zip(nodes, structure.records, strict=True):
+        attributes = {}
+        for name, treedef, leaves in record.attributes:
+            attributes[name] = treedef.unflatten(_filled(leaves, nodes, children))
+        node.restore(attributes, structure)
+    return nodes[0]
+
+
+def _filled(
+    leaves: tuple[Child | Reference | Static, ...], nodes: list[Any], children: list[Any]
+) -> Iterator[Any]:
+    for leaf in leaves:
+        match leaf:
+            case Child(number):
+                yield children[number]
+            case Reference(number):
+                yield nodes[number]
+            case Static(value):
+                yield value
+
+
+def flatten_graph_with_keys(root: Node) -> tuple[list[tuple[GraphKey, Any]], Structure]:
+    """Flattens a graph as `flatten_graph` does, with all paths of each child as its key."""
+    children, structure = flatten_graph(root)
+    paths: list[list[Path]] = [[] for _ in children]
+    _collect_paths(structure, 0, (), (), paths)
+    keys = [GraphKey(tuple(found)) for found in paths]
+    return list(zip(keys, children, strict=True)), structure
+
+
+def _collect_paths(
+    structure: Structure, number: int, path: Path, above: tuple[int, ...], paths: list[list[Path]]
+) -> None:
+    if number in above:
+        return
+    for name, treedef, leaves in structure.records[number].attributes:
+        positions = treedef.unflatten(range(len(leaves)))
+        for keys, position in jtu.tree_flatten_with_path(positions)[0]:
+            below = (*path, name, *from_jax(keys)[0])
+            match leaves[position]:
+                case Child(child):
+                    paths[child].append(below)
+                case Reference(node):
+                    _collect_paths(structure, node, below, (*above, number), paths)
+
+
+def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:
+    """Lists each node of a graph once, with the first path that leads to it."""
+    seen: set[int] = set()
+
+    def visit(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
+        if id(node) in seen:
+            return
+        seen.add(id(node))
+        yield path, node
+        for name, value in node.attributes().items():
+            for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_is_stop)[0]:
+                if isinstance(leaf, Node):
+                    yield from visit(leaf, (*path, name, *from_jax(keys)[0]))
+
+    return visit(root, ())

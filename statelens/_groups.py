@@ -1,0 +1,164 @@
+"""Groups: a labelling of a tree's units that is total and disjoint."""
+
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from itertools import combinations
+from typing import Any
+
+from ._errors import SelectionError, explain, user_facing
+from ._halves import split
+from ._resolve import focus_on
+from ._select import And, Not, Or
+from ._spec import LensSpec, selector_of
+from ._units import Cell, flatten
+from .lens import Lens
+from .path import format
+
+
+class Groups:
+    """Lenses by name that share out a tree among them; see `groups`."""
+
+    def __init__(self, lenses: Mapping[str, LensSpec], *, first_match: bool):
+        self._selectors = {name: selector_of(spec) for name, spec in lenses.items()}
+        self._first_match = first_match
+
+    def __getitem__(self, name: str) -> Lens:
+        taken = Lens(self._selectors[name])
+        if self._first_match:
+            for other, selector in self._selectors.items():
+                if other == name:
+                    break
+                taken = taken - Lens(selector)
+        return taken
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._selectors)
+
+    def __len__(self) -> int:
+        return len(self._selectors)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k!r}: {v.written()!r}" for k, v in self._selectors.items())
+        return f"groups({{{inside}}})"
+
+    @user_facing
+    def partition(self, tree: Any) -> dict[str, Any]:
+        """Splits a tree in one half for each group.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            For each name the tree with None outside the group; what is no unit (functions,
+            numbers) is in none of them.
+
+        Raises:
+            SelectionError: The groups are not total or not disjoint on this tree.
+        """
+        self._check(tree)
+        halves = {}
+        for name in self:
+            leaves, treedef, entries = focus_on(self[name].selector, tree)
+            halves[name] = split(leaves, treedef, entries)[0]
+        return halves
+
+    @user_facing
+    def __call__(self, tree: Any) -> Any:
+        """Returns the tree with the name of its group for each leaf.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            Labels, as `optax.multi_transform` takes them (the groups themselves can be
+            given to it too, since it calls them). What is no unit is None.
+
+        Raises:
+            SelectionError: The groups are not total or not disjoint on this tree.
+        """
+        self._check(tree)
+        leaves, treedef = flatten(tree)
+        labels: list[Any] = [None] * len(leaves)
+        for name in self:
+            for entry in focus_on(self[name].selector, tree).entries:
+                for position in entry.positions:
+                    labels[position] = _labelled(
+                        leaves[position], labels[position], name, entry.atom
+                    )
+        return treedef.unflatten(labels)
+
+    def _check(self, tree: Any) -> None:
+        for name, selector in self._selectors.items():
+            taken = focus_on(selector, tree, required_by=f"the group {name!r}").entries
+            if self._first_match and not focus_on(self[name].selector, tree).entries:
+                raise SelectionError(
+                    explain(
+                        f"asked for the group {name!r}",
+                        f"it is shadowed: earlier groups take all that it selects, "
+                        f"'{format(taken[0].path)}' first",
+                        "put it before them, or leave it out",
+                    )
+                )
+        if not self._first_match:
+            self._check_disjoint(tree)
+        every = reduce(Or, self._selectors.values())
+        left = focus_on(Not(every), tree).entries
+        if left:
+            raise SelectionError(
+                explain(
+                    "asked for groups that share out a tree",
+                    f"'{format(left[0].path)}' is in no group"
+                    + (f", nor are {len(left) - 1} others" if len(left) > 1 else ""),
+                    "a group for all that is left: {..., 'rest': ...} with first_match=True",
+                )
+            )
+
+    def _check_disjoint(self, tree: Any) -> None:
+        for (name, one), (other, another) in combinations(self._selectors.items(), 2):
+            both = focus_on(And(one, another), tree).entries
+            if both:
+                raise SelectionError(
+                    explain(
+                        "asked for disjoint groups",
+                        f"'{format(both[0].path)}' is in the group {name!r} and in {other!r}",
+                        "make the lenses disjoint, as in one - other",
+                        "first_match=True, if the first one is to win",
+                    )
+                )
+
+
+def _labelled(leaf: Any, label: Any, name: str, atom: int | None) -> Any:
+    if not isinstance(leaf, Cell):
+        return name
+    atoms, treedef = flatten(leaf.value)
+    labels = [None] * len(atoms) if label is None else flatten(label.value)[0]
+    chosen = range(len(atoms)) if atom is None else [atom]
+    for position in chosen:
+        labels[position] = None if atoms[position] is None else name
+    return leaf.with_value(treedef.unflatten(labels))
+
+
+@user_facing
+def groups(lenses: Mapping[str, LensSpec], *, first_match: bool = False) -> Groups:
+    """Shares out a tree among named lenses; every unit is in exactly one group.
+
+    Args:
+        lenses: A lens, in any form that `lens` takes, for each name.
+        first_match: Whether a unit that several lenses select goes to the first of them.
+            Otherwise that is an error.
+
+    Returns:
+        The groups: called with a tree they give its labels, as `optax.multi_transform` wants
+        them; ``groups[name]`` is the lens of one; `partition` gives a half for each.
+
+    Raises:
+        SelectionError: When used, where a unit is in no group or in several, or a group has
+            nothing left.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> decay = sl.groups({"decay": sl.ndim >= 2, "plain": sl.ndim < 2})
+        >>> decay({"b": jnp.ones(2), "w": jnp.ones((2, 2))})
+        {'b': 'plain', 'w': 'decay'}
+    """
+    return Groups(lenses, first_match=first_match)

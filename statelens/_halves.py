@@ -1,0 +1,228 @@
+"""Halves: taking a tree apart along a selection, putting it together, replacing parts.
+
+`partition` leaves `None` in the holes, so that both halves can go into Optax, Equinox and
+any JAX transform. Where a hole alone would lose something, the rest holds a marker: a
+`Remainder` for an array of which a part was taken, a `Repeat` where a taken cell occurs
+again.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+from ._errors import StructureError, explain
+from ._selection import Entry
+from ._units import Cell, Remainder, Repeat, flatten, flatten_with_path, is_array
+from .path import Path, format
+
+
+def read(leaves: list[Any], entry: Entry) -> Any:
+    """Returns what an entry of a selection stands for: a unit, or a part of one."""
+    unit = leaves[entry.positions[0]]
+    if entry.atom is not None:
+        unit = flatten(unit.value)[0][entry.atom]
+    return unit if entry.index is None else entry.index.read(unit)
+
+
+def split(leaves: list[Any], treedef: jtu.PyTreeDef, entries: Sequence[Entry]) -> tuple[Any, Any]:
+    """Splits a flattened tree in the focus and the rest."""
+    focus: list[Any] = [None] * len(leaves)
+    rest = list(leaves)
+    for position, group in groupby(entries, lambda entry: entry.positions[0]):
+        parts = list(group)
+        focus[position], rest[position] = _split_unit(leaves[position], parts)
+        for again in parts[0].positions[1:]:
+            rest[again] = Repeat(position)
+    return treedef.unflatten(focus), treedef.unflatten(rest)
+
+
+def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
+    index = parts[0].index
+    if parts[0].atom is None:
+        return (unit, None) if index is None else (index.read(unit), Remainder(unit, index))
+    leaves, treedef = flatten(unit.value)
+    whole = [part._replace(positions=(part.atom or 0,), atom=None) for part in parts]
+    inside, outside = split(leaves, treedef, whole)
+    return unit.with_value(inside), unit.with_value(outside)
+
+
+def combine(*halves: Any) -> Any:
+    """Puts halves of a tree together; the inverse of `Lens.partition`.
+
+    Args:
+        *halves: Trees of one structure in which at most one has a leaf at each place, as
+            `Lens.partition` gives them.
+
+    Returns:
+        The tree with the leaves of all halves.
+
+    Raises:
+        StructureError: The halves differ in structure, or two have the same leaf; the
+            message names the path.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> focus, rest = sl.lens("w").partition({"b": jnp.zeros(2), "w": jnp.ones(2)})
+        >>> sl.combine(focus, rest)
+        {'b': Array([0., 0.], dtype=float32), 'w': Array([1., 1.], dtype=float32)}
+    """
+    if not halves:
+        raise StructureError(
+            explain("asked to combine halves", "none were given", "combine(focus, rest)")
+        )
+    return _combine(halves, ())
+
+
+def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
+    columns, treedefs = zip(*map(flatten, halves), strict=True)
+    for half, treedef in zip(halves, treedefs, strict=True):
+        if treedef != treedefs[0]:
+            _refuse_structure(halves[0], half, prefix)
+    merged: list[Any] = []
+    for position, column in enumerate(zip(*columns, strict=True)):
+        present = [leaf for leaf in column if leaf is not None]
+        if len(present) > 1:
+            merged.append(_merge(present, halves[0], position, prefix))
+        else:
+            merged.append(present[0] if present else None)
+    for position, leaf in enumerate(merged):
+        if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
+            merged[position] = merged[leaf.position]
+    return treedefs[0].unflatten(merged)
+
+
+def _merge(present: list[Any], tree: Any, position: int, prefix: Path) -> Any:
+    remainders = [leaf for leaf in present if isinstance(leaf, Remainder)]
+    parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
+    if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
+        return remainders[0].index.write(remainders[0].array, parts[0])
+    if all(leaf is parts[0] for leaf in present) and isinstance(parts[0], Repeat):
+        return parts[0]
+    path = prefix + flatten_with_path(tree)[0][position][0]
+    if all(isinstance(leaf, Cell) and leaf.metadata == present[0].metadata for leaf in present):
+        return present[0].with_value(_combine(tuple(cell.value for cell in present), path))
+    raise StructureError(
+        explain(
+            "asked to combine halves of a tree",
+            f"{len(present)} of them have a leaf at '{format(path)}'",
+            "combine the focus and the rest that one partition gave",
+        )
+    )
+
+
+def _refuse_structure(first: Any, second: Any, prefix: Path) -> None:
+    ours, theirs = (
+        {path: type(leaf) for (path, _), leaf in zip(*flatten_with_path(half)[:2], strict=True)}
+        for half in (first, second)
+    )
+    differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
+    found = (
+        f"they differ at '{format(prefix + differing[0])}', which only one of them has"
+        if differing
+        else f"they differ in their nodes: {type(first).__name__}, {type(second).__name__}"
+    )
+    raise StructureError(
+        explain("asked to combine halves of a tree", found, "halves of one and the same tree")
+    )
+
+
+def replace(
+    leaves: list[Any],
+    treedef: jtu.PyTreeDef,
+    entries: Sequence[Entry],
+    values: Sequence[Any],
+    *,
+    free: bool,
+) -> Any:
+    """Puts values in the places of a selection's entries.
+
+    Args:
+        leaves: The tree's leaves.
+        treedef: Its structure.
+        entries: Which places.
+        values: What to put there, one for each entry.
+        free: Whether a value may differ from the old one in structure, shape or dtype.
+
+    Returns:
+        The new tree; what isn't replaced is the same object.
+    """
+    leaves = list(leaves)
+    pairs = zip(entries, values, strict=True)
+    for position, group in groupby(pairs, lambda pair: pair[0].positions[0]):
+        pairs_here = list(group)
+        unit = _replace_in_unit(leaves[position], pairs_here, free=free)
+        for place in pairs_here[0][0].positions:
+            leaves[place] = unit
+    return treedef.unflatten(leaves)
+
+
+def _replace_in_unit(unit: Any, pairs: list[tuple[Entry, Any]], *, free: bool) -> Any:
+    entry, value = pairs[0]
+    if entry.atom is None:
+        if value is unit:
+            return unit
+        value = value.value if isinstance(value, Cell) else value
+        old = unit.value if isinstance(unit, Cell) else unit
+        value = put(old, entry, value, free=free)
+        return unit.with_value(value) if isinstance(unit, Cell) else value
+    leaves, treedef = flatten(unit.value)
+    for entry, value in pairs:
+        leaves[entry.atom] = put(leaves[entry.atom], entry, value, free=free)
+    return unit.with_value(treedef.unflatten(leaves))
+
+
+def put(old: Any, entry: Entry, value: Any, *, free: bool) -> Any:
+    """Returns what takes the place of an array, or of an entry's part of it."""
+    if entry.index is None:
+        return value if free else like(entry.path, old, value)
+    return entry.index.write(old, like(entry.path, entry.index.read(old), value))
+
+
+def like(path: Path, old: Any, new: Any) -> Any:
+    """Checks that a value has the structure, shapes and dtypes of what it replaces.
+
+    Args:
+        path: Where it is to go, for the message.
+        old: What is there.
+        new: What is to go there.
+
+    Returns:
+        The new value; a Python number that takes an array's place becomes an array.
+
+    Raises:
+        StructureError: It differs; nothing is cast in passing.
+    """
+    olds, old_structure = flatten(old)
+    news, new_structure = flatten(new)
+    if old_structure != new_structure:
+        _refuse_change(path, "structure", old_structure, new_structure)
+    for position, (before, after) in enumerate(zip(olds, news, strict=True)):
+        if is_array(before) and isinstance(after, (bool, int, float, complex)):
+            news[position] = after = jnp.asarray(after)
+        if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
+            _refuse_change(path, "structure", type(before).__name__, type(after).__name__)
+        if is_array(before) and before.shape != after.shape:
+            _refuse_change(path, "shape", before.shape, after.shape)
+        if is_array(before) and before.dtype != after.dtype:
+            _refuse_change(path, "dtype", before.dtype, after.dtype)
+    return new_structure.unflatten(news)
+
+
+def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
+    raise StructureError(
+        explain(
+            f"asked to put a value at '{format(path)}'",
+            f"its {what} is {new}, and that of what is there is {old}",
+            f"a value of the same {what}",
+            "replace=True, if the change is meant",
+        )
+    )
+
+
+def numel(leaf: Any) -> int:
+    """Returns the number of scalars in an array, or 0 for what is none."""
+    return int(np.prod(leaf.shape)) if is_array(leaf) else 0

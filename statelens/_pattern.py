@@ -1,0 +1,199 @@
+"""Patterns: which paths a written pattern matches.
+
+A pattern is a sequence of elements, one for each key, except for ``**`` which stands for
+any number of them. Each element says how it is matched, and how it is written, so that a
+pattern is text and back.
+"""
+
+import fnmatch
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ._scan import Scanner
+from .path import Path, format_key, literal, scan_name
+
+# The length of the sequence that the key at some depth indexes, or None where the key
+# doesn't index a sequence.
+Lengths: TypeAlias = Callable[[int], int | None]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """One key; a negative position counts from the end of a sequence."""
+
+    key: Hashable
+
+    def accepts(self, key: Hashable, length: int | None) -> bool:
+        if length is not None and isinstance(self.key, int) and self.key < 0:
+            return key == length + self.key
+        # True == 1 in Python, but the key True isn't the position 1.
+        return key == self.key and isinstance(key, str) == isinstance(self.key, str)
+
+    def __str__(self) -> str:
+        return format_key(self.key)
+
+
+@dataclass(frozen=True)
+class AnyKey:
+    """``*``: one key, whatever it is."""
+
+    def accepts(self, key: Hashable, length: int | None) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return ".*"
+
+
+@dataclass(frozen=True)
+class Glob:
+    """``conv*``: a name with wildcards in it."""
+
+    pattern: str
+
+    def accepts(self, key: Hashable, length: int | None) -> bool:
+        return isinstance(key, str) and fnmatch.fnmatchcase(key, self.pattern)
+
+    def __str__(self) -> str:
+        return f".{self.pattern}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """``[1:4]``: positions of a sequence, as Python slices count them."""
+
+    start: int | None
+    stop: int | None
+    step: int | None
+
+    def accepts(self, key: Hashable, length: int | None) -> bool:
+        positions = range(length or 0)[self.start : self.stop : self.step]
+        return length is not None and key in positions
+
+    def __str__(self) -> str:
+        return f"[{format_slice(self.start, self.stop, self.step)}]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``{weight,bias}``: any of several elements."""
+
+    options: tuple["Element", ...]
+
+    def accepts(self, key: Hashable, length: int | None) -> bool:
+        return any(option.accepts(key, length) for option in self.options)
+
+    def __str__(self) -> str:
+        written = (str(option) for option in self.options)
+        return "." + "{" + ",".join(text.removeprefix(".") for text in written) + "}"
+
+
+@dataclass(frozen=True)
+class AnyPath:
+    """``**``: any number of keys, none included."""
+
+    def __str__(self) -> str:
+        return ".**"
+
+
+Element: TypeAlias = Exact | AnyKey | Glob | Span | Choice
+Pattern: TypeAlias = tuple[Element | AnyPath, ...]
+
+
+def format_slice(start: int | None, stop: int | None, step: int | None) -> str:
+    """Writes a slice as it stands between brackets."""
+    text = f"{'' if start is None else start}:{'' if stop is None else stop}"
+    return text if step is None else f"{text}:{step}"
+
+
+def format_pattern(pattern: Pattern) -> str:
+    """Writes a pattern as text that `scan_pattern` reads back."""
+    return "".join(map(str, pattern)).removeprefix(".")
+
+
+def matches(pattern: Pattern, path: Path, lengths: Lengths) -> bool:
+    """Says whether a pattern matches a whole path.
+
+    Args:
+        pattern: The parsed pattern.
+        path: The keys from the root.
+        lengths: Gives for a depth the length of the sequence that the key there indexes.
+
+    Returns:
+        Whether it matches.
+    """
+    # The depths that the elements read so far can have led to.
+    depths = {0}
+    for element in pattern:
+        if isinstance(element, AnyPath):
+            depths = set(range(min(depths), len(path) + 1))
+        else:
+            depths = {
+                depth + 1
+                for depth in depths
+                if depth < len(path) and element.accepts(path[depth], lengths(depth))
+            }
+        if not depths:
+            return False
+    return len(path) in depths
+
+
+def scan_pattern(scanner: Scanner) -> Pattern:
+    """Reads a pattern up to white space, an operator or the end."""
+    elements: list[Element | AnyPath] = []
+    while not scanner.done and not scanner.lookahead(r"[\s&|~()/?]|-"):
+        elements += _scan_element(scanner, first=not elements)
+    return tuple(elements)
+
+
+def _scan_element(scanner: Scanner, *, first: bool) -> Sequence[Element | AnyPath]:
+    if scanner.peek == "[":
+        return [_in_brackets(scanner)]
+    if not first and not scanner.take("."):
+        scanner.fail(f"expected '.', '[', an operator or the end, not {scanner.peek!r}")
+    if scanner.peek == "{":
+        return [_choice(scanner)]
+    if scanner.take("**"):
+        if scanner.peek == "*":
+            scanner.fail("there is no '***'", "* for one key, ** for any number of keys")
+        return [AnyPath()]
+    return [_name(scanner)]
+
+
+def _name(scanner: Scanner) -> Element:
+    pattern = scanner.match(r"\w*\*[\w*]*")
+    if pattern is None:
+        return Exact(scan_name(scanner))
+    return AnyKey() if pattern == "*" else Glob(pattern)
+
+
+def _in_brackets(scanner: Scanner) -> Element:
+    start = scanner.at
+    inside = scanner.bracket()
+    if inside.strip() == "*":
+        return AnyKey()
+    if ":" in inside and not inside.lstrip().startswith(("'", '"')):
+        try:
+            bounds = [int(part) if part.strip() else None for part in inside.split(":")]
+            return Span(*bounds, *[None] * (3 - len(bounds)))
+        except (ValueError, TypeError):
+            scanner.fail(f"[{inside}] is no slice", "a slice as in [1:4]", at=start)
+    return Exact(literal(scanner, inside, start))
+
+
+def _choice(scanner: Scanner) -> Choice:
+    start = scanner.at
+    inside = Scanner(scanner.text, "lens")
+    end = start + len(scanner.brace()) + 1
+    inside.at = start + 1
+    options: list[Element] = []
+    while True:
+        inside.skip_space()
+        if inside.at >= end:
+            inside.fail("a choice needs something between its commas", "{weight,bias}", at=end)
+        options.append(_in_brackets(inside) if inside.peek == "[" else _name(inside))
+        inside.skip_space()
+        if inside.at == end:
+            return Choice(tuple(options))
+        if not inside.take(","):
+            inside.fail(f"expected ',' or '}}', not {inside.peek!r}")

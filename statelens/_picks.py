@@ -1,0 +1,154 @@
+"""Picks: how much of a unit is selected.
+
+A selector looks at one unit and answers with a *pick*: nothing (`None`), all of it
+(`WHOLE`), or some of its atoms, each of them whole or a part of the array. Picks form a
+Boolean algebra, and selectors combine by it.
+"""
+
+import abc
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeAlias
+
+from ._errors import SelectionError, explain
+from ._pattern import Lengths
+from ._units import Cell, Index, Site, ancestors, atoms, is_array
+from .path import Path
+
+
+class _Whole:
+    """The pick of a whole unit."""
+
+    def __repr__(self) -> str:
+        return "WHOLE"
+
+
+WHOLE = _Whole()
+Parts: TypeAlias = Mapping[Path, Index | None]
+Pick: TypeAlias = _Whole | Parts | None
+
+
+def intersect(a: Pick, b: Pick) -> Pick:
+    """Returns what both picks have."""
+    if a is None or b is None:
+        return None
+    if isinstance(a, _Whole):
+        return b
+    if isinstance(b, _Whole):
+        return a
+    return {path: _narrower(a[path], b[path]) for path in a if path in b} or None
+
+
+def unite(a: Pick, b: Pick) -> Pick:
+    """Returns what either pick has."""
+    if isinstance(a, _Whole) or isinstance(b, _Whole):
+        return WHOLE
+    if not a or not b:
+        return a or b
+    both = {
+        path: None if None in (a[path], b[path]) else _same(a[path], b[path])
+        for path in a
+        if path in b
+    }
+    return {**a, **b, **both}
+
+
+def complement(pick: Pick, unit: Any) -> Pick:
+    """Returns what a pick leaves of a unit."""
+    if pick is None:
+        return WHOLE
+    if isinstance(pick, _Whole):
+        return None
+    for index in pick.values():
+        if index is not None:
+            raise SelectionError(
+                explain(
+                    f"asked for everything but the part {index} of an array",
+                    "the complement of a part is no part that an index can choose",
+                    "hold the whole array still, or focus on the part itself",
+                )
+            )
+    return {path: None for path, _ in atoms(unit) if path not in pick} or None
+
+
+def _narrower(a: Index | None, b: Index | None) -> Index | None:
+    return (b if a is None else a) if a is None or b is None else _same(a, b)
+
+
+def _same(a: Index | None, b: Index | None) -> Index | None:
+    if a != b:
+        raise SelectionError(
+            explain(
+                f"asked for the parts {a} and {b} of one array",
+                "a lens focuses on one part of an array at a time",
+                "one index that covers both parts",
+            )
+        )
+    return a
+
+
+class Scope:
+    """The tree that a selector looks at, and what selectors found out about it.
+
+    Attributes:
+        tree: The tree in which paths start.
+        matched: The patterns that have matched something.
+    """
+
+    def __init__(self, tree: Any, matched: set["Selector"]):
+        self.tree = tree
+        self.matched = matched
+        self._facts: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Returns what `compute` gives, computed on the first call for `key` only."""
+        if key not in self._facts:
+            self._facts[key] = compute()
+        return self._facts[key]
+
+    def nodes(self, path: Path) -> list[Any]:
+        """Lists the nodes from the root to `path`."""
+        return self.once(("nodes", path), lambda: ancestors(self.tree, path))
+
+    def lengths(self, path: Path) -> Lengths:
+        """Gives the lengths of the sequences along `path`."""
+
+        def length(depth: int) -> int | None:
+            nodes = self.nodes(path)
+            node = nodes[depth] if depth < len(nodes) else None
+            node = node.value if isinstance(node, Cell) else node
+            return len(node) if isinstance(node, (list, tuple)) else None
+
+        return length
+
+    def below(self, node: Any, path: Path) -> "Scope":
+        """Returns the scope in which paths start at `node`."""
+        return self.once(("below", path), lambda: Scope(node, self.matched))
+
+
+class Selector(abc.ABC):
+    """Says how much of each unit is selected. Immutable and hashable."""
+
+    # Whether the answer depends on shapes and dtypes, not on the structure alone.
+    sees_arrays: bool = False
+
+    @abc.abstractmethod
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        """Returns how much of the unit is selected."""
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        """Says whether a node of the tree is selected, for ``a / b``."""
+        is_unit = isinstance(node, Cell) or is_array(node)
+        return is_unit and self.pick(Site((path,), (0,), node), scope) is WHOLE
+
+    def written(self, level: int = 0) -> str:
+        """Writes the selector; what can't be read back starts with ``@``."""
+        return f"@{self}"
+
+    def parts(self) -> tuple["Selector", ...]:
+        """Returns the selectors that this one is made of."""
+        return ()
+
+
+def walk(selector: Selector) -> list[Selector]:
+    """Lists a selector and all that it is made of."""
+    return [selector] + [inner for part in selector.parts() for inner in walk(part)]

@@ -1,0 +1,112 @@
+"""A lens held against a tree: the selection, and the errors when it selects nothing."""
+
+from typing import Any, NamedTuple
+
+import jax.tree_util as jtu
+
+from ._errors import PathError, SelectionError, explain
+from ._picks import Selector
+from ._select import ByPath
+from ._selection import Entry, select
+from ._units import Cell, atoms, flatten, flatten_with_path, is_array
+from .path import Path, closest, format
+
+
+class Focused(NamedTuple):
+    """A flattened tree, and what a lens selects in it.
+
+    Attributes:
+        leaves: The tree's leaves, cells whole.
+        treedef: Its structure.
+        entries: What is selected.
+    """
+
+    leaves: list[Any]
+    treedef: jtu.PyTreeDef
+    entries: tuple[Entry, ...]
+
+
+def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -> Focused:
+    """Flattens a tree and selects in it.
+
+    Args:
+        selector: What to select.
+        tree: Any pytree.
+        required_by: The operation for which an empty selection is an error, or None.
+
+    Returns:
+        The flattened tree with the selection.
+
+    Raises:
+        PathError: A pattern that isn't optional matches nothing.
+        SelectionError: Nothing is selected.
+    """
+    leaves, treedef = flatten(tree)
+    entries, unmatched = select(selector, tree, leaves, treedef)
+    if required_by is not None:
+        if unmatched:
+            raise PathError(_unmatched(unmatched[0], tree, required_by))
+        if not entries and not _is_optional(selector):
+            raise SelectionError(_empty(selector, tree, required_by))
+    return Focused(leaves, treedef, entries)
+
+
+def _is_optional(selector: Selector) -> bool:
+    if isinstance(selector, ByPath):
+        return selector.optional
+    return any(map(_is_optional, selector.parts()))
+
+
+def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
+    text = pattern.written()
+    leaves = _leaf_paths(tree)
+    units = [path for path, leaf in leaves if is_array(leaf)]
+    written = {format(path): leaf for path, leaf in leaves}
+    below = [path for path in units if format(path).startswith((f"{text}.", f"{text}["))]
+    remedies = []
+    if text in written:
+        kind = type(written[text]).__name__
+        found = f"'{text}' is of type {kind}, and only arrays and states are selected"
+        remedies.append("make it an array with jnp.asarray")
+    elif below:
+        found = f"'{text}' is a node with {len(below)} leaves below it"
+        remedies.append(f"'{text}.**' for all of them")
+    else:
+        near = closest(text.replace("**.", ""), units)
+        listed = near or [format(path) for path in units[:5]]
+        rest = f" and {len(units) - 5} more" if not near and len(units) > 5 else ""
+        found = f"{'the closest paths are' if near else 'the paths are'} {_listed(listed)}{rest}"
+        if near:
+            remedies.append(f"'{near[0]}'")
+    remedies.append("lens(..., optional=True), if it may match nothing")
+    return explain(f"asked {required_by} for '{text}', which matches nothing", found, *remedies)
+
+
+def _empty(selector: Selector, tree: Any, required_by: str) -> str:
+    leaves, _ = flatten(tree)
+    kinds = sorted({type(leaf).__name__ for leaf in leaves if isinstance(leaf, Cell)})
+    paths = [format(path) for path, leaf in _leaf_paths(tree) if is_array(leaf)]
+    found = f"the tree has {len(paths)} arrays"
+    if paths:
+        found += f": {_listed(paths[:5])}" + (" and more" if len(paths) > 5 else "")
+    if kinds:
+        found += f"; its states are of the classes {', '.join(kinds)}"
+    return explain(
+        f"asked {required_by} for lens({selector.written()!r}), which selects nothing",
+        found,
+        "a lens that selects some of these; lens(...).paths(tree) shows what it selects",
+    )
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(f"'{path}'" for path in paths) or "none"
+
+
+def _leaf_paths(tree: Any) -> list[tuple[Path, Any]]:
+    paths, leaves, _ = flatten_with_path(tree)
+    return [
+        (path + inner, leaf)
+        for (path, _), unit in zip(paths, leaves, strict=True)
+        if unit is not None
+        for inner, leaf in atoms(unit)
+    ]

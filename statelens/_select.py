@@ -1,0 +1,405 @@
+"""Selectors: the kinds of things that a lens can select by.
+
+Each is a small immutable value that answers for one unit, see `_picks`. None of them looks
+at the numbers in an array: what it selects follows from the tree's structure, the cells'
+classes and tags, and where it says so, shapes and dtypes.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from ._errors import SelectionError, explain
+from ._pattern import Pattern, format_pattern, matches
+from ._picks import WHOLE, Pick, Scope, Selector, complement, intersect, unite
+from ._units import Cell, Index, Site, atoms, flatten, flatten_with_path, is_array
+from .path import MISSING, Path, format
+
+
+@dataclass(frozen=True)
+class Everything(Selector):
+    """``...``: all units."""
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return WHOLE
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        return True
+
+    def written(self, level: int = 0) -> str:
+        return "**?"
+
+
+@dataclass(frozen=True)
+class ByPath(Selector):
+    """Units whose written path or keys match.
+
+    Attributes:
+        pattern: The parsed pattern, or the source of a regular expression.
+        optional: Whether it may match nothing.
+    """
+
+    pattern: Pattern | str
+    optional: bool = False
+
+    def _matches(self, path: Path, scope: Scope) -> bool:
+        if isinstance(self.pattern, str):
+            return re.fullmatch(self.pattern, format(path)) is not None
+        return matches(self.pattern, path, scope.lengths(path))
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        pick: Pick = None
+        if any(self._matches(path, scope) for path in site.paths):
+            pick = WHOLE
+        elif isinstance(site.unit, Cell):
+            pick = {
+                inner: None
+                for inner, _ in atoms(site.unit)
+                if inner and any(self._matches(path + inner, scope) for path in site.paths)
+            } or None
+        if pick is not None:
+            scope.matched.add(self)
+        return pick
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        found = self._matches(path, scope)
+        if found:
+            scope.matched.add(self)
+        return found
+
+    def written(self, level: int = 0) -> str:
+        pattern = self.pattern
+        text = f"re:{pattern!r}" if isinstance(pattern, str) else format_pattern(pattern) or "''"
+        return text + "?" * self.optional
+
+
+@dataclass(frozen=True)
+class OfClass(Selector):
+    """Cells of a class, or units inside nodes of a class."""
+
+    cls: type
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        if issubclass(self.cls, Cell):
+            return WHOLE if isinstance(site.unit, self.cls) else None
+        nodes = [node for path in site.paths for node in scope.nodes(path)]
+        return WHOLE if any(isinstance(node, self.cls) for node in nodes) else None
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        return isinstance(node, self.cls)
+
+    def __str__(self) -> str:
+        return self.cls.__qualname__
+
+
+@dataclass(frozen=True)
+class Predicate(Selector):
+    """Units for which a function of path and unit says so."""
+
+    function: Callable[[Path, Any], Any]
+    sees_arrays = True
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return WHOLE if any(self.function(path, site.unit) for path in site.paths) else None
+
+    def __str__(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+@dataclass(frozen=True)
+class OfArrays(Selector):
+    """Arrays, inside cells or not, for which a function of the array says so."""
+
+    label: str
+    function: Callable[[Any], bool]
+    sees_arrays = True
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        inside = atoms(site.unit)
+        picked = {path: None for path, leaf in inside if self.function(leaf)}
+        return WHOLE if picked and len(picked) == len(inside) else picked or None
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class Compared(Selector):
+    """Arrays of which an attribute compares with a value.
+
+    Attributes:
+        attribute: ``ndim``, ``size``, ``dtype``, or ``name`` for the last key of the path.
+        comparison: A function of the `operator` module.
+        value: What the attribute is compared with.
+    """
+
+    attribute: str
+    comparison: Callable[[Any, Any], bool]
+    value: Any
+    sees_arrays = True
+
+    _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        if self.attribute == "name":
+            names = [path[-1] for path in site.paths if path]
+            return WHOLE if any(self.comparison(name, self.value) for name in names) else None
+        return OfArrays(str(self), self._holds).pick(site, scope)
+
+    def _holds(self, leaf: Any) -> bool:
+        return is_array(leaf) and self.comparison(getattr(leaf, self.attribute), self.value)
+
+    def __str__(self) -> str:
+        return f"{self.attribute} {self._SYMBOLS[self.comparison.__name__]} {self.value}"
+
+
+@dataclass(frozen=True)
+class Tagged(Selector):
+    """Cells that bear a tag."""
+
+    tag: str
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return WHOLE if isinstance(site.unit, Cell) and self.tag in site.unit.tag else None
+
+    def __str__(self) -> str:
+        return f"tagged({self.tag!r})"
+
+
+@dataclass(frozen=True)
+class Masked(Selector):
+    """Units under the true leaves of a prefix tree of booleans."""
+
+    leaves: tuple[bool, ...]
+    structure: jtu.PyTreeDef
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        mask = scope.once(self, lambda: self._by_path(scope.tree))
+        marked = {path for path, _ in atoms(site.unit) if self._marks(mask, site, path)}
+        if not marked:
+            return None
+        return WHOLE if len(marked) == len(atoms(site.unit)) else dict.fromkeys(marked)
+
+    @staticmethod
+    def _marks(mask: dict[Path, bool], site: Site, inner: Path) -> bool:
+        full = [path + inner for path in site.paths]
+        return any(mask.get(path[:n], False) for path in full for n in range(len(path) + 1))
+
+    def _by_path(self, tree: Any) -> dict[Path, bool]:
+        mask = dict(_leaf_paths(self.structure.unflatten(self.leaves)))
+        there = [path for path, _ in _leaf_paths(tree)]
+        prefixes = {path[:n] for path in there for n in range(len(path) + 1)}
+        for path in mask:
+            if path not in prefixes:
+                raise SelectionError(
+                    explain(
+                        "asked for the units under a tree of booleans",
+                        f"it has the path '{format(path)}', which the tree has not",
+                        "booleans in the tree's own structure, or in a prefix of it",
+                    )
+                )
+        return mask
+
+    def __str__(self) -> str:
+        return f"mask({sum(self.leaves)} of {len(self.leaves)})"
+
+
+def _leaf_paths(tree: Any) -> list[tuple[Path, Any]]:
+    paths, leaves, _ = flatten_with_path(tree)
+    return [
+        (path + inner, leaf)
+        for (path, _), unit in zip(paths, leaves, strict=True)
+        if unit is not None
+        for inner, leaf in atoms(unit)
+    ]
+
+
+@dataclass(frozen=True)
+class Accessed(Selector):
+    """Units that a function of the tree returns, as `equinox.tree_at` selects them."""
+
+    function: Callable[[Any], Any]
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        accessed = scope.once(self, lambda: self._accessed(scope.tree))
+        inside = [path for path, _ in atoms(site.unit)]
+        full = [[(path + inner) for path in site.paths] for inner in inside]
+        picked = {
+            inner: None
+            for inner, paths in zip(inside, full, strict=True)
+            if any(path in accessed for path in paths)
+        }
+        if any(path in accessed for path in site.paths):
+            return WHOLE
+        return picked or None
+
+    def _accessed(self, tree: Any) -> set[Path]:
+        probes: dict[int, Path] = {}
+        kept: list[Any] = []
+
+        def probe(path: Path) -> Any:
+            kept.append(_Probe())
+            probes[id(kept[-1])] = path
+            return kept[-1]
+
+        paths, leaves, treedef = flatten_with_path(tree)
+        copies: dict[int, Any] = {}
+        for position, ((path, _), leaf) in enumerate(zip(paths, leaves, strict=True)):
+            if isinstance(leaf, Cell):
+                if id(leaf) not in copies:
+                    inner_paths, inner, structure = flatten_with_path(leaf.value)
+                    value = structure.unflatten(
+                        None if atom is None else probe(path + tail)
+                        for (tail, _), atom in zip(inner_paths, inner, strict=True)
+                    )
+                    copy = leaf.with_value(value)
+                    kept.append(copy)
+                    copies[id(leaf)] = copy
+                    probes[id(copy)] = path
+                leaves[position] = copies[id(leaf)]
+            elif leaf is not None:
+                leaves[position] = probe(path)
+        found = flatten(self.function(treedef.unflatten(leaves)))[0]
+        if not found or not all(id(leaf) in probes for leaf in found):
+            raise SelectionError(
+                explain(
+                    f"asked for what the accessor {self} returns",
+                    f"it returned {found!r}, which is no part of the tree",
+                    "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
+                )
+            )
+        return {probes[id(leaf)] for leaf in found}
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        accessed = scope.once(self, lambda: self._accessed(scope.tree))
+        inside = [path + inner for inner, _ in _leaf_paths(node)]
+        return bool(inside) and all(leaf in accessed for leaf in inside)
+
+    def __str__(self) -> str:
+        return f"at({getattr(self.function, '__qualname__', self.function)})"
+
+
+class _Probe:
+    """A leaf that an accessor may return."""
+
+
+@dataclass(frozen=True)
+class And(Selector):
+    """What both select."""
+
+    a: Selector
+    b: Selector
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return intersect(self.a.pick(site, scope), self.b.pick(site, scope))
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        return self.a.covers(path, node, scope) and self.b.covers(path, node, scope)
+
+    def written(self, level: int = 0) -> str:
+        return _enclose(f"{self.a.written(2)} & {self.b.written(3)}", level > 2)
+
+    def parts(self) -> tuple[Selector, ...]:
+        return self.a, self.b
+
+
+@dataclass(frozen=True)
+class Or(Selector):
+    """What either selects."""
+
+    a: Selector
+    b: Selector
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return unite(self.a.pick(site, scope), self.b.pick(site, scope))
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        return self.a.covers(path, node, scope) or self.b.covers(path, node, scope)
+
+    def written(self, level: int = 0) -> str:
+        return _enclose(f"{self.a.written(1)} | {self.b.written(2)}", level > 1)
+
+    def parts(self) -> tuple[Selector, ...]:
+        return self.a, self.b
+
+
+@dataclass(frozen=True)
+class Not(Selector):
+    """What the other leaves."""
+
+    a: Selector
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return complement(self.a.pick(site, scope), site.unit)
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        return not self.a.covers(path, node, scope)
+
+    def written(self, level: int = 0) -> str:
+        return f"~{self.a.written(5)}"
+
+    def parts(self) -> tuple[Selector, ...]:
+        return (self.a,)
+
+
+@dataclass(frozen=True)
+class Within(Selector):
+    """What the second selects inside nodes that the first selects."""
+
+    a: Selector
+    b: Selector
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        picked: Pick = None
+        for path in site.paths:
+            for depth, node in enumerate(scope.nodes(path)):
+                if node is not MISSING and self.a.covers(path[:depth], node, scope):
+                    inside = scope.below(node, path[:depth])
+                    below = Site((path[depth:],), site.positions, site.unit)
+                    picked = unite(picked, self.b.pick(below, inside))
+        return picked
+
+    def written(self, level: int = 0) -> str:
+        return _enclose(f"{self.a.written(4)} / {self.b.written(5)}", level > 4)
+
+    def parts(self) -> tuple[Selector, ...]:
+        return self.a, self.b
+
+
+@dataclass(frozen=True)
+class Sliced(Selector):
+    """A part of each array that the other selects."""
+
+    a: Selector
+    index: Index
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        pick = self.a.pick(site, scope)
+        if pick is None:
+            return None
+        inside = dict(atoms(site.unit))
+        chosen = inside if pick is WHOLE else pick
+        for path in chosen:
+            self.index.check(site.paths[0] + path, inside[path])
+        return dict.fromkeys(chosen, self.index)
+
+    def written(self, level: int = 0) -> str:
+        return f"({self.a.written()}){self.index}"
+
+    def parts(self) -> tuple[Selector, ...]:
+        return (self.a,)
+
+    sees_arrays = True
+
+
+def _enclose(text: str, needed: bool) -> str:
+    return f"({text})" if needed else text
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Says whether an array holds floating-point or complex numbers."""
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)

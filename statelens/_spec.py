@@ -1,0 +1,90 @@
+"""Specs: what people may write where a lens is meant."""
+
+import dataclasses
+from functools import reduce
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from ._errors import ArgumentTypeError, StateTypeError, explain
+from ._grammar import parse_selector
+from ._picks import Selector
+from ._select import ByPath, Everything, Masked, Not, OfClass, Or, Predicate
+from ._units import Cell
+
+LensSpec: TypeAlias = Any
+"""A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or
+tuple of specs, a prefix tree of booleans, or another lens."""
+
+
+def selector_of(spec: LensSpec, *, optional: bool = False) -> Selector:
+    """Returns the selector that a spec means.
+
+    Args:
+        spec: See `LensSpec`.
+        optional: Whether its patterns may match nothing.
+
+    Returns:
+        The selector.
+
+    Raises:
+        PatternError: A text can't be read.
+        StateTypeError: A `State` is given, where a lens is meant.
+        ArgumentTypeError: The spec is nothing that selects.
+    """
+    selector = _selector_of(spec)
+    return _as_optional(selector) if optional else selector
+
+
+def _selector_of(spec: LensSpec) -> Selector:
+    if isinstance(spec, Selector):
+        return spec
+    wrapped = getattr(spec, "selector", None)
+    if isinstance(wrapped, Selector):
+        return wrapped
+    if spec is None:
+        return Not(Everything())
+    if spec is ...:
+        return Everything()
+    if isinstance(spec, str):
+        return parse_selector(spec)
+    if isinstance(spec, type):
+        return OfClass(spec)
+    if isinstance(spec, Cell):
+        raise StateTypeError(
+            explain(
+                f"asked for a lens of {spec!r}",
+                "that is a state itself, not a way to select one",
+                "grad_states=[state] to differentiate just this one",
+                "its path or its class, as in lens('layers[0].weight')",
+            )
+        )
+    leaves, structure = jax.tree.flatten(spec)
+    if leaves and all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves):
+        return Masked(tuple(map(bool, leaves)), structure)
+    if isinstance(spec, (list, tuple)):
+        return reduce(Or, map(_selector_of, spec)) if spec else Not(Everything())
+    if callable(spec) and leaves == [spec]:
+        return Predicate(spec)
+    raise ArgumentTypeError(
+        explain(
+            f"asked for a lens of {type(spec).__name__}: {spec!r:.80}",
+            "a lens is made of a path pattern, a class, a predicate, a list of these, or booleans",
+            "lens('**.weight') for leaves by their path",
+            "lens(ParamState) for states of a class",
+        )
+    )
+
+
+def _as_optional(selector: Selector) -> Selector:
+    if isinstance(selector, ByPath):
+        return dataclasses.replace(selector, optional=True)
+    if not dataclasses.is_dataclass(selector):
+        return selector
+    inner = {
+        field.name: _as_optional(part)
+        for field in dataclasses.fields(selector)
+        if isinstance(part := getattr(selector, field.name), Selector)
+    }
+    return dataclasses.replace(selector, **inner) if inner else selector

@@ -1,0 +1,139 @@
+"""Tying: one array in two places of an immutable tree."""
+
+from typing import Any, Self
+
+import jax
+import jax.tree_util as jtu
+
+from ._errors import SelectionError, StructureError, explain, user_facing
+from ._resolve import focus_on
+from ._spec import LensSpec, selector_of
+from ._units import flatten, flatten_with_path, is_array
+from .path import GraphKey, format
+
+
+class Tied:
+    """A tree in which some leaves are those of other places; see `tie`.
+
+    It reads and is called as the tree itself. To JAX, and to lenses, it is a pytree with the
+    tree's own paths in which a tied leaf occurs once.
+    """
+
+    def __init__(self, tree: Any, sources: tuple[tuple[int, int], ...]):
+        # The tree has None at the positions that are tied.
+        self.__dict__["_tree"] = tree
+        self.__dict__["_sources"] = sources
+
+    @property
+    def untied(self) -> Any:
+        """The tree itself, with each tied leaf in all its places."""
+        leaves, treedef = flatten(self._tree)
+        for position, source in self._sources:
+            leaves[position] = leaves[source]
+        return treedef.unflatten(leaves)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.untied, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.untied, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.untied[key]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.untied(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+
+    def __repr__(self) -> str:
+        return f"Tied({self._tree!r})"
+
+    def _flatten(self) -> tuple[tuple[Any], tuple[tuple[int, int], ...]]:
+        return (self._tree,), self._sources
+
+    def _flatten_with_keys(self) -> Any:
+        # The key of no length keeps the tree's own paths.
+        return ((GraphKey(((),)), self._tree),), self._sources
+
+    @classmethod
+    def _unflatten(cls, sources: tuple[tuple[int, int], ...], children: Any) -> Self:
+        return cls(children[0], sources)
+
+
+jtu.register_pytree_with_keys(Tied, Tied._flatten_with_keys, Tied._unflatten, Tied._flatten)
+
+
+@user_facing
+def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
+    """Ties arrays of an immutable tree: the places `to` have the arrays at `source`.
+
+    A tied array is one unit with one gradient, the sum over all its places, and stays tied
+    under every operation of lenses and every transform. (A `State` that is reached by two
+    paths is tied as it is.)
+
+    Args:
+        tree: Any pytree, an Equinox model say.
+        to: Which places are tied; whatever `lens` takes.
+        source: Where their arrays lie; as many, in the same order, of the same shapes.
+
+    Returns:
+        The tied tree. It is called and read as the tree itself; ``.untied`` is the tree.
+
+    Raises:
+        SelectionError: The two don't select equally many arrays, or the same one.
+        StructureError: Two arrays differ in shape or dtype.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, statelens as sl
+        >>> tied = sl.tie({"embed": jnp.ones(2), "head": jnp.zeros(2)}, "head", "embed")
+        >>> tied["head"]
+        Array([1., 1.], dtype=float32)
+        >>> jax.grad(lambda t: jnp.sum(t["head"] + 2 * t["embed"]))(tied)["embed"]
+        Array([3., 3.], dtype=float32)
+    """
+    leaves, treedef = flatten(tree)
+    ends = [
+        [
+            entry.positions[0]
+            for entry in focus_on(selector_of(spec), tree, required_by="tie").entries
+        ]
+        for spec in (to, source)
+    ]
+    if len(ends[0]) != len(ends[1]) or set(ends[0]) & set(ends[1]):
+        raise SelectionError(
+            explain(
+                "asked to tie arrays of a tree",
+                f"{len(ends[0])} places are to be tied to {len(ends[1])} others, "
+                f"of which {len(set(ends[0]) & set(ends[1]))} are the same",
+                "two lenses that select equally many different arrays",
+            )
+        )
+    paths = [path for path, _ in flatten_with_path(tree)[0]]
+    for position, other in zip(*ends, strict=True):
+        target, origin = leaves[position], leaves[other]
+        if not (is_array(target) and is_array(origin)):
+            raise SelectionError(
+                explain(
+                    f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
+                    "one of them is a State",
+                    "put the same State in both places",
+                )
+            )
+        if (target.shape, target.dtype) != (origin.shape, origin.dtype):
+            raise StructureError(
+                explain(
+                    f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
+                    f"they are {jax.ShapeDtypeStruct(target.shape, target.dtype)} and "
+                    f"{jax.ShapeDtypeStruct(origin.shape, origin.dtype)}",
+                    "arrays of one shape and dtype",
+                )
+            )
+        leaves[position] = None
+    return Tied(treedef.unflatten(leaves), tuple(zip(*ends, strict=True)))

@@ -1,0 +1,260 @@
+"""Units: what a tree is made of, as a lens sees it.
+
+A *unit* is a `Cell` (a `State`, whole, whatever pytree its value is) or an array outside
+any cell. Everything else in a tree (functions, numbers, text, `None`) is no unit and stays
+where it is. The *atoms* of a unit are the leaves inside it, so that a lens can go on inside
+a cell's value; an array is its own only atom.
+
+All trees are flattened here with `None` as a leaf, so that a tree and its two halves have
+the same positions.
+"""
+
+import abc
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+from ._errors import StructureError, explain
+from ._pattern import format_slice
+from .path import MISSING, Path, format, from_jax, step
+
+
+class Cell(abc.ABC):
+    """A box around a pytree of arrays that lenses treat as one unit.
+
+    `statelens.State` is the only kind; the lens knows no more of it than this.
+
+    Attributes:
+        value: The pytree inside.
+        name: What to call the cell in messages, or None.
+        tag: The cell's tags.
+    """
+
+    value: Any
+    name: str | None
+    tag: frozenset[str]
+
+    @abc.abstractmethod
+    def with_value(self, value: Any) -> Self:
+        """Returns a new cell that differs in its value only."""
+
+    @property
+    @abc.abstractmethod
+    def metadata(self) -> Hashable:
+        """All but the value, as JAX keeps it in a tree structure."""
+
+
+@jtu.register_pytree_node_class
+@dataclass(frozen=True)
+class Remainder:
+    """Stands in the rest for an array of which a part lies in the focus.
+
+    Attributes:
+        array: The whole array.
+        index: Which part lies in the focus.
+    """
+
+    array: Any
+    index: "Index"
+
+    def tree_flatten(self) -> tuple[tuple[Any], "Index"]:
+        return (self.array,), self.index
+
+    @classmethod
+    def tree_unflatten(cls, index: "Index", children: tuple[Any]) -> Self:
+        return cls(children[0], index)
+
+
+@jtu.register_static
+@dataclass(frozen=True)
+class Repeat:
+    """Stands in the rest where a cell of the focus is reached once more.
+
+    Attributes:
+        position: Where the cell itself lies among the leaves.
+    """
+
+    position: int
+
+
+class Site(NamedTuple):
+    """A unit and where it lies.
+
+    Attributes:
+        paths: The unit's path, and after it the others by which a shared cell is reached.
+        positions: Where it lies among the leaves, once for each time it occurs.
+        unit: The cell or array.
+    """
+
+    paths: tuple[Path, ...]
+    positions: tuple[int, ...]
+    unit: Any
+
+
+def is_stop(node: Any) -> bool:
+    """Says where flattening stops: at cells, at markers and at `None`."""
+    return node is None or isinstance(node, (Cell, Remainder, Repeat))
+
+
+def flatten(tree: Any) -> tuple[list[Any], jtu.PyTreeDef]:
+    """Flattens a tree down to cells, other leaves and `None`."""
+    return jax.tree.flatten(tree, is_leaf=is_stop)
+
+
+def flatten_with_path(
+    tree: Any,
+) -> tuple[list[tuple[Path, tuple[Path, ...]]], list[Any], jtu.PyTreeDef]:
+    """Flattens a tree as `flatten` does, with each leaf's path and its other paths."""
+    entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=is_stop)
+    return [from_jax(keys) for keys, _ in entries], [leaf for _, leaf in entries], treedef
+
+
+_ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
+
+def is_array(leaf: Any) -> bool:
+    """Says whether a leaf is an array: of JAX, of NumPy, traced, or a shape and dtype."""
+    return isinstance(leaf, _ARRAY_TYPES)
+
+
+def sites(paths: list[tuple[Path, tuple[Path, ...]]], leaves: list[Any]) -> list[Site]:
+    """Lists the units among flattened leaves, a shared cell once, in order."""
+    found: dict[int, Site] = {}
+    for position, ((path, others), leaf) in enumerate(zip(paths, leaves, strict=True)):
+        if isinstance(leaf, Cell):
+            first = found.get(id(leaf))
+            if first is not None:
+                found[id(leaf)] = Site(
+                    (*first.paths, path, *others), (*first.positions, position), leaf
+                )
+                continue
+            found[id(leaf)] = Site((path, *others), (position,), leaf)
+        elif is_array(leaf):
+            found[~position] = Site((path, *others), (position,), leaf)
+    return list(found.values())
+
+
+def atoms(unit: Any) -> list[tuple[Path, Any]]:
+    """Lists the leaves inside a unit with their paths inside it."""
+    if not isinstance(unit, Cell):
+        return [((), unit)]
+    paths, leaves, _ = flatten_with_path(unit.value)
+    return [(path, leaf) for (path, _), leaf in zip(paths, leaves, strict=True) if leaf is not None]
+
+
+def ancestors(tree: Any, path: Path) -> list[Any]:
+    """Lists the nodes from the root to `path`, as far as keys lead there."""
+    nodes = [tree]
+    for key in path:
+        node = nodes[-1]
+        nodes.append(step(node.value if isinstance(node, Cell) else node, key))
+        if nodes[-1] is MISSING:
+            break
+    return nodes
+
+
+def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """Replaces each cell of a tree, a shared one by the same replacement everywhere."""
+    leaves, treedef = flatten(tree)
+    replaced: dict[int, Any] = {}
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, Cell):
+            if id(leaf) not in replaced:
+                replaced[id(leaf)] = function(leaf)
+            leaves[position] = replaced[id(leaf)]
+    return treedef.unflatten(leaves)
+
+
+def cells(tree: Any) -> dict[Any, Path]:
+    """Lists the cells in a tree with their first paths."""
+    if not any(isinstance(leaf, Cell) for leaf in flatten(tree)[0]):
+        return {}
+    paths, leaves, _ = flatten_with_path(tree)
+    return {
+        site.unit: site.paths[0] for site in sites(paths, leaves) if isinstance(site.unit, Cell)
+    }
+
+
+@dataclass(frozen=True)
+class Index:
+    """A NumPy basic index: a part of an array.
+
+    Attributes:
+        items: An integer, the three numbers of a slice, or an ellipsis, for each axis.
+    """
+
+    items: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, index: Any) -> Self:
+        """Reads what stands between the brackets of an indexing expression."""
+        items = index if isinstance(index, tuple) else (index,)
+        return cls(tuple(map(cls._item, items)))
+
+    @staticmethod
+    def _item(item: Any) -> Any:
+        if item is Ellipsis:
+            return item
+        if isinstance(item, slice):
+            return (item.start, item.stop, item.step)
+        if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+            return int(item)
+        raise StructureError(
+            explain(
+                f"asked for a part of an array by the index {item!r}",
+                f"a part is chosen by integers, slices and '...', not by {type(item).__name__}",
+                "choose a contiguous part, as in lens('embed.weight')[100:110]",
+            )
+        )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What stands between the brackets, for NumPy and JAX."""
+        return tuple(slice(*item) if isinstance(item, tuple) else item for item in self.items)
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(self._written, self.items))}]"
+
+    @staticmethod
+    def _written(item: Any) -> str:
+        if item is Ellipsis:
+            return "..."
+        return format_slice(*item) if isinstance(item, tuple) else str(item)
+
+    def read(self, array: Any) -> Any:
+        """Returns the part of an array."""
+        if isinstance(array, jax.ShapeDtypeStruct):
+            shape = _indexed_shape(array.shape, self.key)
+            return jax.ShapeDtypeStruct(shape, array.dtype)
+        return array[self.key]
+
+    def write(self, array: Any, part: Any) -> Any:
+        """Returns the array with another part; nothing else of it changes."""
+        if isinstance(array, np.ndarray) and not isinstance(part, jax.Array):
+            array = array.copy()
+            array[self.key] = part
+            return array
+        return jnp.asarray(array).at[self.key].set(part)
+
+    def check(self, path: Path, array: Any) -> None:
+        """Refuses an index that the array at `path` doesn't have."""
+        shape = np.shape(array) if not is_array(array) else array.shape
+        try:
+            _indexed_shape(shape, self.key)
+        except IndexError as error:
+            raise StructureError(
+                explain(
+                    f"asked for the part {self} of '{format(path)}'",
+                    f"its shape is {shape}: {error}",
+                    "an index within the shape",
+                )
+            ) from None
+
+
+def _indexed_shape(shape: tuple[int, ...], key: tuple[Any, ...]) -> tuple[int, ...]:
+    return np.broadcast_to(np.empty(()), shape)[key].shape

@@ -1,0 +1,644 @@
+"""The lens: one selection, and everything that can be done with it.
+
+A lens is a predicate over (path, unit): it says which arrays and which states of a tree are
+meant. It splits a tree in two halves, the *focus* and the *rest*, that combine back into
+it; all other operations follow from that. A lens is a value: it can be combined with other
+lenses, hashed, compared, and, when it is built of patterns, written as text and read back.
+
+    >>> import equinox as eqx, jax, statelens as sl
+    >>> model = eqx.nn.MLP(4, 2, 32, 3, key=jax.random.key(0))
+    >>> head = sl.lens("layers[-1].**")
+    >>> [sl.path.format(path) for path in head.paths(model)]
+    ['layers[3].weight', 'layers[3].bias']
+    >>> head.count(model)
+    66
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._bound import BoundLens
+from ._errors import ArgumentError, PathError, SelectionError, StructureError, explain, user_facing
+from ._halves import numel, read, replace, split
+from ._picks import Selector
+from ._resolve import Focused, focus_on
+from ._select import Accessed, And, Compared, Not, OfArrays, Or, Sliced, Tagged, Within, is_inexact
+from ._selection import Entry
+from ._spec import LensSpec, selector_of
+from ._units import Cell, Index, flatten, is_array
+from .path import Path, closest, format, parse
+
+__all__ = [
+    "Lens",
+    "arrays",
+    "at",
+    "dtype",
+    "inexact",
+    "lens",
+    "name",
+    "ndim",
+    "partition",
+    "size",
+    "tagged",
+]
+
+
+@dataclass(frozen=True, repr=False)
+class Lens:
+    """A selection of units by path, class, predicate or mask; see `lens`.
+
+    ``a & b`` is what both select, ``a | b`` what either does, ``a - b`` what only the first
+    does, ``~a`` what `a` leaves, ``a / b`` what `b` selects inside the nodes that `a`
+    selects, and ``a[index]`` a part of each array, by NumPy basic indexing.
+
+    Attributes:
+        selector: What is selected.
+    """
+
+    selector: Selector
+
+    def __and__(self, other: LensSpec) -> "Lens":
+        return Lens(And(self.selector, selector_of(other)))
+
+    def __rand__(self, other: LensSpec) -> "Lens":
+        return Lens(And(selector_of(other), self.selector))
+
+    def __or__(self, other: LensSpec) -> "Lens":
+        return Lens(Or(self.selector, selector_of(other)))
+
+    def __ror__(self, other: LensSpec) -> "Lens":
+        return Lens(Or(selector_of(other), self.selector))
+
+    def __sub__(self, other: LensSpec) -> "Lens":
+        return Lens(And(self.selector, Not(selector_of(other))))
+
+    def __rsub__(self, other: LensSpec) -> "Lens":
+        return Lens(And(selector_of(other), Not(self.selector)))
+
+    def __truediv__(self, other: LensSpec) -> "Lens":
+        return Lens(Within(self.selector, selector_of(other)))
+
+    def __rtruediv__(self, other: LensSpec) -> "Lens":
+        return Lens(Within(selector_of(other), self.selector))
+
+    def __invert__(self) -> "Lens":
+        return Lens(Not(self.selector))
+
+    @user_facing
+    def __getitem__(self, index: Any) -> "Lens":
+        return Lens(Sliced(self.selector, Index.of(index)))
+
+    def __str__(self) -> str:
+        return self.selector.written()
+
+    def __repr__(self) -> str:
+        return f"lens({str(self)!r})"
+
+    @user_facing
+    def partition(self, tree: Any) -> tuple[Any, Any]:
+        """Splits a tree in the focus and the rest.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            Two trees of the same structure: what is selected, with None elsewhere, and the
+            rest, with None where the focus has something. `combine` puts them together.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("w").partition({"b": jnp.zeros(1), "w": jnp.ones(1)})[0]
+            {'b': None, 'w': Array([1.], dtype=float32)}
+        """
+        leaves, treedef, entries = focus_on(self.selector, tree)
+        return split(leaves, treedef, entries)
+
+    @user_facing
+    def get(self, tree: Any) -> dict[Path, Any]:
+        """Returns what is selected, by path.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            States and arrays in the tree's order; of a state of which a part is selected,
+            the value of that part.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("**.b").get({"layer": {"b": jnp.zeros(1)}})
+            {('layer', 'b'): Array([0.], dtype=float32)}
+        """
+        leaves, _, entries = focus_on(self.selector, tree)
+        return {entry.path: read(leaves, entry) for entry in entries}
+
+    @user_facing
+    def only(self, tree: Any) -> Any:
+        """Returns the one unit that is selected.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The state or array.
+
+        Raises:
+            SelectionError: Several units are selected, or none.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("b").only({"b": jnp.zeros(1), "w": jnp.ones(1)})
+            Array([0.], dtype=float32)
+        """
+        leaves, _, entries = focus_on(self.selector, tree, required_by="only")
+        if len(entries) != 1:
+            paths = ", ".join(f"'{format(entry.path)}'" for entry in entries[:5])
+            raise SelectionError(
+                explain(
+                    f"asked for the only unit of {self!r}",
+                    f"it selects {len(entries)}: {paths}{', ...' if len(entries) > 5 else ''}",
+                    "get(tree) for all of them, or a narrower lens",
+                )
+            )
+        return read(leaves, entries[0])
+
+    @user_facing
+    def set(self, tree: Any, values: Mapping[Any, Any], *, replace: bool = False) -> Any:
+        """Returns the tree with other values in the focus.
+
+        Args:
+            tree: Any pytree.
+            values: One value (or state that has it) for each selected path, as `get` gives
+                them; a path may be written as text.
+            replace: Whether a value may differ in structure, shape or dtype.
+
+        Returns:
+            A tree of the same structure; what isn't selected is the same object.
+
+        Raises:
+            PathError: The paths aren't those that are selected, or nothing is.
+            StructureError: A value differs in structure, shape or dtype.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("b").set({"b": jnp.zeros(1), "w": jnp.ones(1)}, {"b": jnp.ones(1)})
+            {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
+        """
+        focused = focus_on(self.selector, tree, required_by="set")
+        by_path = {parse(key) if isinstance(key, str) else key: values[key] for key in values}
+        self._check_paths(by_path, focused)
+        return _replaced(focused, [by_path[entry.path] for entry in focused.entries], replace)
+
+    def _check_paths(self, values: Mapping[Path, Any], focused: Focused) -> None:
+        selected = {entry.path for entry in focused.entries}
+        for path in values:
+            if path not in selected:
+                near = closest(format(path), selected)
+                raise PathError(
+                    explain(
+                        f"asked to set '{format(path)}', which {self!r} doesn't select",
+                        f"the closest that it selects: {', '.join(near) or 'none'}",
+                        "a path that the lens selects, or a wider lens",
+                    )
+                )
+        for path in selected:
+            if path not in values:
+                raise PathError(
+                    explain(
+                        f"asked to set what {self!r} selects",
+                        f"there is no value for '{format(path)}'",
+                        "a narrower lens, or a value for each path that get(tree) lists",
+                    )
+                )
+
+    @user_facing
+    def update(
+        self,
+        tree: Any,
+        function: Callable[..., Any],
+        *,
+        with_path: bool = False,
+        replace: bool = False,
+    ) -> Any:
+        """Returns the tree with a function applied to each value in the focus.
+
+        Args:
+            tree: Any pytree.
+            function: Maps a value to a new one; for a state, its whole value.
+            with_path: Whether to call ``function(path, value)``.
+            replace: Whether a value may change in structure, shape or dtype.
+
+        Returns:
+            A tree of the same structure; what isn't selected is the same object.
+
+        Raises:
+            PathError: A pattern matches nothing.
+            StructureError: A value changed in structure, shape or dtype.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("b").update({"b": jnp.ones(1)}, lambda b: 2 * b)
+            {'b': Array([2.], dtype=float32)}
+        """
+        focused = focus_on(self.selector, tree, required_by="update")
+        values = []
+        for entry in focused.entries:
+            unit = read(focused.leaves, entry)
+            value = unit.value if isinstance(unit, Cell) else unit
+            values.append(function(entry.path, value) if with_path else function(value))
+        return _replaced(focused, values, replace)
+
+    @user_facing
+    def apply_updates(self, tree: Any, updates: Any) -> Any:
+        """Returns the tree with updates added to the focus, as `optax.apply_updates` does.
+
+        Args:
+            tree: Any pytree.
+            updates: A tree of the focus' structure, as an Optax optimiser gives it.
+
+        Returns:
+            The new tree. Nothing is cast: an update of a wider dtype is refused.
+
+        Raises:
+            StructureError: The updates don't fit the focus.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> tree = {"b": jnp.ones(1), "w": jnp.ones(1)}
+            >>> sl.lens("b").apply_updates(tree, {"b": -jnp.ones(1), "w": None})
+            {'b': Array([0.], dtype=float32), 'w': Array([1.], dtype=float32)}
+        """
+        focused = focus_on(self.selector, tree, required_by="apply_updates")
+        steps, structure = flatten(updates)
+        if structure != focused.treedef:
+            raise StructureError(
+                explain(
+                    f"asked to apply updates to {self!r}",
+                    f"they have the structure {structure}, and the tree has {focused.treedef}",
+                    "the updates of an optimiser whose init was given this lens' focus",
+                )
+            )
+        values = [_added(read(focused.leaves, entry), entry, steps) for entry in focused.entries]
+        return _replaced(focused, values, False)
+
+    @user_facing
+    def mask(self, tree: Any) -> Any:
+        """Returns a tree of booleans: an Equinox `filter_spec`, or a mask for Optax.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The tree with True for each leaf in the focus and False for all others.
+
+        Raises:
+            SelectionError: The lens selects a part of an array.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("b").mask({"b": jnp.ones(1), "w": jnp.ones(1)})
+            {'b': True, 'w': False}
+        """
+        leaves, treedef, entries = focus_on(self.selector, tree)
+        for entry in entries:
+            if entry.index is not None:
+                raise SelectionError(
+                    explain(
+                        f"asked for a mask of {self!r}",
+                        f"only the part {entry.index} of '{format(entry.path)}' is selected",
+                        "partition, get or update, which know of parts",
+                    )
+                )
+        return treedef.unflatten(_masked(leaves, entries))
+
+    @user_facing
+    def paths(self, tree: Any) -> tuple[Path, ...]:
+        """Returns the paths that are selected, in order.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The paths.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("**").paths({"b": jnp.ones(1), "w": [jnp.ones(1)]})
+            (('b',), ('w', 0))
+        """
+        return tuple(entry.path for entry in focus_on(self.selector, tree).entries)
+
+    @user_facing
+    def count(self, tree: Any) -> int:
+        """Returns the number of scalars in the focus.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The sum of the sizes of all selected arrays.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("w").count({"b": jnp.ones(1), "w": jnp.ones((2, 3))})
+            6
+        """
+        return sum(map(numel, self._arrays(tree)))
+
+    @user_facing
+    def nbytes(self, tree: Any) -> int:
+        """Returns the number of bytes that the focus takes.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The sum of the sizes of all selected arrays, in bytes.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("w").nbytes({"b": jnp.ones(1), "w": jnp.ones((2, 3))})
+            24
+        """
+        return sum(numel(array) * array.dtype.itemsize for array in self._arrays(tree))
+
+    def _arrays(self, tree: Any) -> list[Any]:
+        leaves, _, entries = focus_on(self.selector, tree)
+        units = [read(leaves, entry) for entry in entries]
+        values = [unit.value if isinstance(unit, Cell) else unit for unit in units]
+        return [leaf for leaf in jax.tree.leaves(values) if is_array(leaf)]
+
+    @user_facing
+    def stop_gradient(self, tree: Any) -> Any:
+        """Returns the tree with no gradient flowing through the focus.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The tree with `jax.lax.stop_gradient` on each selected array.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, statelens as sl
+            >>> held = sl.lens("b").stop_gradient
+            >>> jax.grad(lambda t: held(t)["b"] * t["w"])({"b": 2.0 * jnp.ones(()), "w": jnp.ones(())})
+            {'b': Array(0., dtype=float32), 'w': Array(2., dtype=float32)}
+        """
+        return self._map_arrays(tree, jax.lax.stop_gradient)
+
+    @user_facing
+    def cast(self, tree: Any, dtype: Any) -> Any:
+        """Returns the tree with the floating-point arrays in the focus cast.
+
+        Args:
+            tree: Any pytree.
+            dtype: The dtype to cast to. Integers, booleans and keys in the focus stay.
+
+        Returns:
+            The new tree.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens(...).cast({"n": jnp.arange(1), "w": jnp.ones(1)}, jnp.bfloat16)
+            {'n': Array([0], dtype=int32), 'w': Array([1], dtype=bfloat16)}
+        """
+        for entry in focus_on(self.selector, tree).entries:
+            if entry.index is not None:
+                raise SelectionError(
+                    explain(
+                        f"asked to cast the part {entry.index} of '{format(entry.path)}'",
+                        "an array has one dtype",
+                        "a lens on the whole array",
+                    )
+                )
+        return self._map_arrays(tree, lambda x: x.astype(dtype) if is_inexact(x) else x)
+
+    def _map_arrays(self, tree: Any, function: Callable[[Any], Any]) -> Any:
+        focused = focus_on(self.selector, tree)
+        values = []
+        for entry in focused.entries:
+            unit = read(focused.leaves, entry)
+            value = unit.value if isinstance(unit, Cell) else unit
+            values.append(jax.tree.map(lambda x: function(x) if is_array(x) else x, value))
+        return _replaced(focused, values, True)
+
+    @user_facing
+    def bind(self, module: Any) -> BoundLens:
+        """Binds the lens to the live states of a module.
+
+        Args:
+            module: A facade module, or any tree that holds states.
+
+        Returns:
+            A mapping from path to state, which is at the same time a lens that knows its
+            tree; of a state of which a part is selected, a view of that part.
+
+        Raises:
+            PathError: A pattern matches nothing.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("a").bind({"a": sl.State(jnp.ones(1)), "b": sl.State(jnp.ones(1))})
+            {
+              ('a',): State(f32[1]),
+            }
+        """
+        focus_on(self.selector, module, required_by="bind")
+        return BoundLens(self.selector, module)
+
+
+def _replaced(focused: Focused, values: list[Any], free: bool) -> Any:
+    return replace(focused.leaves, focused.treedef, focused.entries, values, free=free)
+
+
+def _added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
+    step = steps[entry.positions[0]]
+    if entry.atom is not None:
+        step = flatten(step.value)[0][entry.atom]
+    if isinstance(unit, Cell):
+        step = step.value if isinstance(step, Cell) else step
+        return jax.tree.map(operator.add, unit.value, step)
+    if step is None:
+        raise StructureError(
+            explain(
+                f"asked to apply updates to '{format(entry.path)}'",
+                "there is no update for it",
+                "a lens that selects just what was optimised",
+            )
+        )
+    return jnp.add(unit, step)
+
+
+def _masked(leaves: list[Any], entries: tuple[Entry, ...]) -> list[Any]:
+    selected: dict[int, set[int | None]] = {}
+    for entry in entries:
+        for position in entry.positions:
+            selected.setdefault(position, set()).add(entry.atom)
+    masked = []
+    for position, leaf in enumerate(leaves):
+        chosen = selected.get(position, set())
+        if isinstance(leaf, Cell):
+            atoms, treedef = flatten(leaf.value)
+            inside = [
+                None if atom is None else None in chosen or i in chosen
+                for i, atom in enumerate(atoms)
+            ]
+            leaf = leaf.with_value(treedef.unflatten(inside))
+        elif leaf is not None:
+            leaf = None in chosen
+        masked.append(leaf)
+    return masked
+
+
+@user_facing
+def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
+    """Makes a lens.
+
+    Patterns: ``encoder.layers[0].weight`` is one leaf; ``*`` stands for one key, ``**`` for
+    any number of keys, ``conv*`` for names that start so; ``[-1]`` and ``[1:4]`` count along
+    a sequence; ``{weight,bias}`` is a choice; ``['a b']`` is a key that is no name; ``re:``
+    starts a regular expression that the whole written path has to match; a ``?`` at the end
+    lets a pattern match nothing. Patterns are joined by ``& | - ~ /`` as lenses are.
+
+    Args:
+        spec: A pattern; a class, of states or of the nodes that units lie in; ``...`` for
+            everything or `None` for nothing; a predicate ``(path, unit) -> bool``; a list
+            or tuple of specs, for what any of them selects; a prefix tree of booleans, as
+            an Equinox `filter_spec` is; or another lens.
+        optional: Whether patterns may match nothing. Otherwise that is an error wherever
+            the lens is put to use.
+
+    Returns:
+        The lens.
+
+    Raises:
+        PatternError: The text can't be read; the message points at the character.
+        ArgumentTypeError: The spec is nothing that selects.
+
+    Example:
+        >>> import statelens as sl
+        >>> sl.lens("**.weight & ~encoder.**")
+        lens('**.weight & ~encoder.**')
+    """
+    return Lens(selector_of(spec, optional=optional))
+
+
+def at(accessor: Callable[[Any], Any]) -> Lens:
+    """Makes a lens that selects what a function of the tree returns.
+
+    Args:
+        accessor: Returns a node or leaf of the tree, or several in a tuple; the selection
+            that `equinox.tree_at` takes.
+
+    Returns:
+        The lens.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> sl.at(lambda m: m["layers"][0]).paths({"layers": [jnp.ones(1), jnp.ones(1)]})
+        (('layers', 0),)
+    """
+    return Lens(Accessed(accessor))
+
+
+def tagged(tag: str) -> Lens:
+    """Makes a lens that selects states by a tag.
+
+    Args:
+        tag: One of the tags that the state was given.
+
+    Returns:
+        The lens.
+
+    Example:
+        >>> import statelens as sl
+        >>> sl.tagged("slow").paths({"a": sl.State(0.0, tag="slow"), "b": sl.State(0.0)})
+        (('a',),)
+    """
+    return Lens(Tagged(tag))
+
+
+class Attribute:
+    """Something of an array that lenses compare with a value, as in ``ndim >= 2``."""
+
+    def __init__(self, attribute: str):
+        self._attribute = attribute
+
+    def _compared(self, comparison: Callable[[Any, Any], bool], value: Any) -> Lens:
+        value = jnp.dtype(value) if self._attribute == "dtype" else value
+        return Lens(Compared(self._attribute, comparison, value))
+
+    def __eq__(self, value: object) -> Lens:  # type: ignore[override]
+        return self._compared(operator.eq, value)
+
+    def __ne__(self, value: object) -> Lens:  # type: ignore[override]
+        return self._compared(operator.ne, value)
+
+    def __lt__(self, value: Any) -> Lens:
+        return self._compared(operator.lt, value)
+
+    def __le__(self, value: Any) -> Lens:
+        return self._compared(operator.le, value)
+
+    def __gt__(self, value: Any) -> Lens:
+        return self._compared(operator.gt, value)
+
+    def __ge__(self, value: Any) -> Lens:
+        return self._compared(operator.ge, value)
+
+    def __repr__(self) -> str:
+        return f"statelens.{self._attribute}"
+
+    def __bool__(self) -> bool:
+        raise ArgumentError(
+            explain(
+                f"asked whether {self!r} is true",
+                "it has no value of its own",
+                f"a comparison, as in {self!r} == ...",
+            )
+        )
+
+    __hash__ = object.__hash__
+
+
+ndim = Attribute("ndim")
+"""The number of dimensions of an array: ``ndim >= 2`` is a lens."""
+
+size = Attribute("size")
+"""The number of scalars in an array: ``size < 1000`` is a lens."""
+
+dtype = Attribute("dtype")
+"""The dtype of an array: ``dtype == jnp.bfloat16`` is a lens."""
+
+name = Attribute("name")
+"""The last key of a path: ``name == "bias"`` is a lens."""
+
+arrays = Lens(OfArrays("arrays", is_array))
+"""All arrays, inside states or not."""
+
+inexact = Lens(OfArrays("inexact", is_inexact))
+"""All floating-point and complex arrays, inside states or not."""
+
+
+@user_facing
+def partition(tree: Any, spec: LensSpec) -> tuple[Any, Any]:
+    """Splits a tree along a lens; `Lens.partition` as a function.
+
+    Args:
+        tree: Any pytree.
+        spec: Whatever `lens` takes.
+
+    Returns:
+        The focus and the rest, which `combine` puts together.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> sl.partition({"b": jnp.zeros(1), "w": jnp.ones(1)}, "w")[1]
+        {'b': Array([0.], dtype=float32), 'w': None}
+    """
+    return lens(spec).partition(tree)

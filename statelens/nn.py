@@ -1,0 +1,315 @@
+"""The facade's module: a mutable object that is a pytree all the same.
+
+`Module` gives a class with plain attributes the mutable style: states are attributes, and
+are read and assigned by their ``.value``. It has no layers of its own; those of
+`equinox.nn` can be attributes as they are, and their arrays are selected, trained and
+threaded by path like states. To JAX a module is a pytree: a graph whose shared parts stay
+shared, whose children are its states and arrays, and whose other attributes are structure.
+
+    >>> import jax.numpy as jnp, statelens as sl
+    >>> class Scale(sl.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.factor = sl.ParamState(jnp.ones(3))
+    ...     def __call__(self, x):
+    ...         return x * self.factor.value
+    >>> Scale()
+    Scale(  # 3 in 1 ParamState
+      factor=ParamState(f32[3]),
+    )
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+
+from ._bound import BoundLens, first_match
+from ._errors import ArgumentTypeError, explain, user_facing
+from ._graph import (
+    Node,
+    Structure,
+    flatten_graph,
+    flatten_graph_with_keys,
+    nodes_with_path,
+    unflatten_graph,
+)
+from ._halves import numel
+from ._spec import LensSpec, selector_of
+from ._units import Cell, flatten, is_array
+from .path import Path
+from .state import State
+
+__all__ = ["Module"]
+
+
+class _Held(State):
+    """The state behind an attribute that holds arrays, such as an Equinox layer.
+
+    It reads as the plain value, but goes through frames as any state does.
+    """
+
+
+_HELD = "_held"
+_STRUCTURE = "_structure"
+
+
+class Module(Node):
+    """The base of mutable modules.
+
+    Attributes may be states, modules, Equinox layers, arrays, containers of these, or
+    anything else. They are visited in sorted order, depth first.
+
+    Args:
+        name: What to call the module.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> class Regressor(sl.nn.Module):
+        ...     def __init__(self, n_in, n_out=1):
+        ...         super().__init__()
+        ...         self.weight = sl.ParamState(jnp.zeros((n_in, n_out)))
+        ...         self.bias = sl.ParamState(jnp.zeros((n_out,)))
+        ...     def __call__(self, x):
+        ...         return x @ self.weight.value + self.bias.value
+        >>> list(Regressor(2).states())
+        [('bias',), ('weight',)]
+    """
+
+    def __init__(self, name: str | None = None):
+        if name is not None:
+            self.name = name
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _register(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+            return
+        self._changed()
+        held = self.__dict__.setdefault(_HELD, {})
+        if name in held and not _has_owners(value):
+            held[name].value = value
+        elif _is_held(value):
+            self.__dict__.pop(name, None)
+            held[name] = _Held(value, name=name)
+        else:
+            held.pop(name, None)
+            self.__dict__[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        held = self.__dict__.get(_HELD, {})
+        if name in held:
+            return held[name].value
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        self._changed()
+        if self.__dict__.get(_HELD, {}).pop(name, None) is None:
+            object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.__dict__.get(_HELD, {})})
+
+    def _changed(self) -> None:
+        structure = self.__dict__.get(_STRUCTURE)
+        if structure is not None:
+            structure.is_current = False
+
+    def cell_of(self, name: Any) -> Cell | None:
+        """Returns the state behind an attribute that holds arrays, or None."""
+        return self.__dict__.get(_HELD, {}).get(name)
+
+    def attributes(self) -> dict[str, Any]:
+        """Returns the attributes as they read, in sorted order."""
+        plain = {k: v for k, v in self.__dict__.items() if k not in (_HELD, _STRUCTURE)}
+        held = {name: cell.value for name, cell in self.__dict__.get(_HELD, {}).items()}
+        return dict(sorted((plain | held).items()))
+
+    @property
+    def structure(self) -> Structure | None:  # type: ignore[override]
+        """The structure that the module was made from, if JAX made it."""
+        return self.__dict__.get(_STRUCTURE)
+
+    def restore(self, attributes: dict[str, Any], structure: Structure) -> None:  # type: ignore[override]
+        """Fills a blank module that JAX makes."""
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        self.__dict__[_STRUCTURE] = structure
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != _STRUCTURE}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+
+    def __copy__(self) -> "Module":
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__getstate__())
+        held = self.__dict__.get(_HELD, {})
+        copy.__dict__[_HELD] = {name: cell.copy() for name, cell in held.items()}
+        return copy
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls `update`, where a subclass defines it as its forward pass."""
+        if type(self).update is Module.update:
+            raise ArgumentTypeError(
+                explain(
+                    f"asked to call a {type(self).__name__}",
+                    "the class has no forward pass",
+                    "define __call__ in it",
+                )
+            )
+        return self.update(*args, **kwargs)
+
+    @user_facing
+    def states(self, *filters: LensSpec) -> Any:
+        """Returns the module's states, bound: a mapping from path to state.
+
+        Args:
+            *filters: State classes, path patterns, or anything else that `lens` takes.
+                None gives all states. Arrays that are no states (in an Equinox layer, say)
+                are among them where a filter selects them by path or by predicate; they come
+                as views with a ``.value``. ``...`` stands for all states.
+
+        Returns:
+            Without a filter, or with one, a bound lens; with several, a tuple of them, in
+            which the first filter that matches wins. It looks at the module anew at each
+            use, so that a parameter added later is seen.
+
+        Raises:
+            PathError: When it is used, where a pattern matches nothing.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.scale = sl.ParamState(jnp.ones(2))
+            >>> model.calls = sl.State(jnp.zeros((), int))
+            >>> params, others = model.states(sl.ParamState, ...)
+            >>> list(params), list(others)
+            ([('scale',)], [('calls',)])
+        """
+        specs = tuple(State if spec is ... else spec for spec in filters) or (State,)
+        bound = first_match(selector_of(...), specs, self)[:-1]
+        return bound[0] if len(bound) == 1 else tuple(bound)
+
+    @user_facing
+    def nodes(self, *filters: type) -> dict[Path, "Module"]:
+        """Returns the modules in this one by path, itself under the empty path.
+
+        Args:
+            *filters: Classes to keep. None gives all.
+
+        Returns:
+            Each module once, by the first path that leads to it.
+
+        Example:
+            >>> import statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.inner = sl.nn.Module()
+            >>> list(model.nodes())
+            [(), ('inner',)]
+        """
+        found = nodes_with_path(self)
+        return {path: node for path, node in found if not filters or isinstance(node, filters)}  # type: ignore[misc]
+
+    @user_facing
+    def assign(self, values: Mapping[Any, Any], *, replace: bool = False) -> None:
+        """Assigns values by path: all of them, or none if one is refused.
+
+        Args:
+            values: New values by path, tuple or text, of states and of arrays.
+            replace: Whether a value may differ in structure, shape or dtype.
+
+        Raises:
+            PathError: A path isn't there.
+            StructureError: A value differs in structure, shape or dtype.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.scale = sl.ParamState(jnp.ones(2))
+            >>> model.assign({"scale": jnp.zeros(2)})
+            >>> model.scale.value
+            Array([0., 0.], dtype=float32)
+        """
+        BoundLens(selector_of(...), self).assign(values, replace=replace)
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Assigns values by path, as `assign` does.
+
+        A subclass may define `update` as its forward pass instead, as ported programs do.
+
+        Args:
+            *args: As for `assign`.
+            **kwargs: As for `assign`.
+        """
+        self.assign(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return _shown(self, set())
+
+
+def _register(cls: type[Module]) -> None:
+    jtu.register_pytree_with_keys(cls, flatten_graph_with_keys, unflatten_graph, flatten_graph)
+
+
+_register(Module)
+
+
+def _is_owner(value: Any) -> bool:
+    return isinstance(value, (Cell, Node))
+
+
+def _has_owners(value: Any) -> bool:
+    return any(map(_is_owner, jax.tree.leaves(value, is_leaf=_is_owner)))
+
+
+def _is_held(value: Any) -> bool:
+    leaves = jax.tree.leaves(value, is_leaf=_is_owner)
+    return any(map(is_array, leaves)) and not any(map(_is_owner, leaves))
+
+
+def _shown(module: Module, above: set[int]) -> str:
+    if id(module) in above:
+        return f"<{type(module).__name__} again>"
+    lines = []
+    for name, value in module.attributes().items():
+        text = _shown_value(value, above | {id(module)})
+        lines.append("  " + f"{name}={text},".replace("\n", "\n  "))
+    if not lines:
+        return f"{type(module).__name__}()"
+    counts = f"  # {_counted(module)}" if not above else ""
+    return "\n".join([f"{type(module).__name__}({counts}", *lines, ")"])
+
+
+def _shown_value(value: Any, above: set[int]) -> str:
+    if isinstance(value, Module):
+        return _shown(value, above)
+    if isinstance(value, (list, tuple)) and _has_owners(value):
+        inside = [_shown_value(item, above) for item in value]
+        opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
+    elif isinstance(value, dict) and _has_owners(value):
+        inside = [f"{key!r}: {_shown_value(item, above)}" for key, item in value.items()]
+        opening, closing = "{", "}"
+    else:
+        return repr(value) if isinstance(value, State) else eqx.tree_pformat(value)
+    lines = ["  " + item.replace("\n", "\n  ") + "," for item in inside]
+    return "\n".join([opening, *lines, closing])
+
+
+def _counted(module: Module) -> str:
+    scalars: Counter[str] = Counter()
+    units: Counter[str] = Counter()
+    for leaf in flatten(module)[0]:
+        if isinstance(leaf, Cell) or is_array(leaf):
+            kind = type(leaf).__name__ if isinstance(leaf, Cell) else "array"
+            value = leaf.value if isinstance(leaf, Cell) else leaf
+            scalars[kind] += sum(map(numel, jax.tree.leaves(value)))
+            units[kind] += 1
+    return ", ".join(f"{scalars[kind]} in {units[kind]} {kind}" for kind in units) or "no arrays"

@@ -1,0 +1,328 @@
+"""States: mutable cells that hold a pytree of arrays.
+
+A state is the one mutable thing of the library. Its value is read and assigned as
+``.value``; while a transform runs your function, both go to the transform's *frame*, an
+overlay that leaves the cell itself untouched, and the cell gets its new value when, and only
+when, the call has succeeded. A state is a pytree node too: it can be passed as an argument,
+and then it is an ordinary value.
+
+    >>> import jax.numpy as jnp, statelens as sl
+    >>> count = sl.State(jnp.zeros(2), name="count")
+    >>> count.value += 1
+    >>> count
+    State(f32[2], name='count')
+"""
+
+from collections.abc import Hashable, Iterable
+from contextvars import ContextVar
+from typing import Any, NoReturn, Protocol, Self
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+
+from ._errors import (
+    StateTypeError,
+    TracerLeakError,
+    explain,
+    hide_own_frames,
+    user_facing,
+)
+from ._trace import TOP, current_trace, has_tracers
+from ._units import Cell
+from .lens import Lens, lens
+
+__all__ = [
+    "BatchState",
+    "HiddenState",
+    "LongTermState",
+    "ParamState",
+    "ShortTermState",
+    "State",
+    "params",
+]
+
+
+class FrameLike(Protocol):
+    """What a state needs of the frame that reads and writes go to; see `thread`."""
+
+    def read(self, cell: "State") -> Any:
+        """Returns the cell's value in this frame."""
+
+    def write(self, cell: "State", value: Any) -> None:
+        """Sets the cell's value in this frame."""
+
+    def adopt(self, cell: "State", value: Any) -> None:
+        """Takes a cell that was made while the frame was open."""
+
+
+active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
+"""The innermost frame of this thread or async context."""
+
+
+class _Ended:
+    """Takes the place of a value that ended with the transform in which it was made."""
+
+
+ENDED = _Ended()
+
+
+class State(Cell):
+    """A mutable cell that holds a pytree of arrays.
+
+    Reading and assigning ``.value`` is all there is to it. Any value may be assigned, of
+    another structure, shape or dtype too (compiled functions then trace anew); the checked
+    ways are `Lens.set` and ``model.states().assign``. What is refused is a `State` inside
+    the value, and a traced value where no transform of statelens would take it out again.
+
+    Args:
+        value: Any pytree of arrays.
+        name: What to call the state in messages.
+        tag: A tag or several, for `tagged` to select by.
+
+    Raises:
+        StateTypeError: The value is or contains a `State`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> weight = sl.ParamState(jnp.ones((2, 3)), tag="decay")
+        >>> weight.value = 2 * weight.value
+        >>> weight
+        ParamState(f32[2,3], tag='decay')
+    """
+
+    def __init__(self, value: Any, name: str | None = None, tag: str | Iterable[str] | None = None):
+        try:
+            _refuse_states(type(self), value)
+        except StateTypeError as error:
+            hide_own_frames(error)
+            raise
+        self.name = name
+        self.tag = frozenset([tag] if isinstance(tag, str) else tag or ())
+        self._start(value, current_trace())
+
+    def _start(self, value: Any, home: Any) -> None:
+        # Where the state was made; a traced value may be assigned there even without a frame.
+        self._home = None if home == TOP else home
+        frame = active_frame.get()
+        if frame is None:
+            self.store(value)
+        else:
+            frame.adopt(self, value)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _register(cls)
+
+    @property
+    def value(self) -> Any:
+        """The value: any pytree of arrays."""
+        try:
+            frame = active_frame.get()
+            value = self._value if frame is None else frame.read(self)
+            if value is ENDED or (frame is None and self._home is not None and _has_died(value)):
+                _refuse_ended(self)
+            return value
+        except Exception as error:
+            hide_own_frames(error)
+            raise
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        try:
+            _refuse_states(type(self), value)
+            frame = active_frame.get()
+            if frame is not None:
+                frame.write(self, value)
+            else:
+                refuse_leak(self, value)
+                self.store(value)
+        except Exception as error:
+            hide_own_frames(error)
+            raise
+
+    def store(self, value: Any) -> None:
+        """Puts a value in the cell itself, past all frames; for frames to call."""
+        self._value = value
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether the state was made in the trace that is running now."""
+        return self._home is not None and self._home == current_trace()
+
+    def with_value(self, value: Any) -> Self:
+        """Returns a new state of the same class, name and tags with another value.
+
+        Args:
+            value: Any pytree.
+
+        Returns:
+            The new state.
+        """
+        return _unflatten(type(self), self.metadata, (value,))
+
+    @property
+    def metadata(self) -> Hashable:
+        """Name, tags and further attributes: all but the value."""
+        return tuple(
+            (name, attribute)
+            for name, attribute in sorted(vars(self).items())
+            if name not in ("_value", "_home")
+        )
+
+    def copy(self) -> Self:
+        """Returns a new state with the same value.
+
+        Returns:
+            A state that is assigned independently of this one.
+        """
+        return self.with_value(jax.tree.map(lambda leaf: leaf, self.value))
+
+    __copy__ = copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**dict(self.metadata), "_value": self.value}  # type: ignore[call-overload]
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        attributes = dict(attributes)
+        value = attributes.pop("_value")
+        self.__dict__.update(attributes)
+        self._start(value, current_trace())
+
+    def __repr__(self) -> str:
+        frame = active_frame.get()
+        value = self._value if frame is None else frame.read(self)
+        shown = "<ended>" if value is ENDED else eqx.tree_pformat(value)
+        if self.name is not None:
+            shown += f", name={self.name!r}"
+        if self.tag:
+            tags = sorted(self.tag)
+            shown += (
+                f", tag={tags[0] if len(tags) == 1 else tags!r}"
+                if len(tags) > 1
+                else f", tag={tags[0]!r}"
+            )
+        return f"{type(self).__name__}({shown})"
+
+
+def _refuse_use(operation: str) -> Any:
+    @user_facing
+    def refuse(self: State, *args: Any) -> NoReturn:
+        raise StateTypeError(
+            explain(
+                f"asked for {operation} of {self!r}",
+                "a state is a cell, not the array in it",
+                "write .value, as in state.value + 1",
+            )
+        )
+
+    return refuse
+
+
+_BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
+_OTHERS = ["neg", "pos", "abs", "invert", "lt", "le", "gt", "ge", "getitem", "setitem", "len", "iter", "float", "int", "complex", "index", "round", "array", "jax_array"]
+for _name in [*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS]:
+    setattr(
+        State,
+        f"__{_name}__",
+        _refuse_use(f"'{_name.removeprefix('r')}'" if _name[1:] in _BINARY else f"'{_name}'"),
+    )
+
+
+def _refuse_states(cls: type, value: Any) -> None:
+    # The common value, one array, needs no walk.
+    if isinstance(value, jax.Array):
+        return
+    for leaf in jax.tree.leaves(value, is_leaf=Cell.__instancecheck__):
+        if isinstance(leaf, Cell):
+            raise StateTypeError(
+                explain(
+                    f"asked for a {cls.__name__} of {leaf!r}",
+                    "a state's value is a pytree of arrays, without states in it",
+                    "its value, as in State(other.value)",
+                    "a plain list or dictionary of states, without a state around it",
+                )
+            )
+
+
+def refuse_leak(cell: State, value: Any) -> None:
+    """Refuses to keep a traced value in a cell when no frame would take it out again.
+
+    Args:
+        cell: Where the value is to go.
+        value: The value.
+
+    Raises:
+        TracerLeakError: The value is traced, and the cell was not made in this trace.
+    """
+    if has_tracers(value) and not cell.is_at_home:
+        raise TracerLeakError(
+            explain(
+                f"asked to assign a traced value to {cell!r}",
+                "a plain JAX transform is running, and would leave its tracer in the state",
+                "the transform of statelens by the same name, such as statelens.grad",
+                "statelens.functionalize(fun, states), which gives the new values back, "
+                "inside the plain JAX transform",
+            )
+        )
+
+
+def _has_died(value: Any) -> bool:
+    return current_trace() == TOP and has_tracers(value)
+
+
+def _refuse_ended(cell: State) -> NoReturn:
+    raise TracerLeakError(
+        explain(
+            f"asked for the value of a {type(cell).__name__}"
+            + (f" named {cell.name!r}" if cell.name else ""),
+            "the state was made inside a transformed function, and its traced value ended "
+            "with the call",
+            "make the state before the call",
+            "return the state, or its value, from the function",
+        )
+    )
+
+
+def _unflatten(cls: type, metadata: Any, children: tuple[Any]) -> Any:
+    state = object.__new__(cls)
+    state.__dict__.update(metadata)
+    state._start(children[0], TOP)
+    return state
+
+
+def _register(cls: type[State]) -> None:
+    key = jtu.GetAttrKey("value")
+    jtu.register_pytree_with_keys(
+        cls,
+        lambda state: (((key, state.value),), state.metadata),
+        lambda metadata, children: _unflatten(cls, metadata, tuple(children)),
+        lambda state: ((state.value,), state.metadata),
+    )
+
+
+_register(State)
+
+
+class LongTermState(State):
+    """A state that lives from one call to the next, such as running statistics."""
+
+
+class ShortTermState(State):
+    """A state that lives within one run, such as the membrane potential of a neuron."""
+
+
+class HiddenState(ShortTermState):
+    """The hidden state of a recurrent computation."""
+
+
+class BatchState(LongTermState):
+    """A state that follows from batches, such as the statistics of a normalisation."""
+
+
+class ParamState(LongTermState):
+    """A trainable parameter."""
+
+
+params: Lens = lens(ParamState)
+"""All `ParamState` in a tree."""

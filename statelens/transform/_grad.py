@@ -1,0 +1,184 @@
+"""`grad` and `value_and_grad`: `jax.grad`, by states and parts of trees as well.
+
+What they add to `jax.grad`: the selection of what is differentiated, states written by the
+function, and errors that name paths. The gradient is JAX's own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import DifferentiationError, explain, user_facing
+from ._gradient import GradientTransform, gradient_value_aux
+
+
+def _scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
+    def checked(*args: Any) -> tuple[Any, Any]:
+        value, aux = fun(*args)
+        _check_scalar(value)
+        return value, aux
+
+    return jax.grad(checked, **params)
+
+
+_scalar_grad.__name__ = "grad"
+
+
+def _check_scalar(value: Any) -> None:
+    leaves = jax.tree.leaves(value)
+    if len(leaves) == 1 and leaves[0] is value and jnp.shape(value) == ():
+        return
+    if value is None:
+        found, remedy = "it returned None", "return the loss; is there a 'return'?"
+    elif isinstance(value, tuple) and len(value) == 2:
+        found, remedy = "it returned a pair", "has_aux=True, if the pair is (loss, aux)"
+    elif len(leaves) == 1 and leaves[0] is value:
+        found = f"it returned an array of shape {jnp.shape(value)}"
+        remedy = "jnp.mean or jnp.sum of it, for one number"
+    else:
+        found, remedy = f"it returned a {type(value).__name__}", "return one number"
+    raise DifferentiationError(
+        explain("asked grad for the gradient of a loss, which is a scalar", found, remedy)
+    )
+
+
+def _value_first(gradient: Any, value: Any, *aux: Any) -> Any:
+    return ((value, *aux) if aux else value), gradient
+
+
+def _make(
+    fun: Callable[..., Any] | None,
+    grad_states: Any,
+    argnums: Any,
+    *,
+    holomorphic: bool,
+    allow_int: bool,
+    **options: Any,
+) -> Any:
+    make = functools.partial(
+        GradientTransform,
+        transform=_scalar_grad,
+        grad_states=grad_states,
+        argnums=argnums,
+        transform_params={"holomorphic": holomorphic, "allow_int": allow_int},
+        **options,
+    )
+    return make if fun is None else make(fun)
+
+
+@user_facing
+def grad(
+    fun: Callable[..., Any] | None = None,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = None,
+    *,
+    has_aux: bool = False,
+    return_value: bool = False,
+    check_states: bool = True,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Any:
+    """Gives the gradient of a scalar function by states, by part of a tree, by arguments.
+
+    Without `grad_states` it is `jax.grad`. With `grad_states` the gradient is taken by the
+    states that are given, or by what a lens selects in the first argument; with `argnums` as
+    well, by both. Whatever states the function writes have their new values after the call;
+    if anything fails, all states are as they were. The function runs once for each call.
+
+    Args:
+        fun: The function to differentiate; it returns a scalar, or ``(scalar, aux)``. Left
+            out, `grad` gives a decorator.
+        grad_states: States (a bound lens, one state, a mapping or list of states): the
+            gradient comes in the same form. Or a lens on the first positional argument, in
+            any form that `lens` takes: the gradient is that argument's tree, with None
+            outside the focus.
+        argnums: The positional arguments to differentiate by, counted from 0.
+        has_aux: Whether `fun` returns ``(loss, aux)``.
+        return_value: Whether to return the loss as well.
+        check_states: Whether a state that the function never touches is an error; else its
+            gradient is zero.
+        holomorphic: Whether the function is holomorphic; see `jax.grad`.
+        allow_int: Whether to allow integers, whose gradient has dtype `float0`.
+
+    Returns:
+        A function of the arguments of `fun`. It gives ``g``, ``(g, aux)``, ``(g, loss)`` or
+        ``(g, loss, aux)``; the gradient part ``g`` is the states' gradients, or those of the
+        arguments, or the pair of both.
+
+    Raises:
+        ArgumentError: `argnums` is out of range, or 0 beside an unbound lens.
+        StateTypeError: Something given as a state is none.
+        PathError: A pattern matches nothing.
+        DifferentiationError: The loss is no scalar, or a state has no derivative.
+        UntouchedStateError: The function never touched a state.
+        FrozenTreeError: The function wrote a state of a tree argument; see `thread`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> weight = sl.ParamState(jnp.ones(()))
+        >>> loss = lambda x: (weight.value * x) ** 2
+        >>> sl.grad(loss, grad_states=weight, return_value=True)(2.0)
+        (Array(8., dtype=float32), Array(4., dtype=float32))
+    """
+    return _make(
+        fun,
+        grad_states,
+        argnums,
+        holomorphic=holomorphic,
+        allow_int=allow_int,
+        has_aux=has_aux,
+        return_value=return_value,
+        check_states=check_states,
+        arrange=gradient_value_aux,
+    )
+
+
+@user_facing
+def value_and_grad(
+    fun: Callable[..., Any] | None = None,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = None,
+    *,
+    has_aux: bool = False,
+    check_states: bool = True,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Any:
+    """Gives value and gradient in the order of `jax.value_and_grad`.
+
+    Args:
+        fun: As for `grad`.
+        grad_states: As for `grad`.
+        argnums: As for `grad`.
+        has_aux: Whether `fun` returns ``(loss, aux)``.
+        check_states: As for `grad`.
+        holomorphic: As for `grad`.
+        allow_int: As for `grad`.
+
+    Returns:
+        A function that gives ``(loss, g)``, or ``((loss, aux), g)``, with the gradient part
+        ``g`` as `grad` gives it.
+
+    Raises:
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> weight = sl.ParamState(jnp.ones(()))
+        >>> sl.value_and_grad(lambda x: weight.value * x, grad_states=weight)(2.0)
+        (Array(2., dtype=float32), Array(2., dtype=float32))
+    """
+    return _make(
+        fun,
+        grad_states,
+        argnums,
+        holomorphic=holomorphic,
+        allow_int=allow_int,
+        has_aux=has_aux,
+        return_value=True,
+        check_states=check_states,
+        arrange=_value_first,
+    )

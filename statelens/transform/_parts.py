@@ -1,0 +1,308 @@
+"""What a derivative is taken of: states, a part of a tree, arguments.
+
+Each part says what its values are, how to run the function against other values, and how to
+give derivatives back in the form in which the part was asked for. A gradient transform joins
+the parts that a call asks for, and knows nothing else of them.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DifferentiationError,
+    UntouchedStateError,
+    explain,
+)
+from .._given import Units, is_bound, units_of
+from .._halves import combine, read, split
+from .._picks import Selector
+from .._resolve import focus_on
+from .._spec import selector_of
+from .._units import Cell, cells
+from ..path import Path, format
+from ..state import State
+from ..thread import overlaid_values
+
+
+@dataclass
+class Call:
+    """A call of the user's function, as the parts prepare it.
+
+    Attributes:
+        args: The positional arguments.
+        values: Values of states to run against.
+        frozen: States that must not be written, with their paths.
+        watched: States that the function has to touch, with their labels.
+    """
+
+    args: list[Any]
+    values: dict[State, Any] = field(default_factory=dict)
+    frozen: dict[State, Path] = field(default_factory=dict)
+    watched: dict[State, str] = field(default_factory=dict)
+
+    def freeze(self, tree: Any) -> None:
+        """Forbids writes to the states in a tree."""
+        self.frozen.update(cells(tree))
+
+
+class Part(Protocol):
+    """One part of what is differentiated."""
+
+    @property
+    def values(self) -> Any:
+        """The values: a pytree of arrays."""
+
+    def apply(self, values: Any, call: Call) -> None:
+        """Makes the call run against other values."""
+
+    def shape(self, derivative: Any) -> Any:
+        """Gives a derivative in the form in which the part was asked for."""
+
+
+@dataclass(frozen=True)
+class States:
+    """States that are given themselves."""
+
+    given: Units
+    values: list[Any]
+
+    def apply(self, values: list[Any], call: Call) -> None:
+        call.values.update(overlaid_values(self.given.units, values))
+        for label, unit in zip(self.given.labels, self.given.units, strict=True):
+            call.watched[unit if isinstance(unit, Cell) else unit.cell] = label  # type: ignore
+
+    def shape(self, derivative: list[Any]) -> Any:
+        return self.given.rebuild(derivative)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a lens selects in the first argument."""
+
+    values: Any
+    rest: Any
+
+    def apply(self, values: Any, call: Call) -> None:
+        # The watched cells are those that JAX has made for this trace.
+        call.watched.update({cell: format(path) for cell, path in cells(values).items()})
+        call.args[0] = combine(values, self.rest)
+        call.freeze(call.args[0])
+
+    def shape(self, derivative: Any) -> Any:
+        return derivative
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Positional arguments."""
+
+    argnums: int | tuple[int, ...]
+    values: Any
+
+    def apply(self, values: Any, call: Call) -> None:
+        single = isinstance(self.argnums, int)
+        pairs = [(self.argnums, values)] if single else zip(self.argnums, values, strict=True)
+        for argnum, value in pairs:
+            call.args[argnum] = value
+            call.freeze(value)
+
+    def shape(self, derivative: Any) -> Any:
+        return derivative
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """Says which numbers have derivatives.
+
+    Attributes:
+        integers: Whether integers are allowed, with derivatives of dtype `float0`.
+        complexes: Whether complex numbers are allowed, as of a holomorphic function.
+    """
+
+    integers: bool = False
+    complexes: bool = False
+
+    def check(self, label: str, value: Any, asked_by: str) -> None:
+        """Refuses a value that has no derivative.
+
+        Args:
+            label: What to call it.
+            value: A pytree of arrays.
+            asked_by: The transform, for the message.
+
+        Raises:
+            DifferentiationError: A leaf is an integer, a boolean, complex, or no number.
+        """
+        for leaf in jax.tree.leaves(value):
+            dtype = getattr(leaf, "dtype", None)
+            dtype = jnp.result_type(leaf) if isinstance(leaf, (bool, int, float)) else dtype
+            if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+                if not self.integers:
+                    self._refuse(label, dtype or type(leaf).__name__, asked_by)
+            elif jnp.issubdtype(dtype, jnp.complexfloating) and not self.complexes:
+                self._refuse(label, dtype, asked_by)
+
+    @staticmethod
+    def _refuse(label: str, dtype: Any, asked_by: str) -> None:
+        remedies = [
+            "leave it out, as in lens & statelens.inexact",
+            "allow_int=True, if a derivative of dtype float0 is meant",
+        ]
+        if jnp.issubdtype(dtype, jnp.complexfloating) if not isinstance(dtype, str) else False:
+            remedies = ["holomorphic=True, if the function is holomorphic", remedies[0]]
+        raise DifferentiationError(
+            explain(
+                f"asked {asked_by} for the derivative by '{label}'",
+                f"it is of dtype {dtype}, which has none",
+                *remedies,
+            )
+        )
+
+
+def compile_states(grad_states: Any, asked_by: str) -> Selector | None:
+    """Reads `grad_states` where it is given, so that mistakes show there.
+
+    Args:
+        grad_states: Bound states in any form, or a lens in any form, or None.
+        asked_by: The transform, for messages.
+
+    Returns:
+        The selector of an unbound lens, else None.
+    """
+    if grad_states is None:
+        return None
+    if is_bound(grad_states):
+        units_of(grad_states, asked_by)
+        return None
+    return selector_of(grad_states)
+
+
+def states_part(grad_states: Any, allowed: Differentiable, asked_by: str) -> States:
+    """Returns the part of states that are given themselves."""
+    given = units_of(grad_states, asked_by)
+    values = [unit.value for unit in given.units]
+    for label, value in zip(given.labels, values, strict=True):
+        allowed.check(label, value, asked_by)
+    return States(given, values)
+
+
+def tree_part(
+    selector: Selector, args: Sequence[Any], allowed: Differentiable, asked_by: str
+) -> Tree:
+    """Returns the part of the first argument that a lens selects."""
+    if not args:
+        raise ArgumentError(
+            explain(
+                f"asked {asked_by} for the states that a lens selects",
+                "the call has no positional argument for it to look at",
+                "pass the model as the first argument",
+                "bind the lens to the model, as in lens.bind(model)",
+            )
+        )
+    leaves, treedef, entries = focus_on(selector, args[0], required_by=asked_by)
+    for entry in entries:
+        unit = read(leaves, entry)
+        value = unit.value if isinstance(unit, Cell) else unit
+        allowed.check(format(entry.path), value, asked_by)
+    return Tree(*split(leaves, treedef, entries))
+
+
+def arguments_part(argnums: Any, args: Sequence[Any], asked_by: str) -> Arguments:
+    """Returns the part of some arguments; `argnums` has been read by `read_argnums`."""
+    single = isinstance(argnums, int)
+    for argnum in [argnums] if single else argnums:
+        if argnum >= len(args):
+            raise ArgumentError(
+                explain(
+                    f"asked {asked_by} for argnums={argnums}",
+                    f"the call has {len(args)} positional arguments, counted from 0",
+                    "pass what is differentiated by position, not by keyword",
+                )
+            )
+    values = args[argnums] if single else tuple(args[argnum] for argnum in argnums)
+    return Arguments(argnums, values)
+
+
+def read_argnums(argnums: Any, *, has_lens: bool, asked_by: str) -> int | tuple[int, ...] | None:
+    """Checks `argnums`, which counts positional arguments from 0.
+
+    Args:
+        argnums: An integer or a sequence of integers, or None.
+        has_lens: Whether an unbound lens looks at argument 0.
+        asked_by: The transform, for messages.
+
+    Returns:
+        A Python integer or a tuple of them.
+
+    Raises:
+        ArgumentTypeError: It is no integer, or a boolean.
+        ArgumentError: It is negative, given twice, or 0 beside an unbound lens.
+    """
+    if argnums is None:
+        return None
+    many = isinstance(argnums, Sequence) and not isinstance(argnums, str)
+    numbers = [_argnum(number, asked_by) for number in (argnums if many else [argnums])]
+    if len(set(numbers)) < len(numbers):
+        raise ArgumentError(
+            explain(
+                f"asked {asked_by} for argnums={argnums}",
+                "an argument is given twice",
+                "each argument once",
+            )
+        )
+    if has_lens and 0 in numbers:
+        raise ArgumentError(
+            explain(
+                f"asked {asked_by} for argnums={argnums} beside an unbound lens",
+                "argument 0 is the tree that the lens looks at",
+                "argnums counted from 1 for the arguments after the tree",
+                "a lens on the whole tree instead: grad_states=...",
+            )
+        )
+    return tuple(numbers) if many else numbers[0]
+
+
+def _argnum(number: Any, asked_by: str) -> int:
+    try:
+        if isinstance(number, bool):
+            raise TypeError
+        index = operator.index(number)
+    except TypeError:
+        raise ArgumentTypeError(
+            explain(
+                f"asked {asked_by} for argnums={number!r}",
+                f"that is a {type(number).__name__}, not the position of an argument",
+                "an integer or a tuple of integers, counted from 0",
+            )
+        ) from None
+    if index < 0:
+        raise ArgumentError(
+            explain(
+                f"asked {asked_by} for argnums={number!r}",
+                "a negative position depends on how many arguments a call has",
+                "the position counted from the left, from 0",
+            )
+        )
+    return index
+
+
+def untouched(call: Call, touched: set[State], asked_by: str) -> UntouchedStateError | None:
+    """Returns the error for a state that the function should have touched, if any."""
+    for cell, label in call.watched.items():
+        if cell not in touched:
+            return UntouchedStateError(
+                explain(
+                    f"asked {asked_by} for the derivative by the state '{label}'",
+                    "the function never read or wrote it",
+                    "leave it out of grad_states",
+                    "check_states=False, for a derivative of zeros",
+                )
+            )
+    return None

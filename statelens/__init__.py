@@ -12,9 +12,10 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``_halves``         taking a tree apart, putting it together, replacing parts
 ``_spec``           what may be written where a lens is meant (``_resolve``: its errors)
 ``_bound``          a lens with its live cells, views (``_given``: states given by hand)
-``lens``            the lens and its operations (``_groups``, ``_tie``, ``_diff``)
+``lens``            the lens and its operations
+``_predicates``     ready-made lenses (``_groups``, ``_tie``, ``_diff``: built on lenses)
 ``state``           `State` and its kinds (``_trace``: what JAX is tracing)
-``thread``          frames, `functionalize`, `thread`, `overlay`
+``thread``          `functionalize`, `thread`, `overlay` (``_frames``: what they stand on)
 ``transform``       the gradient family
 ``nn``              the facade: `nn.Module` (``_graph``: modules as pytrees)
 ==================  =====================================================================
@@ -39,20 +40,9 @@ from ._errors import (
 )
 from ._groups import groups
 from ._halves import combine
+from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
 from ._tie import tie
-from .lens import (
-    Lens,
-    arrays,
-    at,
-    dtype,
-    inexact,
-    lens,
-    name,
-    ndim,
-    partition,
-    size,
-    tagged,
-)
+from .lens import Lens, lens, partition
 from .state import (
     BatchState,
     HiddenState,

@@ -1,6 +1,5 @@
 """Bound lenses: a lens together with the live cells that it selects."""
 
-import abc
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,22 +15,14 @@ from ._errors import (
 from ._halves import like
 from ._picks import Selector
 from ._resolve import focus_on
-from ._select import And, Not, Or
+from ._select import Not, Or, both
 from ._selection import Entry
 from ._spec import LensSpec, selector_of
-from ._units import Cell, Index, ancestors, flatten, flatten_with_path
+from ._units import Cell, Holder, Index, ancestors, flatten, flatten_with_path
 from .path import Path, closest, format, parse
 
 
-class Holder(abc.ABC):
-    """A mutable node whose attributes are cells, though they read as plain values."""
-
-    @abc.abstractmethod
-    def cell_of(self, name: Any) -> Cell | None:
-        """Returns the cell behind an attribute, or None where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class View:
     """A part of a state: a leaf inside its value, or a slice of an array.
 
@@ -117,7 +108,7 @@ class BoundLens(Mapping[Path, Any]):
         nodes = ancestors(self.module, entry.path)
         for depth in reversed(range(len(entry.path))):
             node = nodes[depth]
-            if isinstance(node, Holder) and (cell := node.cell_of(entry.path[depth])):
+            if isinstance(node, Holder) and (cell := node._cell_of(entry.path[depth])):
                 return View(cell, entry.path[depth + 1 :], entry.index)
         raise StateTypeError(
             explain(
@@ -217,7 +208,7 @@ class BoundLens(Mapping[Path, Any]):
     @user_facing
     def filter(self, *specs: LensSpec) -> "BoundLens":
         """Returns the bound lens of those that any of the specs selects as well."""
-        return BoundLens(And(self.selector, selector_of(specs)), self.module)
+        return BoundLens(both(self.selector, selector_of(specs)), self.module)
 
     @user_facing
     def split(self, *specs: LensSpec) -> tuple["BoundLens", ...]:
@@ -248,10 +239,10 @@ class BoundLens(Mapping[Path, Any]):
         return BoundLens(Or(self.selector, self._same_module(other)), self.module)
 
     def __and__(self, other: "BoundLens") -> "BoundLens":
-        return BoundLens(And(self.selector, self._same_module(other)), self.module)
+        return BoundLens(both(self.selector, self._same_module(other)), self.module)
 
     def __sub__(self, other: "BoundLens") -> "BoundLens":
-        return BoundLens(And(self.selector, Not(self._same_module(other))), self.module)
+        return BoundLens(both(self.selector, Not(self._same_module(other))), self.module)
 
     def _same_module(self, other: "BoundLens") -> Selector:
         if not isinstance(other, BoundLens) or other.module is not self.module:
@@ -274,6 +265,6 @@ def first_match(selector: Selector, specs: tuple[LensSpec, ...], module: Any) ->
     bound = []
     for spec in specs:
         chosen = selector_of(spec)
-        bound.append(BoundLens(And(selector, chosen), module))
-        selector = And(selector, Not(chosen))
+        bound.append(BoundLens(both(selector, chosen), module))
+        selector = both(selector, Not(chosen))
     return [*bound, BoundLens(selector, module)]

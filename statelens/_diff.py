@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ._errors import user_facing
-from ._units import atoms, flatten_with_path, is_array
+from ._units import is_array, leaves_with_path
 from .path import Path
 
 
@@ -50,23 +50,13 @@ def diff(before: Any, after: Any) -> dict[Path, Change]:
         >>> sl.diff({"b": jnp.zeros(2), "w": jnp.ones(1)}, {"b": jnp.ones(2), "w": jnp.ones(1)})
         {('b',): changed by 1}
     """
-    ours, theirs = _by_path(before), _by_path(after)
+    ours, theirs = dict(leaves_with_path(before)), dict(leaves_with_path(after))
     changes = {}
     for path in dict.fromkeys([*ours, *theirs]):
         change = _compare(ours.get(path), theirs.get(path))
         if change is not None:
             changes[path] = change
     return changes
-
-
-def _by_path(tree: Any) -> dict[Path, Any]:
-    paths, leaves, _ = flatten_with_path(tree)
-    return {
-        path + inner: leaf
-        for (path, _), unit in zip(paths, leaves, strict=True)
-        if unit is not None
-        for inner, leaf in atoms(unit)
-    }
 
 
 def _compare(before: Any, after: Any) -> Change | None:

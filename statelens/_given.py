@@ -99,7 +99,7 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
     below = [
         _units_of(spec[key], path + tail, asked_by) for key, tail in zip(keys, tails, strict=True)
     ]
-    container = type(spec)
+    container: Any = type(spec)
 
     def rebuild(given: list[Any]) -> Any:
         taken = iter(given)
@@ -123,6 +123,16 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
 
     labels = [label for part in below for label in part.labels]
     return Units(labels, [unit for part in below for unit in part.units], rebuild, flatten)
+
+
+def _label(unit: Unit, path: Path) -> str:
+    """Names a state by its path; one that is given alone or in a list, by its own name."""
+    cell, inner = (unit, ()) if isinstance(unit, Cell) else (unit.cell, unit.inner)
+    if inner and path[-len(inner) :] == inner:
+        return format(path)
+    if cell.name is not None and (not path or isinstance(path[-1], int)):
+        path = (cell.name,)
+    return format((*path, *inner)) or type(cell).__name__
 
 
 def _refuse_twice(found: Units, asked_by: str) -> None:

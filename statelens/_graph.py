@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from ._bound import Holder
-from ._units import Cell, Remainder, Repeat, is_array, is_stop
+from ._units import Cell, Holder, Remainder, Repeat, TreeDef, is_array, is_stop
 from .path import GraphKey, Path, from_jax
 
 
@@ -26,15 +25,17 @@ class Node(Holder):
     """A mutable node: what the graph is made of."""
 
     @abc.abstractmethod
-    def attributes(self) -> dict[str, Any]:
+    def _attributes(self) -> dict[str, Any]:
         """Returns the attributes as they read, in the order in which they are visited."""
 
-    @classmethod
     @abc.abstractmethod
-    def restore(cls, attributes: dict[str, Any], structure: "Structure") -> None:
+    def _restore(self, attributes: dict[str, Any], structure: "Structure") -> None:
         """Fills a blank node of the class with attributes."""
 
-    structure: "Structure | None"
+    @property
+    @abc.abstractmethod
+    def _made_from(self) -> "Structure | None":
+        """The structure that the node was made from, if JAX made it."""
 
 
 class Child(NamedTuple):
@@ -59,7 +60,7 @@ class Attribute(NamedTuple):
     """An attribute: the structure of its value, and what each leaf is."""
 
     name: str
-    treedef: jtu.PyTreeDef
+    treedef: TreeDef
     leaves: tuple[Child | Reference | Static, ...]
 
 
@@ -112,7 +113,7 @@ class _Walk:
         self._nodes[id(node)] = number
         self._records.append(None)
         attributes = []
-        for name, value in node.attributes().items():
+        for name, value in node._attributes().items():
             leaves, treedef = jax.tree.flatten(value, is_leaf=_is_stop)
             self._kept.append(value)
             attributes.append(Attribute(name, treedef, tuple(map(self._leaf, leaves))))
@@ -145,7 +146,7 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
     Returns:
         The graph's children, and its structure.
     """
-    structure = root.structure
+    structure = root._made_from
     if structure is not None and structure.is_current:
         children = _children_as_before(root, structure)
         if children is not None:
@@ -164,7 +165,7 @@ def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
     children: dict[int, Any] = {}
     nodes: dict[int, Node] = {0: root}
     for number, record in enumerate(structure.records):
-        attributes = nodes[number].attributes()
+        attributes = nodes[number]._attributes()
         if list(attributes) != [attribute.name for attribute in record.attributes]:
             return None
         for name, treedef, leaves in record.attributes:
@@ -199,7 +200,7 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
         attributes = {}
         for name, treedef, leaves in record.attributes:
             attributes[name] = treedef.unflatten(_filled(leaves, nodes, children))
-        node.restore(attributes, structure)
+        node._restore(attributes, structure)
     return nodes[0]
 
 
@@ -250,7 +251,7 @@ def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:
             return
         seen.add(id(node))
         yield path, node
-        for name, value in node.attributes().items():
+        for name, value in node._attributes().items():
             for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_is_stop)[0]:
                 if isinstance(leaf, Node):
                     yield from visit(leaf, (*path, name, *from_jax(keys)[0]))

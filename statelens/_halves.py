@@ -8,15 +8,14 @@ again.
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import numpy as np
 
 from ._errors import StructureError, explain
 from ._selection import Entry
-from ._units import Cell, Remainder, Repeat, flatten, flatten_with_path, is_array
+from ._units import Cell, Remainder, Repeat, TreeDef, flatten, flatten_with_path, is_array
 from .path import Path, format
 
 
@@ -28,7 +27,7 @@ def read(leaves: list[Any], entry: Entry) -> Any:
     return unit if entry.index is None else entry.index.read(unit)
 
 
-def split(leaves: list[Any], treedef: jtu.PyTreeDef, entries: Sequence[Entry]) -> tuple[Any, Any]:
+def split(leaves: list[Any], treedef: TreeDef, entries: Sequence[Entry]) -> tuple[Any, Any]:
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
     rest = list(leaves)
@@ -45,7 +44,7 @@ def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
     if parts[0].atom is None:
         return (unit, None) if index is None else (index.read(unit), Remainder(unit, index))
     leaves, treedef = flatten(unit.value)
-    whole = [part._replace(positions=(part.atom or 0,), atom=None) for part in parts]
+    whole = [part._replace(positions=(cast(int, part.atom),), atom=None) for part in parts]
     inside, outside = split(leaves, treedef, whole)
     return unit.with_value(inside), unit.with_value(outside)
 
@@ -132,7 +131,7 @@ def _refuse_structure(first: Any, second: Any, prefix: Path) -> None:
 
 def replace(
     leaves: list[Any],
-    treedef: jtu.PyTreeDef,
+    treedef: TreeDef,
     entries: Sequence[Entry],
     values: Sequence[Any],
     *,
@@ -170,8 +169,9 @@ def _replace_in_unit(unit: Any, pairs: list[tuple[Entry, Any]], *, free: bool) -
         value = put(old, entry, value, free=free)
         return unit.with_value(value) if isinstance(unit, Cell) else value
     leaves, treedef = flatten(unit.value)
-    for entry, value in pairs:
-        leaves[entry.atom] = put(leaves[entry.atom], entry, value, free=free)
+    for part, value in pairs:
+        atom = cast(int, part.atom)
+        leaves[atom] = put(leaves[atom], part, value, free=free)
     return unit.with_value(treedef.unflatten(leaves))
 
 

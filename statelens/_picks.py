@@ -6,6 +6,7 @@ Boolean algebra, and selectors combine by it.
 """
 
 import abc
+import enum
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
@@ -15,14 +16,13 @@ from ._units import Cell, Index, Site, ancestors, atoms, is_array
 from .path import Path
 
 
-class _Whole:
+class _Whole(enum.Enum):
     """The pick of a whole unit."""
 
-    def __repr__(self) -> str:
-        return "WHOLE"
+    WHOLE = enum.auto()
 
 
-WHOLE = _Whole()
+WHOLE = _Whole.WHOLE
 Parts: TypeAlias = Mapping[Path, Index | None]
 Pick: TypeAlias = _Whole | Parts | None
 
@@ -31,16 +31,16 @@ def intersect(a: Pick, b: Pick) -> Pick:
     """Returns what both picks have."""
     if a is None or b is None:
         return None
-    if isinstance(a, _Whole):
+    if a is WHOLE:
         return b
-    if isinstance(b, _Whole):
+    if b is WHOLE:
         return a
     return {path: _narrower(a[path], b[path]) for path in a if path in b} or None
 
 
 def unite(a: Pick, b: Pick) -> Pick:
     """Returns what either pick has."""
-    if isinstance(a, _Whole) or isinstance(b, _Whole):
+    if a is WHOLE or b is WHOLE:
         return WHOLE
     if not a or not b:
         return a or b
@@ -56,7 +56,7 @@ def complement(pick: Pick, unit: Any) -> Pick:
     """Returns what a pick leaves of a unit."""
     if pick is None:
         return WHOLE
-    if isinstance(pick, _Whole):
+    if pick is WHOLE:
         return None
     for index in pick.values():
         if index is not None:

@@ -2,14 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import jax.tree_util as jtu
-
 from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import ByPath
 from ._selection import Entry, select
-from ._units import Cell, atoms, flatten, flatten_with_path, is_array
-from .path import Path, closest, format
+from ._units import Cell, TreeDef, flatten, is_array, leaves_with_path
+from .path import closest, format
 
 
 class Focused(NamedTuple):
@@ -22,7 +20,7 @@ class Focused(NamedTuple):
     """
 
     leaves: list[Any]
-    treedef: jtu.PyTreeDef
+    treedef: TreeDef
     entries: tuple[Entry, ...]
 
 
@@ -59,7 +57,7 @@ def _is_optional(selector: Selector) -> bool:
 
 def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
     text = pattern.written()
-    leaves = _leaf_paths(tree)
+    leaves = leaves_with_path(tree)
     units = [path for path, leaf in leaves if is_array(leaf)]
     written = {format(path): leaf for path, leaf in leaves}
     below = [path for path in units if format(path).startswith((f"{text}.", f"{text}["))]
@@ -85,7 +83,7 @@ def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
 def _empty(selector: Selector, tree: Any, required_by: str) -> str:
     leaves, _ = flatten(tree)
     kinds = sorted({type(leaf).__name__ for leaf in leaves if isinstance(leaf, Cell)})
-    paths = [format(path) for path, leaf in _leaf_paths(tree) if is_array(leaf)]
+    paths = [format(path) for path, leaf in leaves_with_path(tree) if is_array(leaf)]
     found = f"the tree has {len(paths)} arrays"
     if paths:
         found += f": {_listed(paths[:5])}" + (" and more" if len(paths) > 5 else "")
@@ -100,13 +98,3 @@ def _empty(selector: Selector, tree: Any, required_by: str) -> str:
 
 def _listed(paths: list[str]) -> str:
     return ", ".join(f"'{path}'" for path in paths) or "none"
-
-
-def _leaf_paths(tree: Any) -> list[tuple[Path, Any]]:
-    paths, leaves, _ = flatten_with_path(tree)
-    return [
-        (path + inner, leaf)
-        for (path, _), unit in zip(paths, leaves, strict=True)
-        if unit is not None
-        for inner, leaf in atoms(unit)
-    ]

@@ -8,15 +8,24 @@ classes and tags, and where it says so, shapes and dtypes.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
-import jax.tree_util as jtu
 
 from ._errors import SelectionError, explain
 from ._pattern import Pattern, format_pattern, matches
 from ._picks import WHOLE, Pick, Scope, Selector, complement, intersect, unite
-from ._units import Cell, Index, Site, atoms, flatten, flatten_with_path, is_array
+from ._units import (
+    Cell,
+    Index,
+    Site,
+    TreeDef,
+    atoms,
+    flatten,
+    flatten_with_path,
+    is_array,
+    leaves_with_path,
+)
 from .path import MISSING, Path, format
 
 
@@ -142,7 +151,7 @@ class Compared(Selector):
     value: Any
     sees_arrays = True
 
-    _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+    _SYMBOLS: ClassVar = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         if self.attribute == "name":
@@ -175,7 +184,7 @@ class Masked(Selector):
     """Units under the true leaves of a prefix tree of booleans."""
 
     leaves: tuple[bool, ...]
-    structure: jtu.PyTreeDef
+    structure: TreeDef
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         mask = scope.once(self, lambda: self._by_path(scope.tree))
@@ -190,8 +199,8 @@ class Masked(Selector):
         return any(mask.get(path[:n], False) for path in full for n in range(len(path) + 1))
 
     def _by_path(self, tree: Any) -> dict[Path, bool]:
-        mask = dict(_leaf_paths(self.structure.unflatten(self.leaves)))
-        there = [path for path, _ in _leaf_paths(tree)]
+        mask = dict(leaves_with_path(self.structure.unflatten(self.leaves)))
+        there = [path for path, _ in leaves_with_path(tree)]
         prefixes = {path[:n] for path in there for n in range(len(path) + 1)}
         for path in mask:
             if path not in prefixes:
@@ -206,16 +215,6 @@ class Masked(Selector):
 
     def __str__(self) -> str:
         return f"mask({sum(self.leaves)} of {len(self.leaves)})"
-
-
-def _leaf_paths(tree: Any) -> list[tuple[Path, Any]]:
-    paths, leaves, _ = flatten_with_path(tree)
-    return [
-        (path + inner, leaf)
-        for (path, _), unit in zip(paths, leaves, strict=True)
-        if unit is not None
-        for inner, leaf in atoms(unit)
-    ]
 
 
 @dataclass(frozen=True)
@@ -276,7 +275,7 @@ class Accessed(Selector):
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         accessed = scope.once(self, lambda: self._accessed(scope.tree))
-        inside = [path + inner for inner, _ in _leaf_paths(node)]
+        inside = [path + inner for inner, _ in leaves_with_path(node)]
         return bool(inside) and all(leaf in accessed for leaf in inside)
 
     def __str__(self) -> str:
@@ -305,6 +304,11 @@ class And(Selector):
 
     def parts(self) -> tuple[Selector, ...]:
         return self.a, self.b
+
+
+def both(a: Selector, b: Selector) -> Selector:
+    """Returns what both select, without an `Everything` that would say nothing."""
+    return b if isinstance(a, Everything) else And(a, b)
 
 
 @dataclass(frozen=True)

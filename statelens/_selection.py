@@ -8,11 +8,9 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-import jax.tree_util as jtu
-
 from ._picks import WHOLE, Parts, Scope, Selector, walk
 from ._select import ByPath
-from ._units import Cell, Index, Site, flatten, flatten_with_path, is_array, sites
+from ._units import Cell, Index, Site, TreeDef, flatten, flatten_with_path, is_array, sites
 from .path import Path
 
 
@@ -50,7 +48,7 @@ _CACHE_SIZE = 1024
 _cache: OrderedDict[Hashable, Selection] = OrderedDict()
 
 
-def select(selector: Selector, tree: Any, leaves: list[Any], treedef: jtu.PyTreeDef) -> Selection:
+def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a tree, computed once for each structure.
 
     Args:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.core
 from jax.extend.core import get_opaque_trace_state as current_trace
 
 __all__ = ["TOP", "current_trace", "has_tracers"]

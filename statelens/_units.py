@@ -12,7 +12,7 @@ the same positions.
 import abc
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ import numpy as np
 from ._errors import StructureError, explain
 from ._pattern import format_slice
 from .path import MISSING, Path, format, from_jax, step
+
+TreeDef: TypeAlias = Any
+"""A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
 
 
 class Cell(abc.ABC):
@@ -82,6 +85,18 @@ class Repeat:
     position: int
 
 
+class Holder(abc.ABC):
+    """A mutable node whose attributes are cells, though some read as plain values."""
+
+    @abc.abstractmethod
+    def _cell_of(self, name: Any) -> Cell | None:
+        """Returns the hidden cell behind an attribute, or None where there is none."""
+
+    @abc.abstractmethod
+    def _hidden_cells(self) -> dict[Path, Cell]:
+        """Returns all hidden cells of the node and those below it, by path."""
+
+
 class Site(NamedTuple):
     """A unit and where it lies.
 
@@ -101,14 +116,14 @@ def is_stop(node: Any) -> bool:
     return node is None or isinstance(node, (Cell, Remainder, Repeat))
 
 
-def flatten(tree: Any) -> tuple[list[Any], jtu.PyTreeDef]:
+def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
     return jax.tree.flatten(tree, is_leaf=is_stop)
 
 
 def flatten_with_path(
     tree: Any,
-) -> tuple[list[tuple[Path, tuple[Path, ...]]], list[Any], jtu.PyTreeDef]:
+) -> tuple[list[tuple[Path, tuple[Path, ...]]], list[Any], TreeDef]:
     """Flattens a tree as `flatten` does, with each leaf's path and its other paths."""
     entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=is_stop)
     return [from_jax(keys) for keys, _ in entries], [leaf for _, leaf in entries], treedef
@@ -147,6 +162,17 @@ def atoms(unit: Any) -> list[tuple[Path, Any]]:
     return [(path, leaf) for (path, _), leaf in zip(paths, leaves, strict=True) if leaf is not None]
 
 
+def leaves_with_path(tree: Any) -> list[tuple[Path, Any]]:
+    """Lists all leaves of a tree, those inside cells too, with their paths."""
+    paths, leaves, _ = flatten_with_path(tree)
+    return [
+        (path + inner, leaf)
+        for (path, _), unit in zip(paths, leaves, strict=True)
+        if unit is not None
+        for inner, leaf in atoms(unit)
+    ]
+
+
 def ancestors(tree: Any, path: Path) -> list[Any]:
     """Lists the nodes from the root to `path`, as far as keys lead there."""
     nodes = [tree]
@@ -171,13 +197,20 @@ def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def cells(tree: Any) -> dict[Any, Path]:
-    """Lists the cells in a tree with their first paths."""
-    if not any(isinstance(leaf, Cell) for leaf in flatten(tree)[0]):
+    """Lists the cells in a tree, hidden ones too, with their first paths."""
+
+    def is_owner(node: Any) -> bool:
+        return isinstance(node, (Cell, Holder))
+
+    if not any(map(is_owner, jax.tree.leaves(tree, is_leaf=is_owner))):
         return {}
     paths, leaves, _ = flatten_with_path(tree)
-    return {
-        site.unit: site.paths[0] for site in sites(paths, leaves) if isinstance(site.unit, Cell)
-    }
+    found = {site.unit: site.paths[0] for site in sites(paths, leaves) if is_owner(site.unit)}
+    for keys, node in jtu.tree_flatten_with_path(tree, is_leaf=is_owner)[0]:
+        if isinstance(node, Holder):
+            path, _ = from_jax(keys)
+            found |= {cell: path + below for below, cell in node._hidden_cells().items()}
+    return found
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class _Held(State):
     """
 
 
-_HELD = "_held"
-_STRUCTURE = "_structure"
+_HELD = "_statelens_held"
+_STRUCTURE = "_statelens_structure"
 
 
 class Module(Node):
@@ -92,67 +92,70 @@ class Module(Node):
             object.__setattr__(self, name, value)
             return
         self._changed()
-        held = self.__dict__.setdefault(_HELD, {})
+        held = vars(self).setdefault(_HELD, {})
         if name in held and not _has_owners(value):
             held[name].value = value
         elif _is_held(value):
-            self.__dict__.pop(name, None)
+            vars(self).pop(name, None)
             held[name] = _Held(value, name=name)
         else:
             held.pop(name, None)
-            self.__dict__[name] = value
+            vars(self)[name] = value
 
     def __getattr__(self, name: str) -> Any:
-        held = self.__dict__.get(_HELD, {})
+        held = vars(self).get(_HELD, {})
         if name in held:
             return held[name].value
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:
         self._changed()
-        if self.__dict__.get(_HELD, {}).pop(name, None) is None:
+        if vars(self).get(_HELD, {}).pop(name, None) is None:
             object.__delattr__(self, name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.__dict__.get(_HELD, {})})
+        return sorted({*super().__dir__(), *vars(self).get(_HELD, {})})
 
     def _changed(self) -> None:
-        structure = self.__dict__.get(_STRUCTURE)
+        structure = vars(self).get(_STRUCTURE)
         if structure is not None:
             structure.is_current = False
 
-    def cell_of(self, name: Any) -> Cell | None:
-        """Returns the state behind an attribute that holds arrays, or None."""
-        return self.__dict__.get(_HELD, {}).get(name)
+    def _cell_of(self, name: Any) -> Cell | None:
+        return vars(self).get(_HELD, {}).get(name)
 
-    def attributes(self) -> dict[str, Any]:
-        """Returns the attributes as they read, in sorted order."""
-        plain = {k: v for k, v in self.__dict__.items() if k not in (_HELD, _STRUCTURE)}
-        held = {name: cell.value for name, cell in self.__dict__.get(_HELD, {}).items()}
+    def _attributes(self) -> dict[str, Any]:
+        plain = {k: v for k, v in vars(self).items() if k not in (_HELD, _STRUCTURE)}
+        held = {name: cell.value for name, cell in vars(self).get(_HELD, {}).items()}
         return dict(sorted((plain | held).items()))
 
-    @property
-    def structure(self) -> Structure | None:  # type: ignore[override]
-        """The structure that the module was made from, if JAX made it."""
-        return self.__dict__.get(_STRUCTURE)
+    def _hidden_cells(self) -> dict[Path, Cell]:
+        return {
+            (*path, name): cell
+            for path, node in nodes_with_path(self)
+            for name, cell in vars(node).get(_HELD, {}).items()
+        }
 
-    def restore(self, attributes: dict[str, Any], structure: Structure) -> None:  # type: ignore[override]
-        """Fills a blank module that JAX makes."""
+    @property
+    def _made_from(self) -> Structure | None:
+        return vars(self).get(_STRUCTURE)
+
+    def _restore(self, attributes: dict[str, Any], structure: Structure) -> None:
         for name, value in attributes.items():
             setattr(self, name, value)
-        self.__dict__[_STRUCTURE] = structure
+        vars(self)[_STRUCTURE] = structure
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != _STRUCTURE}
+        return {k: v for k, v in vars(self).items() if k != _STRUCTURE}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        self.__dict__.update(attributes)
+        vars(self).update(attributes)
 
     def __copy__(self) -> "Module":
         copy = object.__new__(type(self))
-        copy.__dict__.update(self.__getstate__())
-        held = self.__dict__.get(_HELD, {})
-        copy.__dict__[_HELD] = {name: cell.copy() for name, cell in held.items()}
+        vars(copy).update(self.__getstate__())
+        held = vars(self).get(_HELD, {})
+        vars(copy)[_HELD] = {name: cell.copy() for name, cell in held.items()}
         return copy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -279,7 +282,7 @@ def _shown(module: Module, above: set[int]) -> str:
     if id(module) in above:
         return f"<{type(module).__name__} again>"
     lines = []
-    for name, value in module.attributes().items():
+    for name, value in module._attributes().items():
         text = _shown_value(value, above | {id(module)})
         lines.append("  " + f"{name}={text},".replace("\n", "\n  "))
     if not lines:

@@ -47,7 +47,10 @@ class FrameLike(Protocol):
     """What a state needs of the frame that reads and writes go to; see `thread`."""
 
     def read(self, cell: "State") -> Any:
-        """Returns the cell's value in this frame."""
+        """Returns the cell's value in this frame, for the function that runs in it."""
+
+    def peek(self, cell: "State") -> Any:
+        """Returns the cell's value in this frame, without touching the cell."""
 
     def write(self, cell: "State", value: Any) -> None:
         """Sets the cell's value in this frame."""
@@ -186,23 +189,19 @@ class State(Cell):
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         attributes = dict(attributes)
         value = attributes.pop("_value")
-        self.__dict__.update(attributes)
+        vars(self).update(attributes)
         self._start(value, current_trace())
 
     def __repr__(self) -> str:
         frame = active_frame.get()
-        value = self._value if frame is None else frame.read(self)
-        shown = "<ended>" if value is ENDED else eqx.tree_pformat(value)
+        value = self._value if frame is None else frame.peek(self)
+        shown = ["<ended>" if value is ENDED else eqx.tree_pformat(value)]
         if self.name is not None:
-            shown += f", name={self.name!r}"
+            shown.append(f"name={self.name!r}")
         if self.tag:
             tags = sorted(self.tag)
-            shown += (
-                f", tag={tags[0] if len(tags) == 1 else tags!r}"
-                if len(tags) > 1
-                else f", tag={tags[0]!r}"
-            )
-        return f"{type(self).__name__}({shown})"
+            shown.append(f"tag={tags[0]!r}" if len(tags) == 1 else f"tag={tags!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _refuse_use(operation: str) -> Any:
@@ -210,7 +209,7 @@ def _refuse_use(operation: str) -> Any:
     def refuse(self: State, *args: Any) -> NoReturn:
         raise StateTypeError(
             explain(
-                f"asked for {operation} of {self!r}",
+                f"asked for '{operation}' of {self!r}",
                 "a state is a cell, not the array in it",
                 "write .value, as in state.value + 1",
             )
@@ -219,14 +218,16 @@ def _refuse_use(operation: str) -> Any:
     return refuse
 
 
-_BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
-_OTHERS = ["neg", "pos", "abs", "invert", "lt", "le", "gt", "ge", "getitem", "setitem", "len", "iter", "float", "int", "complex", "index", "round", "array", "jax_array"]
-for _name in [*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS]:
-    setattr(
-        State,
-        f"__{_name}__",
-        _refuse_use(f"'{_name.removeprefix('r')}'" if _name[1:] in _BINARY else f"'{_name}'"),
-    )
+# What an array can do and a cell can't; == stays identity, so that states can be keys.
+_BINARY = "add sub mul truediv floordiv mod divmod pow matmul and or xor lshift rshift"
+_OTHER = (
+    "neg pos abs invert lt le gt ge getitem setitem len iter float int complex index round "
+    "array jax_array"
+)
+for _operation in f"{_BINARY} {_OTHER}".split():
+    setattr(State, f"__{_operation}__", _refuse_use(_operation))
+for _operation in _BINARY.split():
+    setattr(State, f"__r{_operation}__", _refuse_use(_operation))
 
 
 def _refuse_states(cls: type, value: Any) -> None:
@@ -286,7 +287,7 @@ def _refuse_ended(cell: State) -> NoReturn:
 
 def _unflatten(cls: type, metadata: Any, children: tuple[Any]) -> Any:
     state = object.__new__(cls)
-    state.__dict__.update(metadata)
+    vars(state).update(metadata)
     state._start(children[0], TOP)
     return state
 

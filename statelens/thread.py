@@ -1,254 +1,22 @@
-"""Frames: where purity is made.
+"""Purity: functions that read and write states, made pure in the states.
 
-A *frame* is an overlay on all states. While one is open, reads look in it first and writes
-stay in it; the cells themselves are not touched. When a transform runs a function, it opens
-a frame inside the trace, takes what was written out of the trace as ordinary outputs, and
-*commits* them, to the enclosing frame or to the cells, after the transform has succeeded.
-Everything stateful in the library goes through `capture`; no transform saves and restores
-cells by hand.
+`functionalize` does it for states that a function closes over, `thread` for those in its
+first argument; `overlay` is a frame for people. All of them, and every transform, go
+through `_frames.capture`: no other code runs a function against other values of states.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
-
-import jax
-import jax.tree_util as jtu
-import numpy as np
+from typing import Any, Self
 
 from ._bound import View
-from ._errors import (
-    ArgumentTypeError,
-    FrozenTreeError,
-    SelectionError,
-    StateTypeError,
-    TracerLeakError,
-    explain,
-    user_facing,
-)
+from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
+from ._frames import Frame, capture, this_frame
 from ._given import units_of
-from ._trace import current_trace, has_tracers
-from ._units import Cell, flatten, map_cells
-from .path import Path, format
-from .state import ENDED, State, active_frame, refuse_leak
+from ._units import Cell, map_cells
+from .state import State, active_frame
 
 __all__ = ["functionalize", "overlay", "thread"]
-
-
-@jtu.register_pytree_node_class
-class Writes:
-    """What was written in a frame: cells, and their new values as the pytree's leaves.
-
-    The cells travel in the tree structure, so that writes pass through any JAX transform as
-    one more output.
-
-    Attributes:
-        cells: The cells that were written.
-        values: The value of each at the end.
-    """
-
-    def __init__(self, cells: tuple[State, ...], values: tuple[Any, ...]):
-        self.cells = cells
-        self.values = values
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[State, ...]]:
-        return self.values, self.cells
-
-    @classmethod
-    def tree_unflatten(cls, cells: tuple[State, ...], values: Any) -> Self:
-        return cls(cells, tuple(values))
-
-    def commit(self) -> None:
-        """Gives the writes to the enclosing frame, or to the cells when there is none.
-
-        Raises:
-            FrozenTreeError: A cell belongs to a frozen tree of an enclosing frame.
-            TracerLeakError: A value is traced and there is no enclosing frame.
-        """
-        frame = active_frame.get()
-        pairs = list(zip(self.cells, self.values, strict=True))
-        for cell, value in pairs:
-            if frame is None:
-                refuse_leak(cell, value)
-            else:
-                frame.check(cell, value)  # type: ignore[attr-defined]
-        for cell, value in pairs:
-            if frame is None:
-                cell.store(value)
-            else:
-                frame.write(cell, value)
-
-
-class Frame:
-    """An overlay on all states, open while its ``with`` block runs.
-
-    Attributes:
-        values: The values that differ from those outside.
-        touched: The cells that were read or written.
-    """
-
-    def __init__(self, values: Mapping[State, Any], frozen: Mapping[State, Path]):
-        self.values: dict[State, Any] = dict(values)
-        self.touched: set[State] = set()
-        self._written: dict[State, None] = {}
-        self._made: set[State] = set()
-        self._borrowed: dict[State, list[Any]] = {}
-        self._frozen = frozen
-
-    def __enter__(self) -> Self:
-        self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
-        self._trace = current_trace()
-        self._token = active_frame.set(self)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        active_frame.reset(self._token)
-        for cell in self._made:
-            self._release(cell)
-
-    def _release(self, cell: State) -> None:
-        """Lets go of a cell that was made in this frame; only traced values end with it."""
-        value = self.values[cell]
-        if self._parent is not None and self._trace == self._parent._trace:
-            self._parent.adopt(cell, value)
-        elif has_tracers(value):
-            cell.store(ENDED)
-        elif self._parent is not None:
-            self._parent.adopt(cell, value)
-        else:
-            cell.store(value)
-
-    def adopt(self, cell: State, value: Any) -> None:
-        """Takes a cell that was made while the frame was open."""
-        cell.store(ENDED)
-        self._made.add(cell)
-        self.values[cell] = value
-
-    def peek(self, cell: State) -> Any:
-        """Returns the cell's value in this frame, without touching it."""
-        frame: Frame | None = self
-        while frame is not None:
-            if cell in frame.values:
-                return frame.values[cell]
-            frame = frame._parent
-        return cell._value
-
-    def touch(self, cell: State) -> None:
-        """Notes that the function has read a cell."""
-        self.touched.add(cell)
-        if cell not in self.values and self._parent is not None:
-            self._parent.touch(cell)
-
-    def read(self, cell: State) -> Any:
-        """Returns the cell's value in this frame."""
-        self.touch(cell)
-        value = self.peek(cell)
-        if (
-            cell in self.values
-            or isinstance(value, (jax.Array, np.ndarray, float, int))
-            or value is ENDED
-        ):
-            return value
-        # A container could be changed in place, past the frame: lend a copy, and look at it
-        # again when the writes are taken out.
-        leaves, treedef = jax.tree.flatten(value)
-        self._borrowed[cell] = leaves
-        self.values[cell] = treedef.unflatten(leaves)
-        return self.values[cell]
-
-    def check(self, cell: State, value: Any) -> None:
-        """Refuses a write that would be lost, or that would leak a traced value."""
-        frame: Frame | None = self
-        while frame is not None:
-            if cell in frame._frozen:
-                raise FrozenTreeError(_frozen_write(cell, frame._frozen[cell]))
-            frame = None if cell in frame._made else frame._parent
-        if current_trace() != self._trace and has_tracers(value) and not cell.is_at_home:
-            raise TracerLeakError(
-                explain(
-                    f"asked to assign a traced value to {cell!r}",
-                    "a plain JAX transform is running inside a transform of statelens, and "
-                    "would leave its tracer in the state",
-                    "the transform of statelens by the same name",
-                    "return the value from the inner function, and assign it outside",
-                )
-            )
-
-    def write(self, cell: State, value: Any) -> None:
-        """Sets the cell's value in this frame."""
-        self.check(cell, value)
-        self.touched.add(cell)
-        self._written[cell] = None
-        self._borrowed.pop(cell, None)
-        self.values[cell] = value
-
-    def writes(self) -> Writes:
-        """Returns what was written so far to cells that were made outside this frame."""
-        for cell, lent in self._borrowed.items():
-            now = jax.tree.leaves(self.values[cell])
-            if len(now) != len(lent) or any(a is not b for a, b in zip(now, lent, strict=True)):
-                self.check(cell, self.values[cell])
-                self._written[cell] = None
-        written = tuple(cell for cell in self._written if cell not in self._made)
-        return Writes(written, tuple(self.values[cell] for cell in written))
-
-
-def _frozen_write(cell: State, path: Path) -> str:
-    return explain(
-        f"asked to write the state '{format(path)}' of a tree that was passed as an argument",
-        f"{cell!r} belongs to a functional tree; the write would be lost with it",
-        "statelens.thread(fun), which gives (out, tree): "
-        "grad(thread(fun), lens, has_aux=True)(tree, ...) gives (grads, tree)",
-        "bound states, which are written back: grad(fun, lens.bind(model)), "
-        "with the model closed over",
-    )
-
-
-class Captured(NamedTuple):
-    """What came of running a function in a frame.
-
-    Attributes:
-        out: What the function returned.
-        writes: What it wrote.
-        touched: The cells that it read or wrote.
-    """
-
-    out: Any
-    writes: Writes
-    touched: set[State]
-
-
-def capture(
-    fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    values: Mapping[State, Any] = {},
-    frozen: Mapping[State, Path] = {},
-) -> Captured:
-    """Runs a function in a frame of its own, and commits nothing.
-
-    Args:
-        fun: Any function that reads and writes states.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        values: Values of states to run it against, instead of their own.
-        frozen: States that must not be written, with their paths.
-
-    Returns:
-        What it returned, what it wrote and what it touched. States in the output are new
-        states with the values at the end.
-    """
-    with Frame(values, frozen) as frame:
-        out = fun(*args, **kwargs)
-        # States in the output must be opened inside the frame, which has their values, and
-        # made anew outside of it. A state that is only handed through isn't touched by that.
-        leaves, treedef = flatten(out)
-        inside = {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
-        writes = frame.writes()
-    outside = {cell: cell.with_value(value) for cell, value in inside.items()}
-    out = treedef.unflatten([outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves])
-    return Captured(out, writes, frame.touched)
 
 
 @user_facing
@@ -289,7 +57,7 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
     def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         overlaid = overlaid_values(given.units, given.flatten(values))
         out, writes, _ = capture(fun, args, kwargs, values=overlaid)
-        final = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
+        final: dict[Any, Any] = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
         for cell in writes.cells:
             if cell not in overlaid:
                 raise SelectionError(
@@ -362,7 +130,7 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
                     frame.touch(original)
             return out, inner
 
-        (value, after), writes, _ = capture(lambda: run(_this_frame()), (), {})
+        (value, after), writes, _ = capture(lambda: run(this_frame()), (), {})
         writes.commit()
         if not has_aux:
             return value, after
@@ -370,12 +138,6 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
         return value, (aux, after)
 
     return threaded
-
-
-def _this_frame() -> Frame:
-    frame = active_frame.get()
-    assert isinstance(frame, Frame)
-    return frame
 
 
 def value_and_aux(out: Any, fun: Callable[..., Any]) -> tuple[Any, Any]:

@@ -28,16 +28,16 @@ _scalar_grad.__name__ = "grad"
 
 
 def _check_scalar(value: Any) -> None:
-    leaves = jax.tree.leaves(value)
-    if len(leaves) == 1 and leaves[0] is value and jnp.shape(value) == ():
+    is_leaf = jax.tree_util.all_leaves([value])
+    if is_leaf and jnp.shape(value) == ():
         return
     if value is None:
         found, remedy = "it returned None", "return the loss; is there a 'return'?"
-    elif isinstance(value, tuple) and len(value) == 2:
-        found, remedy = "it returned a pair", "has_aux=True, if the pair is (loss, aux)"
-    elif len(leaves) == 1 and leaves[0] is value:
+    elif is_leaf:
         found = f"it returned an array of shape {jnp.shape(value)}"
         remedy = "jnp.mean or jnp.sum of it, for one number"
+    elif isinstance(value, tuple) and len(value) == 2:
+        found, remedy = "it returned a pair", "has_aux=True, if the pair is (loss, aux)"
     else:
         found, remedy = f"it returned a {type(value).__name__}", "return one number"
     raise DifferentiationError(

@@ -6,17 +6,18 @@ from types import MethodType
 from typing import Any
 
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from ..thread import Captured, capture, value_and_aux
+from .._frames import Captured, capture
+from ..thread import value_and_aux
 from ._parts import (
     Call,
     Differentiable,
     Part,
     arguments_part,
+    check_touched,
     compile_states,
     read_argnums,
     states_part,
     tree_part,
-    untouched,
 )
 
 
@@ -148,10 +149,7 @@ class GradientTransform:
         differentiate = self._transform(pure, argnums=0, has_aux=True, **self._params)
         derivative, (value, aux, writes) = differentiate(values)
         if self._check_states:
-            call, captured = traced[-1]
-            error = untouched(call, captured.touched, self._name)
-            if error is not None:
-                raise error
+            check_touched(*traced[-1], self._name)
         writes.commit()
         each = (derivative,) if len(parts) == 1 else derivative
         shaped = tuple(part.shape(own) for part, own in zip(parts, each, strict=True))

@@ -20,6 +20,7 @@ from .._errors import (
     UntouchedStateError,
     explain,
 )
+from .._frames import Captured
 from .._given import Units, is_bound, units_of
 from .._halves import combine, read, split
 from .._picks import Selector
@@ -108,8 +109,8 @@ class Arguments:
 
     def apply(self, values: Any, call: Call) -> None:
         single = isinstance(self.argnums, int)
-        pairs = [(self.argnums, values)] if single else zip(self.argnums, values, strict=True)
-        for argnum, value in pairs:
+        argnums = (self.argnums,) if isinstance(self.argnums, int) else self.argnums
+        for argnum, value in zip(argnums, (values,) if single else values, strict=True):
             call.args[argnum] = value
             call.freeze(value)
 
@@ -293,11 +294,20 @@ def _argnum(number: Any, asked_by: str) -> int:
     return index
 
 
-def untouched(call: Call, touched: set[State], asked_by: str) -> UntouchedStateError | None:
-    """Returns the error for a state that the function should have touched, if any."""
+def check_touched(call: Call, captured: Captured, asked_by: str) -> None:
+    """Refuses a state that was to be differentiated and that the function didn't touch.
+
+    Args:
+        call: What the function was called with.
+        captured: What came of it.
+        asked_by: The transform, for the message.
+
+    Raises:
+        UntouchedStateError: There is one; the message names it.
+    """
     for cell, label in call.watched.items():
-        if cell not in touched:
-            return UntouchedStateError(
+        if cell not in captured.touched:
+            raise UntouchedStateError(
                 explain(
                     f"asked {asked_by} for the derivative by the state '{label}'",
                     "the function never read or wrote it",
@@ -305,4 +315,3 @@ def untouched(call: Call, touched: set[State], asked_by: str) -> UntouchedStateE
                     "check_states=False, for a derivative of zeros",
                 )
             )
-    return None

@@ -1,0 +1,117 @@
+"""Ready-made lenses: by accessor, by tag, and by what an array is.
+
+>>> import jax.numpy as jnp, statelens as sl
+>>> tree = {"b": jnp.ones(2), "n": jnp.arange(3), "w": jnp.ones((2, 2))}
+>>> ((sl.ndim >= 2) | (sl.name == "b")).paths(tree)
+(('b',), ('w',))
+>>> sl.inexact.paths(tree)
+(('b',), ('w',))
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from ._errors import ArgumentError, explain
+from ._select import Accessed, Compared, OfArrays, Tagged, is_inexact
+from ._units import is_array
+from .lens import Lens
+
+
+def at(accessor: Callable[[Any], Any]) -> Lens:
+    """Makes a lens that selects what a function of the tree returns.
+
+    Args:
+        accessor: Returns a node or leaf of the tree, or several in a tuple; the selection
+            that `equinox.tree_at` takes.
+
+    Returns:
+        The lens.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> sl.at(lambda m: m["layers"][0]).paths({"layers": [jnp.ones(1), jnp.ones(1)]})
+        (('layers', 0),)
+    """
+    return Lens(Accessed(accessor))
+
+
+def tagged(tag: str) -> Lens:
+    """Makes a lens that selects states by a tag.
+
+    Args:
+        tag: One of the tags that the state was given.
+
+    Returns:
+        The lens.
+
+    Example:
+        >>> import statelens as sl
+        >>> sl.tagged("slow").paths({"a": sl.State(0.0, tag="slow"), "b": sl.State(0.0)})
+        (('a',),)
+    """
+    return Lens(Tagged(tag))
+
+
+class Attribute:
+    """Something of an array that lenses compare with a value, as in ``ndim >= 2``."""
+
+    def __init__(self, attribute: str):
+        self._attribute = attribute
+
+    def _compared(self, comparison: Callable[[Any, Any], bool], value: Any) -> Lens:
+        value = jnp.dtype(value) if self._attribute == "dtype" else value
+        return Lens(Compared(self._attribute, comparison, value))
+
+    def __eq__(self, value: object) -> Lens:  # type: ignore[override]
+        return self._compared(operator.eq, value)
+
+    def __ne__(self, value: object) -> Lens:  # type: ignore[override]
+        return self._compared(operator.ne, value)
+
+    def __lt__(self, value: Any) -> Lens:
+        return self._compared(operator.lt, value)
+
+    def __le__(self, value: Any) -> Lens:
+        return self._compared(operator.le, value)
+
+    def __gt__(self, value: Any) -> Lens:
+        return self._compared(operator.gt, value)
+
+    def __ge__(self, value: Any) -> Lens:
+        return self._compared(operator.ge, value)
+
+    def __repr__(self) -> str:
+        return f"statelens.{self._attribute}"
+
+    def __bool__(self) -> bool:
+        raise ArgumentError(
+            explain(
+                f"asked whether {self!r} is true",
+                "it has no value of its own",
+                f"a comparison, as in {self!r} == ...",
+            )
+        )
+
+    __hash__ = object.__hash__
+
+
+ndim = Attribute("ndim")
+"""The number of dimensions of an array: ``ndim >= 2`` is a lens."""
+
+size = Attribute("size")
+"""The number of scalars in an array: ``size < 1000`` is a lens."""
+
+dtype = Attribute("dtype")
+"""The dtype of an array: ``dtype == jnp.bfloat16`` is a lens."""
+
+name = Attribute("name")
+"""The last key of a path: ``name == "bias"`` is a lens."""
+
+arrays = Lens(OfArrays("arrays", is_array))
+"""All arrays, inside states or not."""
+
+inexact = Lens(OfArrays("inexact", is_inexact))
+"""All floating-point and complex arrays, inside states or not."""

@@ -108,7 +108,8 @@ class BoundLens(Mapping[Path, Any]):
         nodes = ancestors(self.module, entry.path)
         for depth in reversed(range(len(entry.path))):
             node = nodes[depth]
-            if isinstance(node, Holder) and (cell := node._cell_of(entry.path[depth])):
+            cell = node._cell_of(entry.path[depth]) if isinstance(node, Holder) else None
+            if cell is not None:
                 return View(cell, entry.path[depth + 1 :], entry.index)
         raise StateTypeError(
             explain(

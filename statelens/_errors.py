@@ -22,6 +22,11 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 class StateLensError(Exception):
     """The base of every error that statelens raises."""
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        # Tracebacks show the name under which people import it.
+        cls.__module__ = "statelens"
+
     def __str__(self) -> str:
         # KeyError prints the repr of its argument, which would escape our line breaks.
         return self.args[0] if self.args else ""
@@ -100,7 +105,7 @@ def hide_own_frames(error: BaseException) -> None:
     Args:
         error: The error that is being handled.
     """
-    if jax.config.read("jax_traceback_filtering") != "off":
+    if getattr(jax.config, "jax_traceback_filtering", None) != "off":
         error.__traceback__ = _without_own_frames(error.__traceback__)
 
 

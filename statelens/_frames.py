@@ -152,8 +152,8 @@ class Frame:
                     f"asked to assign a traced value to {cell!r}",
                     "a plain JAX transform is running inside a transform of statelens, and "
                     "would leave its tracer in the state",
-                    "the transform of statelens by the same name",
                     "return the value from the inner function, and assign it outside",
+                    "statelens.functionalize(inner, states), which JAX transforms take",
                 )
             )
 

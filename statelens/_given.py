@@ -68,15 +68,7 @@ def units_of(spec: Any, asked_by: str) -> Units:
 
 def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
     if isinstance(spec, (Cell, View)):
-        cell = spec if isinstance(spec, Cell) else spec.cell
-        inner = "" if isinstance(spec, Cell) else format(spec.inner)
-        label = cell.name or format(path) or type(cell).__name__
-        return Units(
-            [f"{label}.{inner}" if inner else label],
-            [spec],
-            lambda given: given[0],
-            lambda value: [value],
-        )
+        return Units([_label(spec, path)], [spec], lambda given: given[0], lambda value: [value])
     if isinstance(spec, BoundLens):
         required = focus_on(spec.selector, spec.module, required_by=asked_by)
         spec = {entry.path: spec.cell_at(entry, required.leaves) for entry in required.entries}

@@ -13,7 +13,7 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import StructureError, explain
+from ._errors import StructureError, explain, user_facing
 from ._selection import Entry
 from ._units import Cell, Remainder, Repeat, TreeDef, flatten, flatten_with_path, is_array
 from .path import Path, format
@@ -31,24 +31,31 @@ def split(leaves: list[Any], treedef: TreeDef, entries: Sequence[Entry]) -> tupl
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
     rest = list(leaves)
-    for position, group in groupby(entries, lambda entry: entry.positions[0]):
-        parts = list(group)
-        focus[position], rest[position] = _split_unit(leaves[position], parts)
-        for again in parts[0].positions[1:]:
-            rest[again] = Repeat(position)
+    inside_cells: dict[int, list[Entry]] = {}
+    for entry in entries:
+        position, *again = entry.positions
+        if entry.atom is not None:
+            inside_cells.setdefault(position, []).append(entry)
+        elif entry.index is None:
+            focus[position], rest[position] = leaves[position], None
+        else:
+            focus[position] = entry.index.read(leaves[position])
+            rest[position] = Remainder(leaves[position], entry.index)
+        for repeat in again:
+            rest[repeat] = Repeat(position)
+    for position, parts in inside_cells.items():
+        focus[position], rest[position] = _split_cell(leaves[position], parts)
     return treedef.unflatten(focus), treedef.unflatten(rest)
 
 
-def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
-    index = parts[0].index
-    if parts[0].atom is None:
-        return (unit, None) if index is None else (index.read(unit), Remainder(unit, index))
+def _split_cell(unit: Cell, parts: list[Entry]) -> tuple[Any, Any]:
     leaves, treedef = flatten(unit.value)
     whole = [part._replace(positions=(cast(int, part.atom),), atom=None) for part in parts]
     inside, outside = split(leaves, treedef, whole)
     return unit.with_value(inside), unit.with_value(outside)
 
 
+@user_facing
 def combine(*halves: Any) -> Any:
     """Puts halves of a tree together; the inverse of `Lens.partition`.
 
@@ -217,7 +224,7 @@ def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
         explain(
             f"asked to put a value at '{format(path)}'",
             f"its {what} is {new}, and that of what is there is {old}",
-            f"a value of the same {what}",
+            f"a value of {what} {old}",
             "replace=True, if the change is meant",
         )
     )

@@ -197,20 +197,28 @@ def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def cells(tree: Any) -> dict[Any, Path]:
-    """Lists the cells in a tree, hidden ones too, with their first paths."""
-
-    def is_owner(node: Any) -> bool:
-        return isinstance(node, (Cell, Holder))
-
-    if not any(map(is_owner, jax.tree.leaves(tree, is_leaf=is_owner))):
+    """Lists the cells in a tree with their first paths."""
+    if not any(isinstance(leaf, Cell) for leaf in flatten(tree)[0]):
         return {}
     paths, leaves, _ = flatten_with_path(tree)
-    found = {site.unit: site.paths[0] for site in sites(paths, leaves) if is_owner(site.unit)}
-    for keys, node in jtu.tree_flatten_with_path(tree, is_leaf=is_owner)[0]:
-        if isinstance(node, Holder):
-            path, _ = from_jax(keys)
-            found |= {cell: path + below for below, cell in node._hidden_cells().items()}
-    return found
+    units = sites(paths, leaves)
+    return {site.unit: site.paths[0] for site in units if isinstance(site.unit, Cell)}
+
+
+def hidden_cells(tree: Any) -> dict[Any, Path]:
+    """Lists the cells behind attributes of mutable nodes in a tree with their paths."""
+
+    def is_holder(node: Any) -> bool:
+        return isinstance(node, Holder)
+
+    if not any(map(is_holder, jax.tree.leaves(tree, is_leaf=is_holder))):
+        return {}
+    return {
+        cell: from_jax(keys)[0] + below
+        for keys, node in jtu.tree_flatten_with_path(tree, is_leaf=is_holder)[0]
+        if is_holder(node)
+        for below, cell in node._hidden_cells().items()
+    }
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ class _Held(State):
     It reads as the plain value, but goes through frames as any state does.
     """
 
+    def __repr__(self) -> str:
+        return f"the attribute {self.name!r}"
+
 
 _HELD = "_statelens_held"
 _STRUCTURE = "_statelens_structure"

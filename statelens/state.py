@@ -192,6 +192,10 @@ class State(Cell):
         vars(self).update(attributes)
         self._start(value, current_trace())
 
+    def __bool__(self) -> bool:
+        # As of any object: `if self.bias:` asks whether there is one.
+        return True
+
     def __repr__(self) -> str:
         frame = active_frame.get()
         value = self._value if frame is None else frame.peek(self)
@@ -261,9 +265,9 @@ def refuse_leak(cell: State, value: Any) -> None:
             explain(
                 f"asked to assign a traced value to {cell!r}",
                 "a plain JAX transform is running, and would leave its tracer in the state",
-                "the transform of statelens by the same name, such as statelens.grad",
-                "statelens.functionalize(fun, states), which gives the new values back, "
-                "inside the plain JAX transform",
+                "statelens.functionalize(fun, states), a pure function that any JAX transform "
+                "takes, and that gives the new values back",
+                "statelens.thread(fun), if the state is in the first argument",
             )
         )
 

@@ -26,7 +26,7 @@ from .._halves import combine, read, split
 from .._picks import Selector
 from .._resolve import focus_on
 from .._spec import selector_of
-from .._units import Cell, cells
+from .._units import Cell, cells, hidden_cells
 from ..path import Path, format
 from ..state import State
 from ..thread import overlaid_values
@@ -50,7 +50,7 @@ class Call:
 
     def freeze(self, tree: Any) -> None:
         """Forbids writes to the states in a tree."""
-        self.frozen.update(cells(tree))
+        self.frozen.update(cells(tree) | hidden_cells(tree))
 
 
 class Part(Protocol):

@@ -11,6 +11,7 @@ same structure.
 """
 
 import abc
+import weakref
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
@@ -51,8 +52,9 @@ class Reference(NamedTuple):
 
 
 class Static(NamedTuple):
-    """A leaf that is part of the structure."""
+    """A leaf that is part of the structure; its type too, since 1 == 1.0 == True."""
 
+    kind: type
     value: Hashable
 
 
@@ -80,8 +82,8 @@ class Structure:
 
     def __init__(self, records: tuple[Record, ...]):
         self.records = records
-        # Cleared when a node that was made from this structure is changed.
-        self.is_current = True
+        # The node that was made from this structure, as long as nothing in it has changed.
+        self.root: weakref.ref[Node] | None = None
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Structure) and self.records == other.records)
@@ -131,7 +133,7 @@ class _Walk:
                 self._cells[id(leaf)] = len(self.children)
             self.children.append(leaf)
             return Child(len(self.children) - 1)
-        return Static(leaf)
+        return Static(type(leaf), leaf)
 
     def structure(self) -> Structure:
         return Structure(tuple(record for record in self._records if record is not None))
@@ -147,7 +149,7 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
         The graph's children, and its structure.
     """
     structure = root._made_from
-    if structure is not None and structure.is_current:
+    if structure is not None and structure.root is not None and structure.root() is root:
         children = _children_as_before(root, structure)
         if children is not None:
             return children, structure
@@ -201,6 +203,7 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
         for name, treedef, leaves in record.attributes:
             attributes[name] = treedef.unflatten(_filled(leaves, nodes, children))
         node._restore(attributes, structure)
+    structure.root = weakref.ref(nodes[0])
     return nodes[0]
 
 
@@ -213,7 +216,7 @@ def _filled(
                 yield children[number]
             case Reference(number):
                 yield nodes[number]
-            case Static(value):
+            case Static(_, value):
                 yield value
 
 

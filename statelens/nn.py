@@ -14,7 +14,7 @@ shared, whose children are its states and arrays, and whose other attributes are
     ...     def __call__(self, x):
     ...         return x * self.factor.value
     >>> Scale()
-    Scale(  # 3 in 1 ParamState
+    Scale(  # 3 in ParamState
       factor=ParamState(f32[3]),
     )
 """
@@ -122,7 +122,7 @@ class Module(Node):
     def _changed(self) -> None:
         structure = vars(self).get(_STRUCTURE)
         if structure is not None:
-            structure.is_current = False
+            structure.root = None
 
     def _cell_of(self, name: Any) -> Cell | None:
         return vars(self).get(_HELD, {}).get(name)
@@ -311,11 +311,9 @@ def _shown_value(value: Any, above: set[int]) -> str:
 
 def _counted(module: Module) -> str:
     scalars: Counter[str] = Counter()
-    units: Counter[str] = Counter()
     for leaf in flatten(module)[0]:
         if isinstance(leaf, Cell) or is_array(leaf):
-            kind = type(leaf).__name__ if isinstance(leaf, Cell) else "array"
+            kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"
             value = leaf.value if isinstance(leaf, Cell) else leaf
             scalars[kind] += sum(map(numel, jax.tree.leaves(value)))
-            units[kind] += 1
-    return ", ".join(f"{scalars[kind]} in {units[kind]} {kind}" for kind in units) or "no arrays"
+    return ", ".join(f"{count:,} in {kind}" for kind, count in scalars.items()) or "no arrays"

@@ -3,7 +3,6 @@
 A selection depends on nothing but the tree's structure, and is computed once for each.
 """
 
-import functools
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
@@ -61,7 +60,11 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
         The selection.
     """
     key = (selector, treedef, _structure(selector, leaves))
-    selection = _cache.get(key)
+    try:
+        selection = _cache.get(key)
+    except TypeError:
+        # Something static in the tree can't be hashed.
+        return _select(selector, tree)
     if selection is None:
         selection = _cache[key] = _select(selector, tree)
         while len(_cache) > _CACHE_SIZE:
@@ -69,25 +72,22 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
     return selection
 
 
-@functools.lru_cache(maxsize=1024)
-def _sees_arrays(selector: Selector) -> bool:
-    return any(part.sees_arrays for part in walk(selector))
-
-
 def _structure(selector: Selector, leaves: list[Any]) -> Hashable:
     """Returns what a selection depends on beyond the tree's structure."""
     types = tuple(map(type, leaves))
     key: list[Hashable] = [types]
+    arrays = leaves
     if any(issubclass(kind, Cell) for kind in set(types)):
-        seen: dict[int, int] = {}
+        arrays = list(leaves)
+        first: dict[int, int] = {}
         for position, leaf in enumerate(leaves):
             if isinstance(leaf, Cell):
                 inner, structure = flatten(leaf.value)
-                first = seen.setdefault(id(leaf), position)
-                key.append((first, leaf.metadata, structure, tuple(map(type, inner))))
-                leaves = [*leaves, *inner]
-    if _sees_arrays(selector):
-        key.append(tuple([(x.shape, x.dtype) for x in leaves if is_array(x)]))
+                known = first.setdefault(id(leaf), position)
+                key.append((known, leaf.metadata, structure, tuple(map(type, inner))))
+                arrays += inner
+    if any(part.sees_arrays for part in walk(selector)):
+        key.append(tuple([(x.shape, x.dtype) for x in arrays if is_array(x)]))
     return tuple(key)
 
 

@@ -213,8 +213,8 @@ def _refuse_use(operation: str) -> Any:
     def refuse(self: State, *args: Any) -> NoReturn:
         raise StateTypeError(
             explain(
-                f"asked for '{operation}' of {self!r}",
-                "a state is a cell, not the array in it",
+                f"asked to use {self!r} as an array, by '__{operation}__'",
+                "a state is a cell that holds the array",
                 "write .value, as in state.value + 1",
             )
         )

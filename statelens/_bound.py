@@ -4,6 +4,8 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import jax.tree_util as jtu
+
 from ._errors import (
     PathError,
     SelectionError,
@@ -259,6 +261,19 @@ class BoundLens(Mapping[Path, Any]):
     def __repr__(self) -> str:
         lines = [f"  {path!r}: {cell!r},\n" for path, cell in self.items()]
         return "{\n" + "".join(lines) + "}" if lines else "{}"
+
+
+def _flatten_bound(bound: BoundLens) -> tuple[list[Any], tuple[Path, ...]]:
+    cells = bound._cells()
+    return [c if isinstance(c, Cell) else c.value for c in cells.values()], tuple(cells)
+
+
+def _unflatten_bound(paths: tuple[Path, ...], cells: Any) -> Any:
+    return dict(zip(paths, cells, strict=True))
+
+
+# To JAX a bound lens is what it reads as: a dictionary of states by path.
+jtu.register_pytree_node(BoundLens, _flatten_bound, _unflatten_bound)
 
 
 def first_match(selector: Selector, specs: tuple[LensSpec, ...], module: Any) -> list[BoundLens]:

@@ -56,7 +56,7 @@ class Writes:
             if frame is None:
                 refuse_leak(cell, value)
             else:
-                frame.check(cell, value)  # type: ignore[attr-defined]
+                frame.check(cell)  # type: ignore[attr-defined]
         for cell, value in pairs:
             if frame is None:
                 cell.store(value)
@@ -139,19 +139,19 @@ class Frame:
         self.values[cell] = treedef.unflatten(leaves)
         return self.values[cell]
 
-    def check(self, cell: State, value: Any) -> None:
+    def check(self, cell: State) -> None:
         """Refuses a write that would be lost, or that would leak a traced value."""
         frame: Frame | None = self
         while frame is not None:
             if cell in frame._frozen:
                 raise FrozenTreeError(_frozen_write(cell, frame._frozen[cell]))
             frame = None if cell in frame._made else frame._parent
-        if current_trace() != self._trace and has_tracers(value) and not cell.is_at_home:
+        if current_trace() != self._trace and not cell.is_at_home:
             raise TracerLeakError(
                 explain(
-                    f"asked to assign a traced value to {cell!r}",
-                    "a plain JAX transform is running inside a transform of statelens, and "
-                    "would leave its tracer in the state",
+                    f"asked to assign a value to {cell!r}",
+                    "a plain JAX transform is running inside a transform of statelens: it would "
+                    "leave its tracer in the state, or lose the value",
                     "return the value from the inner function, and assign it outside",
                     "statelens.functionalize(inner, states), which JAX transforms take",
                 )
@@ -159,7 +159,7 @@ class Frame:
 
     def write(self, cell: State, value: Any) -> None:
         """Sets the cell's value in this frame."""
-        self.check(cell, value)
+        self.check(cell)
         self.touched.add(cell)
         self._written[cell] = None
         self._lent.pop(cell, None)
@@ -170,7 +170,7 @@ class Frame:
         for cell, lent in self._lent.items():
             now = jax.tree.leaves(self.values[cell])
             if len(now) != len(lent) or any(a is not b for a, b in zip(now, lent, strict=True)):
-                self.check(cell, self.values[cell])
+                self.check(cell)
                 self._written[cell] = None
         written = tuple(cell for cell in self._written if cell not in self._made)
         return Writes(written, tuple(self.values[cell] for cell in written))

@@ -225,7 +225,7 @@ def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
             f"asked to put a value at '{format(path)}'",
             f"its {what} is {new}, and that of what is there is {old}",
             f"a value of {what} {old}",
-            "replace=True, if the change is meant",
+            "replace=True of set, update or assign, if the change is meant",
         )
     )
 

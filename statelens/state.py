@@ -251,20 +251,25 @@ def _refuse_states(cls: type, value: Any) -> None:
 
 
 def refuse_leak(cell: State, value: Any) -> None:
-    """Refuses to keep a traced value in a cell when no frame would take it out again.
+    """Refuses a write inside a plain JAX transform, where no frame takes it out again.
+
+    A traced value would leak; any other would be written once, while tracing, and never when
+    the compiled function runs, or into a copy that JAX throws away.
 
     Args:
         cell: Where the value is to go.
         value: The value.
 
     Raises:
-        TracerLeakError: The value is traced, and the cell was not made in this trace.
+        TracerLeakError: A transform is running, and the cell was not made inside it; or the
+            value was traced by one that has ended.
     """
-    if has_tracers(value) and not cell.is_at_home:
+    if not cell.is_at_home and (current_trace() != TOP or has_tracers(value)):
         raise TracerLeakError(
             explain(
-                f"asked to assign a traced value to {cell!r}",
-                "a plain JAX transform is running, and would leave its tracer in the state",
+                f"asked to assign a value to {cell!r}",
+                "a plain JAX transform is running: it would leave its tracer in the state, or "
+                "lose the value",
                 "statelens.functionalize(fun, states), a pure function that any JAX transform "
                 "takes, and that gives the new values back",
                 "statelens.thread(fun), if the state is in the first argument",

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import jax.tree_util as jtu
 
+from ._cell import Cell, Holder
 from ._errors import (
     PathError,
     SelectionError,
@@ -20,7 +21,7 @@ from ._resolve import focus_on
 from ._select import Not, Or, both
 from ._selection import Entry
 from ._spec import LensSpec, selector_of
-from ._units import Cell, Holder, Index, ancestors, flatten, flatten_with_path
+from ._units import Index, ancestors, flatten, flatten_with_path
 from .path import Path, closest, format, parse
 
 

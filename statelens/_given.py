@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ._bound import BoundLens, Unit, View
+from ._cell import Cell
 from ._errors import SelectionError, StateTypeError, StructureError, explain
 from ._resolve import focus_on
-from ._units import Cell
 from .path import Path, format
 
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from ._units import Cell, Holder, Remainder, Repeat, TreeDef, is_array, is_stop
+from ._cell import Cell, Holder
+from ._units import Remainder, Repeat, TreeDef, is_array, is_stop
 from .path import GraphKey, Path, from_jax
 
 

@@ -5,12 +5,13 @@ from functools import reduce
 from itertools import combinations
 from typing import Any
 
+from ._cell import Cell
 from ._errors import SelectionError, explain, user_facing
 from ._halves import split
 from ._resolve import focus_on
 from ._select import And, Not, Or
 from ._spec import LensSpec, selector_of
-from ._units import Cell, flatten
+from ._units import flatten
 from .lens import Lens
 from .path import format
 

@@ -13,9 +13,10 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 
+from ._cell import Cell
 from ._errors import StructureError, explain, user_facing
 from ._selection import Entry
-from ._units import Cell, Remainder, Repeat, TreeDef, flatten, flatten_with_path, is_array
+from ._units import Remainder, Repeat, TreeDef, flatten, flatten_with_path, is_array
 from .path import Path, format
 
 

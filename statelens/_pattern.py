@@ -7,7 +7,7 @@ pattern is text and back.
 
 import fnmatch
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ._scan import Scanner
@@ -23,12 +23,16 @@ class Exact:
     """One key; a negative position counts from the end of a sequence."""
 
     key: Hashable
+    # 1 == True in Python, but [1] and [True] are two patterns.
+    kind: type = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", type(self.key))
 
     def accepts(self, key: Hashable, length: int | None) -> bool:
         if length is not None and isinstance(self.key, int) and self.key < 0:
             return key == length + self.key
-        # True == 1 in Python, but the key True isn't the position 1.
-        return key == self.key and isinstance(key, str) == isinstance(self.key, str)
+        return key == self.key and isinstance(key, bool) == (self.kind is bool)
 
     def __str__(self) -> str:
         return format_key(self.key)

@@ -10,9 +10,10 @@ import enum
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
+from ._cell import Cell
 from ._errors import SelectionError, explain
 from ._pattern import Lengths
-from ._units import Cell, Index, Site, ancestors, atoms, is_array
+from ._units import Index, Site, ancestors, atoms, is_array
 from .path import Path
 
 

@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+from ._cell import Cell
 from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import ByPath
 from ._selection import Entry, select
-from ._units import Cell, TreeDef, flatten, is_array, leaves_with_path
+from ._units import TreeDef, flatten, is_array, leaves_with_path
 from .path import closest, format
 
 

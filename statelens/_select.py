@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from ._cell import Cell
 from ._errors import SelectionError, explain
 from ._pattern import Pattern, format_pattern, matches
 from ._picks import WHOLE, Pick, Scope, Selector, complement, intersect, unite
 from ._units import (
-    Cell,
     Index,
     Site,
     TreeDef,

@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from ._cell import Cell
 from ._picks import WHOLE, Parts, Scope, Selector, walk
 from ._select import ByPath
-from ._units import Cell, Index, Site, TreeDef, flatten, flatten_with_path, is_array, sites
+from ._units import Index, Site, TreeDef, flatten, flatten_with_path, is_array, sites
 from .path import Path
 
 

@@ -9,8 +9,7 @@ All trees are flattened here with `None` as a leaf, so that a tree and its two h
 the same positions.
 """
 
-import abc
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -19,37 +18,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from ._cell import Cell, Holder
 from ._errors import StructureError, explain
 from ._pattern import format_slice
 from .path import MISSING, Path, format, from_jax, step
 
 TreeDef: TypeAlias = Any
 """A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
-
-
-class Cell(abc.ABC):
-    """A box around a pytree of arrays that lenses treat as one unit.
-
-    `statelens.State` is the only kind; the lens knows no more of it than this.
-
-    Attributes:
-        value: The pytree inside.
-        name: What to call the cell in messages, or None.
-        tag: The cell's tags.
-    """
-
-    value: Any
-    name: str | None
-    tag: frozenset[str]
-
-    @abc.abstractmethod
-    def with_value(self, value: Any) -> Self:
-        """Returns a new cell that differs in its value only."""
-
-    @property
-    @abc.abstractmethod
-    def metadata(self) -> Hashable:
-        """All but the value, as JAX keeps it in a tree structure."""
 
 
 @jtu.register_pytree_node_class
@@ -83,18 +58,6 @@ class Repeat:
     """
 
     position: int
-
-
-class Holder(abc.ABC):
-    """A mutable node whose attributes are cells, though some read as plain values."""
-
-    @abc.abstractmethod
-    def _cell_of(self, name: Any) -> Cell | None:
-        """Returns the hidden cell behind an attribute, or None where there is none."""
-
-    @abc.abstractmethod
-    def _hidden_cells(self) -> dict[Path, Cell]:
-        """Returns all hidden cells of the node and those below it, by path."""
 
 
 class Site(NamedTuple):
@@ -177,8 +140,7 @@ def ancestors(tree: Any, path: Path) -> list[Any]:
     """Lists the nodes from the root to `path`, as far as keys lead there."""
     nodes = [tree]
     for key in path:
-        node = nodes[-1]
-        nodes.append(step(node.value if isinstance(node, Cell) else node, key))
+        nodes.append(step(nodes[-1], key))
         if nodes[-1] is MISSING:
             break
     return nodes

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from ._bound import BoundLens
+from ._cell import Cell
 from ._errors import PathError, SelectionError, StructureError, explain, user_facing
 from ._halves import numel, read, replace, split
 from ._picks import Selector
@@ -30,7 +31,7 @@ from ._resolve import Focused, focus_on
 from ._select import And, Not, Or, Sliced, Within, is_inexact
 from ._selection import Entry
 from ._spec import LensSpec, selector_of
-from ._units import Cell, Index, flatten, is_array
+from ._units import Index, flatten, is_array
 from .path import Path, closest, format, parse
 
 __all__ = ["Lens", "lens", "partition"]

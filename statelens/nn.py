@@ -28,6 +28,7 @@ import jax
 import jax.tree_util as jtu
 
 from ._bound import BoundLens, first_match
+from ._cell import Cell
 from ._errors import ArgumentTypeError, explain, user_facing
 from ._graph import (
     Node,
@@ -39,7 +40,7 @@ from ._graph import (
 )
 from ._halves import numel
 from ._spec import LensSpec, selector_of
-from ._units import Cell, flatten, is_array
+from ._units import flatten, is_array
 from .path import Path
 from .state import State
 

@@ -10,13 +10,14 @@ look alike. `parse` and `format` are inverse on keys that are Python literals.
 import ast
 import difflib
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.tree_util as jtu
 import numpy as np
 
+from ._cell import Cell
 from ._errors import PathError, explain, user_facing
 from ._scan import Scanner
 
@@ -184,12 +185,13 @@ MISSING = _Missing()
 
 def step(node: Any, key: Hashable) -> Any:
     """Returns the child of `node` under `key`, or `MISSING`."""
-    try:
-        if isinstance(node, (list, dict)) or (isinstance(node, tuple) and isinstance(key, int)):
-            return node[key]  # type: ignore[index]
-        return getattr(node, key) if isinstance(key, str) else MISSING
-    except (LookupError, AttributeError, TypeError):
-        return MISSING
+    if isinstance(node, Cell):
+        node = node.value
+    if isinstance(node, Mapping):
+        return node.get(key, MISSING)
+    if isinstance(node, Sequence) and isinstance(key, int):
+        return node[key] if -len(node) <= key < len(node) else MISSING
+    return getattr(node, key, MISSING) if isinstance(key, str) else MISSING
 
 
 @user_facing

@@ -21,6 +21,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
+from ._cell import Cell
 from ._errors import (
     StateTypeError,
     TracerLeakError,
@@ -29,7 +30,6 @@ from ._errors import (
     user_facing,
 )
 from ._trace import TOP, current_trace, has_tracers
-from ._units import Cell
 from .lens import Lens, lens
 
 __all__ = [

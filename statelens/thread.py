@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from ._bound import View
+from ._cell import Cell
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
 from ._frames import Frame, capture, this_frame
 from ._given import units_of
-from ._units import Cell, map_cells
+from ._units import map_cells
 from .state import State, active_frame
 
 __all__ = ["functionalize", "overlay", "thread"]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from .._cell import Cell
 from .._errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -26,7 +27,7 @@ from .._halves import combine, read, split
 from .._picks import Selector
 from .._resolve import focus_on
 from .._spec import selector_of
-from .._units import Cell, cells, hidden_cells
+from .._units import cells, hidden_cells
 from ..path import Path, format
 from ..state import State
 from ..thread import overlaid_values

@@ -22,7 +22,7 @@ from ._select import Not, Or, both
 from ._selection import Entry
 from ._spec import LensSpec, selector_of
 from ._units import Index, ancestors, flatten, flatten_with_path
-from .path import Path, closest, format, parse
+from .path import Path, as_path, closest, format
 
 
 @dataclass(eq=False, repr=False)
@@ -125,14 +125,14 @@ class BoundLens(Mapping[Path, Any]):
 
     def __getitem__(self, path: Path | str) -> Any:
         cells = self._cells()
-        key = parse(path) if isinstance(path, str) else path
+        key = as_path(path)
         try:
             return cells[key]
         except KeyError:
             raise PathError(self._no_such(key, cells)) from None
 
-    def _no_such(self, path: Any, cells: Mapping[Path, Any]) -> str:
-        written = format(path) if isinstance(path, tuple) else str(path)
+    def _no_such(self, path: Path, cells: Mapping[Path, Any]) -> str:
+        written = format(path)
         near = closest(written, cells)
         found = (
             f"the closest paths are {', '.join(near)}" if near else f"there are {len(cells)} paths"
@@ -199,7 +199,7 @@ class BoundLens(Mapping[Path, Any]):
         cells = self._cells()
         ready: list[tuple[Unit, Any]] = []
         for key, value in values.items():
-            path = parse(key) if isinstance(key, str) else key
+            path = as_path(key)
             if path not in cells:
                 raise PathError(self._no_such(path, cells))
             value = value.value if isinstance(value, (Cell, View)) else value

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._errors import user_facing
 from ._units import is_array, leaves_with_path
@@ -60,23 +62,32 @@ def diff(before: Any, after: Any) -> dict[Path, Change]:
 
 
 def _compare(before: Any, after: Any) -> Change | None:
-    if before is after:
-        return None
-    if is_array(before) and is_array(after) and before.shape == after.shape:
-        if before.dtype != after.dtype:
-            return Change(before, after, None)
-        if jnp.issubdtype(before.dtype, jnp.number) or before.dtype == bool:
-            if jnp.array_equal(
-                before, after, equal_nan=bool(jnp.issubdtype(before.dtype, jnp.inexact))
-            ):
-                return None
-            wide = jnp.promote_types(before.dtype, jnp.float32)
-            by = jnp.max(jnp.abs(jnp.asarray(after, wide) - jnp.asarray(before, wide)))
-            return Change(before, after, float(by))
-        return None if bool(jnp.all(before == after)) else Change(before, after, None)
-    if is_array(before) or is_array(after) or before != after:
+    if not (is_array(before) and is_array(after)):
+        is_other = is_array(before) or is_array(after) or before != after
+        return Change(before, after, None) if is_other else None
+    if before.shape != after.shape or before.dtype != after.dtype:
         return Change(before, after, None)
-    return None
+    ours, theirs = _numbers(before), _numbers(after)
+    if ours.tobytes() == theirs.tobytes():
+        return None
+    return Change(before, after, None if _is_key(before) else _distance(ours, theirs))
+
+
+def _is_key(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+
+
+def _numbers(array: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(array) if _is_key(array) else array)
+
+
+def _distance(before: np.ndarray, after: np.ndarray) -> float:
+    # Equal infinities are no distance apart, nor are NaNs, which equal nothing.
+    same = (before == after) | ((before != before) & (after != after))
+    # Python's numbers have no bounds, and hold those of every dtype exactly.
+    kind = complex if np.iscomplexobj(before) else int if before.dtype.kind in "iub" else float
+    pairs = zip(before[~same].tolist(), after[~same].tolist(), strict=True)
+    return float(max((abs(kind(b) - kind(a)) for a, b in pairs), default=0.0))
 
 
 def _shown(leaf: Any) -> str:

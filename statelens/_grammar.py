@@ -11,7 +11,7 @@ import re
 
 from ._pattern import scan_pattern
 from ._scan import Scanner
-from ._select import And, ByPath, Not, Or, Selector, Sliced, Within
+from ._select import And, ByPath, Not, Optional, Or, Selector, Sliced, Within
 from ._units import Index
 
 
@@ -76,8 +76,11 @@ def _inverse(scanner: Scanner) -> Selector:
 
 def _part(scanner: Scanner) -> Selector:
     scanner.skip_space()
-    if scanner.peek != "(":
-        return _pattern(scanner)
+    selector = _parenthesis(scanner) if scanner.peek == "(" else _pattern(scanner)
+    return Optional(selector) if scanner.take("?") else selector
+
+
+def _parenthesis(scanner: Scanner) -> Selector:
     start = scanner.at
     scanner.take("(")
     selector = _either(scanner)
@@ -128,23 +131,24 @@ def _pattern(scanner: Scanner) -> Selector:
         )
     if scanner.take("re:"):
         source = _regular_expression(scanner)
-        return ByPath(source, scanner.take("?"))
+        return ByPath(source)
     if scanner.lookahead("''"):
         scanner.take("''")
-        return ByPath((), scanner.take("?"))
+        return ByPath(())
     pattern = scan_pattern(scanner)
     if not pattern:
         scanner.fail(
             "expected a path pattern" + (f", not {scanner.peek!r}" if scanner.peek else ""),
             "encoder.layers[0].weight for one leaf, ** for everything, '' for the root",
         )
-    return ByPath(pattern, scanner.take("?"))
+    return ByPath(pattern)
 
 
 def _regular_expression(scanner: Scanner) -> str:
     start = scanner.at
     if scanner.peek and scanner.peek in "'\"":
         source = ast.literal_eval(scanner.quoted())
+        start += 1
     else:
         # Unquoted, it goes on to the end: operators of the two languages look alike.
         source = scanner.match(r"(?s).*") or ""

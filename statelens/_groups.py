@@ -11,7 +11,7 @@ from ._halves import split
 from ._resolve import focus_on
 from ._select import And, Not, Or
 from ._spec import LensSpec, selector_of
-from ._units import flatten
+from ._units import Repeat, flatten
 from .lens import Lens
 from .path import format
 
@@ -51,7 +51,7 @@ class Groups:
 
         Returns:
             For each name the tree with None outside the group; what is no unit (functions,
-            numbers) is in none of them.
+            numbers) is in none of them. `combine` puts them together.
 
         Raises:
             SelectionError: The groups are not total or not disjoint on this tree.
@@ -60,7 +60,11 @@ class Groups:
         halves = {}
         for name in self:
             leaves, treedef, entries = focus_on(self[name].selector, tree)
-            halves[name] = split(leaves, treedef, entries)[0]
+            focus, _ = flatten(split(leaves, treedef, entries)[0])
+            for first, *again in (entry.positions for entry in entries):
+                for position in again:
+                    focus[position] = Repeat(first)
+            halves[name] = treedef.unflatten(focus)
         return halves
 
     @user_facing
@@ -91,7 +95,7 @@ class Groups:
     def _check(self, tree: Any) -> None:
         for name, selector in self._selectors.items():
             taken = focus_on(selector, tree, required_by=f"the group {name!r}").entries
-            if self._first_match and not focus_on(self[name].selector, tree).entries:
+            if taken and self._first_match and not focus_on(self[name].selector, tree).entries:
                 raise SelectionError(
                     explain(
                         f"asked for the group {name!r}",
@@ -102,7 +106,7 @@ class Groups:
                 )
         if not self._first_match:
             self._check_disjoint(tree)
-        every = reduce(Or, self._selectors.values())
+        every = reduce(Or, self._selectors.values(), selector_of(None))
         left = focus_on(Not(every), tree).entries
         if left:
             raise SelectionError(

@@ -107,7 +107,7 @@ def _merge(present: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
         return remainders[0].index.write(remainders[0].array, parts[0])
-    if all(leaf is parts[0] for leaf in present) and isinstance(parts[0], Repeat):
+    if isinstance(parts[0], Repeat) and all(leaf == parts[0] for leaf in present):
         return parts[0]
     path = prefix + flatten_with_path(tree)[0][position][0]
     if all(isinstance(leaf, Cell) and leaf.metadata == present[0].metadata for leaf in present):
@@ -170,7 +170,7 @@ def replace(
 def _replace_in_unit(unit: Any, pairs: list[tuple[Entry, Any]], *, free: bool) -> Any:
     entry, value = pairs[0]
     if entry.atom is None:
-        if value is unit:
+        if value is unit and entry.index is None:
             return unit
         value = value.value if isinstance(value, Cell) else value
         old = unit.value if isinstance(unit, Cell) else unit
@@ -209,7 +209,7 @@ def like(path: Path, old: Any, new: Any) -> Any:
     if old_structure != new_structure:
         _refuse_change(path, "structure", old_structure, new_structure)
     for position, (before, after) in enumerate(zip(olds, news, strict=True)):
-        if is_array(before) and isinstance(after, (bool, int, float, complex)):
+        if is_array(before) and type(after) in (bool, int, float, complex):
             news[position] = after = jnp.asarray(after)
         if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
             _refuse_change(path, "structure", type(before).__name__, type(after).__name__)

@@ -6,6 +6,7 @@ pattern is text and back.
 """
 
 import fnmatch
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -101,6 +102,8 @@ class AnyPath:
 
 
 Element: TypeAlias = Exact | AnyKey | Glob | Span | Choice
+_SPAN = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?")
+
 Pattern: TypeAlias = tuple[Element | AnyPath, ...]
 
 
@@ -176,12 +179,11 @@ def _in_brackets(scanner: Scanner) -> Element:
     inside = scanner.bracket()
     if inside.strip() == "*":
         return AnyKey()
-    if ":" in inside and not inside.lstrip().startswith(("'", '"')):
-        try:
-            bounds = [int(part) if part.strip() else None for part in inside.split(":")]
-            return Span(*bounds, *[None] * (3 - len(bounds)))
-        except (ValueError, TypeError):
-            scanner.fail(f"[{inside}] is no slice", "a slice as in [1:4]", at=start)
+    span = _SPAN.fullmatch(inside)
+    if span is not None:
+        return Span(*(None if bound is None else int(bound) for bound in span.groups()))
+    if re.match(r"\s*[\w-]*\s*:", inside):
+        scanner.fail(f"[{inside}] is no slice", "a slice as in [1:4]", at=start)
     return Exact(literal(scanner, inside, start))
 
 

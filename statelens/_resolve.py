@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from ._cell import Cell
 from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
-from ._select import ByPath
+from ._select import ByPath, Optional
 from ._selection import Entry, select
 from ._units import TreeDef, flatten, is_array, leaves_with_path
 from .path import closest, format
@@ -51,9 +51,7 @@ def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -
 
 
 def _is_optional(selector: Selector) -> bool:
-    if isinstance(selector, ByPath):
-        return selector.optional
-    return any(map(_is_optional, selector.parts()))
+    return isinstance(selector, Optional) or any(map(_is_optional, selector.parts()))
 
 
 def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:

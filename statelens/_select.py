@@ -49,11 +49,9 @@ class ByPath(Selector):
 
     Attributes:
         pattern: The parsed pattern, or the source of a regular expression.
-        optional: Whether it may match nothing.
     """
 
     pattern: Pattern | str
-    optional: bool = False
 
     def _matches(self, path: Path, scope: Scope) -> bool:
         if isinstance(self.pattern, str):
@@ -82,8 +80,7 @@ class ByPath(Selector):
 
     def written(self, level: int = 0) -> str:
         pattern = self.pattern
-        text = f"re:{pattern!r}" if isinstance(pattern, str) else format_pattern(pattern) or "''"
-        return text + "?" * self.optional
+        return f"re:{pattern!r}" if isinstance(pattern, str) else format_pattern(pattern) or "''"
 
 
 @dataclass(frozen=True)
@@ -344,7 +341,26 @@ class Not(Selector):
         return not self.a.covers(path, node, scope)
 
     def written(self, level: int = 0) -> str:
-        return f"~{self.a.written(5)}"
+        return _enclose(f"~{self.a.written(5)}", level > 5)
+
+    def parts(self) -> tuple[Selector, ...]:
+        return (self.a,)
+
+
+@dataclass(frozen=True)
+class Optional(Selector):
+    """What the other selects, and no error where that is nothing."""
+
+    a: Selector
+
+    def pick(self, site: Site, scope: Scope) -> Pick:
+        return self.a.pick(site, scope)
+
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        return self.a.covers(path, node, scope)
+
+    def written(self, level: int = 0) -> str:
+        return f"{self.a.written(6)}?"
 
     def parts(self) -> tuple[Selector, ...]:
         return (self.a,)
@@ -367,6 +383,14 @@ class Within(Selector):
                     picked = unite(picked, self.b.pick(below, inside))
         return picked
 
+    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
+        above = scope.nodes(path)
+        return any(
+            self.a.covers(path[:depth], above[depth], scope)
+            and self.b.covers(path[depth:], node, scope.below(above[depth], path[:depth]))
+            for depth in range(len(path) + 1)
+        )
+
     def written(self, level: int = 0) -> str:
         return _enclose(f"{self.a.written(4)} / {self.b.written(5)}", level > 4)
 
@@ -387,6 +411,14 @@ class Sliced(Selector):
             return None
         inside = dict(atoms(site.unit))
         chosen = inside if pick is WHOLE else pick
+        if pick is not WHOLE and any(index is not None for index in pick.values()):
+            raise SelectionError(
+                explain(
+                    f"asked for the part {self.index} of a part of '{format(site.paths[0])}'",
+                    "a lens chooses a part of a whole array",
+                    "one index that chooses both",
+                )
+            )
         for path in chosen:
             self.index.check(site.paths[0] + path, inside[path])
         return dict.fromkeys(chosen, self.index)

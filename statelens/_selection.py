@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ._cell import Cell
 from ._picks import WHOLE, Parts, Scope, Selector, walk
-from ._select import ByPath
+from ._select import ByPath, Optional
 from ._units import Index, Site, TreeDef, flatten, flatten_with_path, is_array, sites
 from .path import Path
 
@@ -102,12 +102,16 @@ def _select(selector: Selector, tree: Any) -> Selection:
             entries.append(Entry(site.paths[0], site.positions, None, (), None))
         elif pick:
             entries += _part_entries(site, pick)
-    unmatched = tuple(
-        part
-        for part in walk(selector)
-        if isinstance(part, ByPath) and not part.optional and part not in scope.matched
-    )
+    unmatched = tuple(p for p in _required(selector) if p not in scope.matched)
     return Selection(tuple(entries), unmatched)
+
+
+def _required(selector: Selector) -> list[ByPath]:
+    """Lists the patterns that have to match something."""
+    if isinstance(selector, Optional):
+        return []
+    own = [selector] if isinstance(selector, ByPath) else []
+    return own + [pattern for part in selector.parts() for pattern in _required(part)]
 
 
 def _part_entries(site: Site, pick: Parts) -> list[Entry]:

@@ -1,6 +1,5 @@
 """Specs: what people may write where a lens is meant."""
 
-import dataclasses
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -11,7 +10,7 @@ from ._cell import Cell
 from ._errors import ArgumentTypeError, StateTypeError, explain
 from ._grammar import parse_selector
 from ._picks import Selector
-from ._select import ByPath, Everything, Masked, Not, OfClass, Or, Predicate
+from ._select import Everything, Masked, Not, OfClass, Optional, Or, Predicate
 
 LensSpec: TypeAlias = Any
 """A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or
@@ -23,7 +22,7 @@ def selector_of(spec: LensSpec, *, optional: bool = False) -> Selector:
 
     Args:
         spec: See `LensSpec`.
-        optional: Whether its patterns may match nothing.
+        optional: Whether it may select nothing.
 
     Returns:
         The selector.
@@ -34,7 +33,7 @@ def selector_of(spec: LensSpec, *, optional: bool = False) -> Selector:
         ArgumentTypeError: The spec is nothing that selects.
     """
     selector = _selector_of(spec)
-    return _as_optional(selector) if optional else selector
+    return Optional(selector) if optional and not isinstance(selector, Optional) else selector
 
 
 def _selector_of(spec: LensSpec) -> Selector:
@@ -75,16 +74,3 @@ def _selector_of(spec: LensSpec) -> Selector:
             "lens(ParamState) for states of a class",
         )
     )
-
-
-def _as_optional(selector: Selector) -> Selector:
-    if isinstance(selector, ByPath):
-        return dataclasses.replace(selector, optional=True)
-    if not dataclasses.is_dataclass(selector):
-        return selector
-    inner = {
-        field.name: _as_optional(part)
-        for field in dataclasses.fields(selector)
-        if isinstance(part := getattr(selector, field.name), Selector)
-    }
-    return dataclasses.replace(selector, **inner) if inner else selector

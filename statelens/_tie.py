@@ -1,14 +1,16 @@
 """Tying: one array in two places of an immutable tree."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import jax
 import jax.tree_util as jtu
 
-from ._errors import SelectionError, StructureError, explain, user_facing
+from ._cell import Cell
+from ._errors import FrozenTreeError, SelectionError, StructureError, explain, user_facing
 from ._resolve import focus_on
 from ._spec import LensSpec, selector_of
-from ._units import flatten, flatten_with_path, is_array
+from ._units import flatten, flatten_with_path
 from .path import GraphKey, format
 
 
@@ -38,7 +40,20 @@ class Tied:
         return getattr(self.untied, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.untied, name, value)
+        raise FrozenTreeError(
+            explain(
+                f"asked to set the attribute {name!r} of a tied tree",
+                "it is immutable; the write would be lost",
+                "a lens, as in lens.set(tied, {path: value})",
+                "set it before tying, or on .untied",
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self.untied)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.untied)
 
     def __getitem__(self, key: Any) -> Any:
         return self.untied[key]
@@ -99,13 +114,7 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
         Array([3., 3.], dtype=float32)
     """
     leaves, treedef = flatten(tree)
-    ends = [
-        [
-            entry.positions[0]
-            for entry in focus_on(selector_of(spec), tree, required_by="tie").entries
-        ]
-        for spec in (to, source)
-    ]
+    ends = [_whole_arrays(tree, leaves, spec) for spec in (to, source)]
     if len(ends[0]) != len(ends[1]) or set(ends[0]) & set(ends[1]):
         raise SelectionError(
             explain(
@@ -118,14 +127,6 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
     paths = [path for path, _ in flatten_with_path(tree)[0]]
     for position, other in zip(*ends, strict=True):
         target, origin = leaves[position], leaves[other]
-        if not (is_array(target) and is_array(origin)):
-            raise SelectionError(
-                explain(
-                    f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
-                    "one of them is a State",
-                    "put the same State in both places",
-                )
-            )
         if (target.shape, target.dtype) != (origin.shape, origin.dtype):
             raise StructureError(
                 explain(
@@ -137,3 +138,18 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
             )
         leaves[position] = None
     return Tied(treedef.unflatten(leaves), tuple(zip(*ends, strict=True)))
+
+
+def _whole_arrays(tree: Any, leaves: list[Any], spec: LensSpec) -> list[int]:
+    entries = focus_on(selector_of(spec), tree, required_by="tie").entries
+    for entry in entries:
+        is_state = isinstance(leaves[entry.positions[0]], Cell)
+        if is_state or entry.index is not None:
+            raise SelectionError(
+                explain(
+                    f"asked to tie '{format(entry.path)}'",
+                    "that is a State" if is_state else f"only the part {entry.index} is selected",
+                    "put the same State in both places" if is_state else "tie whole arrays",
+                )
+            )
+    return [entry.positions[0] for entry in entries]

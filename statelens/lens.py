@@ -14,7 +14,6 @@ lenses, hashed, compared, and, when it is built of patterns, written as text and
     66
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ from ._select import And, Not, Or, Sliced, Within, is_inexact
 from ._selection import Entry
 from ._spec import LensSpec, selector_of
 from ._units import Index, flatten, is_array
-from .path import Path, closest, format, parse
+from .path import Path, as_path, closest, format
 
 __all__ = ["Lens", "lens", "partition"]
 
@@ -179,7 +178,7 @@ class Lens:
             {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="set")
-        by_path = {parse(key) if isinstance(key, str) else key: values[key] for key in values}
+        by_path = {as_path(key): values[key] for key in values}
         self._check_paths(by_path, focused)
         return _replaced(focused, [by_path[entry.path] for entry in focused.entries], replace)
 
@@ -379,7 +378,7 @@ class Lens:
             >>> jax.grad(lambda t: held(t)["b"] * t["w"])(tree)
             {'b': Array(0., dtype=float32), 'w': Array(1., dtype=float32)}
         """
-        return self._map_arrays(tree, jax.lax.stop_gradient)
+        return self._map_arrays(tree, _held_still)
 
     @user_facing
     def cast(self, tree: Any, dtype: Any) -> Any:
@@ -387,7 +386,8 @@ class Lens:
 
         Args:
             tree: Any pytree.
-            dtype: The dtype to cast to. Integers, booleans and keys in the focus stay.
+            dtype: The dtype to cast to. Integers, booleans and keys in the focus
+                stay, and so do complex arrays when the dtype is real.
 
         Returns:
             The new tree.
@@ -406,7 +406,7 @@ class Lens:
                         "a lens on the whole array",
                     )
                 )
-        return self._map_arrays(tree, lambda x: x.astype(dtype) if is_inexact(x) else x)
+        return self._map_arrays(tree, lambda x: _cast(x, dtype))
 
     def _map_arrays(self, tree: Any, function: Callable[[Any], Any]) -> Any:
         focused = focus_on(self.selector, tree)
@@ -446,22 +446,36 @@ def _replaced(focused: Focused, values: list[Any], free: bool) -> Any:
     return replace(focused.leaves, focused.treedef, focused.entries, values, free=free)
 
 
+def _held_still(array: Any) -> Any:
+    # No gradient flows through an array of NumPy, and JAX would cast it.
+    return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
+
+
+def _cast(array: Any, dtype: Any) -> Any:
+    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
+    if not is_inexact(array) or (jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real):
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
+    return array.astype(dtype)
+
+
 def _added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
     step = steps[entry.positions[0]]
-    if entry.atom is not None:
+    if entry.atom is not None and isinstance(step, Cell):
         step = flatten(step.value)[0][entry.atom]
-    if isinstance(unit, Cell):
-        step = step.value if isinstance(step, Cell) else step
-        return jax.tree.map(operator.add, unit.value, step)
-    if step is None:
+    value = unit.value if isinstance(unit, Cell) else unit
+    step = step.value if isinstance(step, Cell) else step
+    if jax.tree.structure(value) != jax.tree.structure(step):
+        there = "no update" if step is None else "an update of another structure"
         raise StructureError(
             explain(
                 f"asked to apply updates to '{format(entry.path)}'",
-                "there is no update for it",
+                f"there is {there} for it",
                 "a lens that selects just what was optimised",
             )
         )
-    return jnp.add(unit, step)
+    return jax.tree.map(jnp.add, value, step)
 
 
 def _masked(leaves: list[Any], entries: tuple[Entry, ...]) -> list[Any]:
@@ -500,8 +514,8 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
             everything or `None` for nothing; a predicate ``(path, unit) -> bool``; a list
             or tuple of specs, for what any of them selects; a prefix tree of booleans, as
             an Equinox `filter_spec` is; or another lens.
-        optional: Whether patterns may match nothing. Otherwise that is an error wherever
-            the lens is put to use.
+        optional: Whether it may select nothing, and its patterns may match nothing.
+            Otherwise that is an error wherever the lens is put to use.
 
     Returns:
         The lens.

@@ -228,6 +228,21 @@ def resolve(tree: Any, path: Path) -> Any:
     return node
 
 
+def as_path(key: Any) -> Path:
+    """Reads a path that is given as a tuple of keys or as text."""
+    if isinstance(key, tuple):
+        return key
+    if isinstance(key, str):
+        return parse(key)
+    raise PathError(
+        explain(
+            f"asked to set or get the path {key!r}",
+            f"that is a {type(key).__name__}, not a path",
+            "a tuple of keys, as in ('layers', 0), or text, as in 'layers[0]'",
+        )
+    )
+
+
 def closest(path: str, candidates: Iterable[Path], count: int = 3) -> list[str]:
     """Returns the written forms nearest to a path, best first."""
     written = [format(candidate) for candidate in candidates]

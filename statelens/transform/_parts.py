@@ -92,10 +92,11 @@ class Tree:
     rest: Any
 
     def apply(self, values: Any, call: Call) -> None:
-        # The watched cells are those that JAX has made for this trace.
-        call.watched.update({cell: format(path) for cell, path in cells(values).items()})
-        call.args[0] = combine(values, self.rest)
-        call.freeze(call.args[0])
+        tree = combine(values, self.rest)
+        focused = set(cells(values).values())
+        call.watched |= {c: format(path) for c, path in cells(tree).items() if path in focused}
+        call.args[0] = tree
+        call.freeze(tree)
 
     def shape(self, derivative: Any) -> Any:
         return derivative

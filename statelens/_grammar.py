@@ -11,7 +11,7 @@ import re
 
 from ._pattern import scan_pattern
 from ._scan import Scanner
-from ._select import And, ByPath, Not, Optional, Or, Selector, Sliced, Within
+from ._select import And, ByPath, Everything, Not, Optional, Or, Selector, Sliced, Within
 from ._units import Index
 
 
@@ -129,6 +129,8 @@ def _pattern(scanner: Scanner) -> Selector:
             "build this lens in code; only patterns are text and back",
             at=start,
         )
+    if scanner.take("..."):
+        return Everything()
     if scanner.take("re:"):
         source = _regular_expression(scanner)
         return ByPath(source)

@@ -69,7 +69,7 @@ class Attribute:
         return self._compared(operator.eq, value)
 
     def __ne__(self, value: object) -> Lens:  # type: ignore[override]
-        return self._compared(operator.ne, value)
+        return ~self._compared(operator.eq, value)
 
     def __lt__(self, value: Any) -> Lens:
         return self._compared(operator.lt, value)

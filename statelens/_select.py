@@ -40,7 +40,7 @@ class Everything(Selector):
         return True
 
     def written(self, level: int = 0) -> str:
-        return "**?"
+        return "..."
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,18 @@ class Compared(Selector):
     value: Any
     sees_arrays = True
 
-    _SYMBOLS: ClassVar = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+    _SYMBOLS: ClassVar = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         if self.attribute == "name":
-            names = [path[-1] for path in site.paths if path]
-            return WHOLE if any(self.comparison(name, self.value) for name in names) else None
+            if any(self._is_named(path) for path in site.paths):
+                return WHOLE
+            inside = [path for path, _ in atoms(site.unit)]
+            return {path: None for path in inside if self._is_named(path)} or None
         return OfArrays(str(self), self._holds).pick(site, scope)
+
+    def _is_named(self, path: Path) -> bool:
+        return bool(path) and self.comparison(path[-1], self.value)
 
     def _holds(self, leaf: Any) -> bool:
         return is_array(leaf) and self.comparison(getattr(leaf, self.attribute), self.value)

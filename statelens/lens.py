@@ -378,7 +378,7 @@ class Lens:
             >>> jax.grad(lambda t: held(t)["b"] * t["w"])(tree)
             {'b': Array(0., dtype=float32), 'w': Array(1., dtype=float32)}
         """
-        return self._map_arrays(tree, _held_still)
+        return self._map_arrays(tree, _held_still, "stop_gradient")
 
     @user_facing
     def cast(self, tree: Any, dtype: Any) -> Any:
@@ -406,10 +406,10 @@ class Lens:
                         "a lens on the whole array",
                     )
                 )
-        return self._map_arrays(tree, lambda x: _cast(x, dtype))
+        return self._map_arrays(tree, lambda x: _cast(x, dtype), "cast")
 
-    def _map_arrays(self, tree: Any, function: Callable[[Any], Any]) -> Any:
-        focused = focus_on(self.selector, tree)
+    def _map_arrays(self, tree: Any, function: Callable[[Any], Any], required_by: str) -> Any:
+        focused = focus_on(self.selector, tree, required_by=required_by)
         values = []
         for entry in focused.entries:
             unit = read(focused.leaves, entry)

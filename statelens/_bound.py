@@ -25,7 +25,7 @@ from ._units import Index, ancestors, flatten, flatten_with_path
 from .path import Path, as_path, closest, format
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(unsafe_hash=True, repr=False)
 class View:
     """A part of a state: a leaf inside its value, or a slice of an array.
 
@@ -123,6 +123,7 @@ class BoundLens(Mapping[Path, Any]):
             )
         )
 
+    @user_facing
     def __getitem__(self, path: Path | str) -> Any:
         cells = self._cells()
         key = as_path(path)
@@ -207,6 +208,9 @@ class BoundLens(Mapping[Path, Any]):
             free = replace and isinstance(cell, Cell)
             ready.append((cell, value if free else like(path, cell.value, value)))
         for cell, value in ready:
+            owner = cell if isinstance(cell, Cell) else cell.cell
+            owner.check_write(value)
+        for cell, value in ready:
             cell.value = value
 
     @user_facing
@@ -239,12 +243,15 @@ class BoundLens(Mapping[Path, Any]):
             )
         return tuple(parts)
 
+    @user_facing
     def __or__(self, other: "BoundLens") -> "BoundLens":
         return BoundLens(Or(self.selector, self._same_module(other)), self.module)
 
+    @user_facing
     def __and__(self, other: "BoundLens") -> "BoundLens":
         return BoundLens(both(self.selector, self._same_module(other)), self.module)
 
+    @user_facing
     def __sub__(self, other: "BoundLens") -> "BoundLens":
         return BoundLens(both(self.selector, Not(self._same_module(other))), self.module)
 
@@ -273,7 +280,7 @@ def _unflatten_bound(paths: tuple[Path, ...], cells: Any) -> Any:
     return dict(zip(paths, cells, strict=True))
 
 
-# To JAX a bound lens is what it reads as: a dictionary of states by path.
+# To JAX a bound lens is what it reads as: states by path. A plain dictionary comes back.
 jtu.register_pytree_node(BoundLens, _flatten_bound, _unflatten_bound)
 
 

@@ -24,6 +24,10 @@ class Cell(abc.ABC):
     def with_value(self, value: Any) -> Self:
         """Returns a new cell that differs in its value only."""
 
+    @abc.abstractmethod
+    def check_write(self, value: Any) -> None:
+        """Refuses a value that assigning would refuse, without assigning it."""
+
     @property
     @abc.abstractmethod
     def metadata(self) -> Hashable:

@@ -8,6 +8,7 @@ to the enclosing frame, or to the cells, after the transform has succeeded.
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
+from weakref import WeakValueDictionary
 
 import jax
 import jax.tree_util as jtu
@@ -15,7 +16,7 @@ import numpy as np
 
 from ._errors import FrozenTreeError, TracerLeakError, explain
 from ._trace import current_trace, has_tracers
-from ._units import flatten
+from ._units import TreeDef, flatten
 from .path import Path, format
 from .state import ENDED, State, active_frame, refuse_leak
 
@@ -56,7 +57,7 @@ class Writes:
             if frame is None:
                 refuse_leak(cell, value)
             else:
-                frame.check(cell)  # type: ignore[attr-defined]
+                frame.check(cell)
         for cell, value in pairs:
             if frame is None:
                 cell.store(value)
@@ -70,14 +71,16 @@ class Frame:
     Attributes:
         values: The values that differ from those outside.
         touched: The cells that were read or written.
+        nodes: Mutable nodes that were made while the frame was open, by id.
     """
 
     def __init__(self, values: Mapping[State, Any], frozen: Mapping[State, Path]):
         self.values: dict[State, Any] = dict(values)
         self.touched: set[State] = set()
+        self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
         self._made: set[State] = set()
-        self._lent: dict[State, list[Any]] = {}
+        self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
         self._frozen = frozen
 
     def __enter__(self) -> Self:
@@ -128,15 +131,17 @@ class Frame:
         """Returns the cell's value in this frame, for the function that runs in it."""
         self.touch(cell)
         value = self.peek(cell)
-        if value is ENDED or isinstance(value, (jax.Array, np.ndarray, int, float)):
+        if value is ENDED or isinstance(value, (jax.Array, int, float)):
             return value
         if cell in self._lent or cell in self._written or cell in self._made:
             return value
-        # A container could be changed in place, past the frame: lend a copy, and look at it
-        # again when the writes are taken out.
+        # A container or a NumPy array could be changed in place, past the frame: lend a copy,
+        # and look at it again when the writes are taken out.
         leaves, treedef = jax.tree.flatten(value)
-        self._lent[cell] = leaves
-        self.values[cell] = treedef.unflatten(leaves)
+        self._lent[cell] = leaves, treedef
+        self.values[cell] = treedef.unflatten(
+            [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        )
         return self.values[cell]
 
     def check(self, cell: State) -> None:
@@ -168,12 +173,20 @@ class Frame:
     def writes(self) -> Writes:
         """Returns what was written so far to cells that were made outside this frame."""
         for cell, lent in self._lent.items():
-            now = jax.tree.leaves(self.values[cell])
-            if len(now) != len(lent) or any(a is not b for a, b in zip(now, lent, strict=True)):
+            if _has_changed(lent, jax.tree.flatten(self.values[cell])):
                 self.check(cell)
                 self._written[cell] = None
         written = tuple(cell for cell in self._written if cell not in self._made)
         return Writes(written, tuple(self.values[cell] for cell in written))
+
+
+def _has_changed(lent: tuple[list[Any], TreeDef], now: tuple[list[Any], TreeDef]) -> bool:
+    def differs(before: Any, after: Any) -> bool:
+        if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
+            return before is not after
+        return before.dtype != after.dtype or before.tobytes() != after.tobytes()
+
+    return lent[1] != now[1] or any(map(differs, lent[0], now[0]))
 
 
 def _frozen_write(cell: State, path: Path) -> str:

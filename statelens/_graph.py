@@ -12,8 +12,10 @@ same structure.
 
 import abc
 import weakref
-from collections.abc import Hashable, Iterator
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from types import MethodType
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.tree_util as jtu
@@ -52,6 +54,13 @@ class Reference(NamedTuple):
     number: int
 
 
+class Method(NamedTuple):
+    """A leaf that is a method bound to a node of the graph."""
+
+    number: int
+    function: Callable[..., Any]
+
+
 class Static(NamedTuple):
     """A leaf that is part of the structure; its type too, since 1 == 1.0 == True."""
 
@@ -59,12 +68,15 @@ class Static(NamedTuple):
     value: Hashable
 
 
+Leaf: TypeAlias = Child | Reference | Method | Static
+
+
 class Attribute(NamedTuple):
     """An attribute: the structure of its value, and what each leaf is."""
 
     name: str
     treedef: TreeDef
-    leaves: tuple[Child | Reference | Static, ...]
+    leaves: tuple[Leaf, ...]
 
 
 class Record(NamedTuple):
@@ -92,12 +104,19 @@ class Structure:
     def __hash__(self) -> int:
         return hash(self.records)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"records": self.records, "root": None}
+
     def __repr__(self) -> str:
         return f"Structure({', '.join(record.cls.__name__ for record in self.records)})"
 
 
 def _is_stop(value: Any) -> bool:
     return is_stop(value) or isinstance(value, Node)
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, MethodType) and isinstance(value.__self__, Node)
 
 
 class _Walk:
@@ -123,10 +142,12 @@ class _Walk:
         self._records[number] = Record(type(node), tuple(attributes))
         return Reference(number)
 
-    def _leaf(self, leaf: Any) -> Child | Reference | Static:
+    def _leaf(self, leaf: Any) -> Leaf:
         if isinstance(leaf, Node):
             known = self._nodes.get(id(leaf))
             return self.visit(leaf) if known is None else Reference(known)
+        if _is_method(leaf):
+            return Method(self._leaf(leaf.__self__).number, leaf.__func__)  # type: ignore[union-attr]
         if isinstance(leaf, Cell) and id(leaf) in self._cells:
             return Child(self._cells[id(leaf)])
         if leaf is None or isinstance(leaf, (Cell, Remainder, Repeat)) or is_array(leaf):
@@ -163,13 +184,15 @@ def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
     """Reads the children by a known structure, whatever has been put in their places.
 
     A leaf that a tree map replaced (by a label, a boolean, a whole tree) is still a child,
-    though it doesn't look like one. Returns None where a container was changed in place.
+    though it doesn't look like one. Returns None where anything but children has changed.
     """
     children: dict[int, Any] = {}
     nodes: dict[int, Node] = {0: root}
     for number, record in enumerate(structure.records):
-        attributes = nodes[number]._attributes()
-        if list(attributes) != [attribute.name for attribute in record.attributes]:
+        node = nodes[number]
+        attributes = node._attributes()
+        names = [attribute.name for attribute in record.attributes]
+        if type(node) is not record.cls or list(attributes) != names:
             return None
         for name, treedef, leaves in record.attributes:
             try:
@@ -177,13 +200,23 @@ def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
             except (ValueError, TypeError):
                 return None
             for leaf, value in zip(leaves, values, strict=True):
-                if isinstance(leaf, Child):
-                    children.setdefault(leaf.number, value)
-                elif isinstance(leaf, Reference):
-                    if not isinstance(value, Node):
-                        return None
-                    nodes.setdefault(leaf.number, value)
+                if not _is_as_before(leaf, value, children, nodes):
+                    return None
     return [children[number] for number in range(len(children))]
+
+
+def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[int, Node]) -> bool:
+    match leaf:
+        case Child(number):
+            # A node is never a child, and the same child is the same object everywhere.
+            return not isinstance(value, Node) and children.setdefault(number, value) is value
+        case Reference(number):
+            return isinstance(value, Node) and nodes.setdefault(number, value) is value
+        case Method(number, function):
+            known = _is_method(value) and value.__func__ is function
+            return known and nodes.setdefault(number, value.__self__) is value.__self__
+        case Static(kind, static):
+            return type(value) is kind and bool(value == static)
 
 
 def unflatten_graph(structure: Structure, children: Any) -> Any:
@@ -208,15 +241,15 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
     return nodes[0]
 
 
-def _filled(
-    leaves: tuple[Child | Reference | Static, ...], nodes: list[Any], children: list[Any]
-) -> Iterator[Any]:
+def _filled(leaves: tuple[Leaf, ...], nodes: list[Any], children: list[Any]) -> Iterator[Any]:
     for leaf in leaves:
         match leaf:
             case Child(number):
                 yield children[number]
             case Reference(number):
                 yield nodes[number]
+            case Method(number, function):
+                yield MethodType(function, nodes[number])
             case Static(_, value):
                 yield value
 
@@ -225,16 +258,28 @@ def flatten_graph_with_keys(root: Node) -> tuple[list[tuple[GraphKey, Any]], Str
     """Flattens a graph as `flatten_graph` does, with all paths of each child as its key."""
     children, structure = flatten_graph(root)
     paths: list[list[Path]] = [[] for _ in children]
-    _collect_paths(structure, 0, (), (), paths)
+    _collect_paths(structure, 0, (), (), Counter(), paths)
     keys = [GraphKey(tuple(found)) for found in paths]
     return list(zip(keys, children, strict=True)), structure
 
 
+# A node that is shared has several paths. All of them would be too many where shared nodes
+# share nodes in turn.
+_MOST_PATHS = 4
+
+
 def _collect_paths(
-    structure: Structure, number: int, path: Path, above: tuple[int, ...], paths: list[list[Path]]
+    structure: Structure,
+    number: int,
+    path: Path,
+    above: tuple[int, ...],
+    visits: Counter[int],
+    paths: list[list[Path]],
 ) -> None:
-    if number in above:
+    if number in above or visits[number] == _MOST_PATHS:
         return
+    visits[number] += 1
+    above = (*above, number)
     for name, treedef, leaves in structure.records[number].attributes:
         positions = treedef.unflatten(range(len(leaves)))
         for keys, position in jtu.tree_flatten_with_path(positions)[0]:
@@ -243,7 +288,10 @@ def _collect_paths(
                 case Child(child):
                     paths[child].append(below)
                 case Reference(node):
-                    _collect_paths(structure, node, below, (*above, number), paths)
+                    _collect_paths(structure, node, below, above, visits, paths)
+                case Method(node, _):
+                    below = (*below, "__self__")
+                    _collect_paths(structure, node, below, above, visits, paths)
 
 
 def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:

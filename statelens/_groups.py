@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from ._cell import Cell
-from ._errors import SelectionError, explain, user_facing
+from ._errors import PathError, SelectionError, explain, user_facing
 from ._halves import split
 from ._resolve import focus_on
 from ._select import And, Not, Or
@@ -23,7 +23,16 @@ class Groups:
         self._selectors = {name: selector_of(spec) for name, spec in lenses.items()}
         self._first_match = first_match
 
+    @user_facing
     def __getitem__(self, name: str) -> Lens:
+        if name not in self._selectors:
+            raise PathError(
+                explain(
+                    f"asked for the group {name!r}",
+                    f"the groups are {', '.join(map(repr, self._selectors))}",
+                    "one of these",
+                )
+            )
         taken = Lens(self._selectors[name])
         if self._first_match:
             for other, selector in self._selectors.items():

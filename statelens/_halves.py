@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -106,10 +107,10 @@ def _merge(present: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     remainders = [leaf for leaf in present if isinstance(leaf, Remainder)]
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
-        return remainders[0].index.write(remainders[0].array, parts[0])
+        return _filled(remainders[0], parts[0], tree, position, prefix)
     if isinstance(parts[0], Repeat) and all(leaf == parts[0] for leaf in present):
         return parts[0]
-    path = prefix + flatten_with_path(tree)[0][position][0]
+    path = prefix + _path_at(tree, position)
     if all(isinstance(leaf, Cell) and leaf.metadata == present[0].metadata for leaf in present):
         return present[0].with_value(_combine(tuple(cell.value for cell in present), path))
     raise StructureError(
@@ -119,6 +120,28 @@ def _merge(present: list[Any], tree: Any, position: int, prefix: Path) -> Any:
             "combine the focus and the rest that one partition gave",
         )
     )
+
+
+def _filled(remainder: Remainder, part: Any, tree: Any, position: int, prefix: Path) -> Any:
+    array, index = remainder.array, remainder.index
+    if is_array(array) and is_array(part):
+        shape, dtype = index.shape(array.shape), array.dtype
+        if isinstance(part, jax.Array):
+            dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+        if (shape, dtype) != (part.shape, part.dtype):
+            raise StructureError(
+                explain(
+                    f"asked to put a part in '{format(prefix + _path_at(tree, position))}'",
+                    f"it is {part.dtype}{list(part.shape)}, and its place {index} is "
+                    f"{dtype}{list(shape)}",
+                    "a part of that shape and dtype",
+                )
+            )
+    return index.write(array, part)
+
+
+def _path_at(tree: Any, position: int) -> Path:
+    return flatten_with_path(tree)[0][position][0]
 
 
 def _refuse_structure(first: Any, second: Any, prefix: Path) -> None:
@@ -210,7 +233,7 @@ def like(path: Path, old: Any, new: Any) -> Any:
         _refuse_change(path, "structure", old_structure, new_structure)
     for position, (before, after) in enumerate(zip(olds, news, strict=True)):
         if is_array(before) and type(after) in (bool, int, float, complex):
-            news[position] = after = jnp.asarray(after)
+            news[position] = after = _as_array(after, before)
         if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
             _refuse_change(path, "structure", type(before).__name__, type(after).__name__)
         if is_array(before) and before.shape != after.shape:
@@ -218,6 +241,12 @@ def like(path: Path, old: Any, new: Any) -> Any:
         if is_array(before) and before.dtype != after.dtype:
             _refuse_change(path, "dtype", before.dtype, after.dtype)
     return new_structure.unflatten(news)
+
+
+def _as_array(number: Any, like: Any) -> Any:
+    # With its dtype named, the array isn't weakly typed.
+    dtype = jnp.result_type(number)
+    return jnp.asarray(number, like.dtype if like.dtype == dtype else dtype)
 
 
 def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from ._cell import Cell
 from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
-from ._select import ByPath, Optional
+from ._select import And, ByPath, Optional, Or, Sliced, Within
 from ._selection import Entry, select
 from ._units import TreeDef, flatten, is_array, leaves_with_path
 from .path import closest, format
@@ -51,7 +51,16 @@ def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -
 
 
 def _is_optional(selector: Selector) -> bool:
-    return isinstance(selector, Optional) or any(map(_is_optional, selector.parts()))
+    """Says whether it is meant that a selector may select nothing."""
+    match selector:
+        case Optional():
+            return True
+        case Or(a, b):
+            return _is_optional(a) or _is_optional(b)
+        case And(a, _) | Within(a, _) | Sliced(a, _):
+            return _is_optional(a)
+        case _:
+            return False
 
 
 def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:

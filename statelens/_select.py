@@ -104,7 +104,7 @@ class OfClass(Selector):
 
 @dataclass(frozen=True)
 class Predicate(Selector):
-    """Units for which a function of path and unit says so."""
+    """Units for which a function of path and unit says so; asked once for each structure."""
 
     function: Callable[[Path, Any], Any]
     sees_arrays = True
@@ -121,7 +121,7 @@ class OfArrays(Selector):
     """Arrays, inside cells or not, for which a function of the array says so."""
 
     label: str
-    function: Callable[[Any], bool]
+    function: Callable[[Any], Any]
     sees_arrays = True
 
     def pick(self, site: Site, scope: Scope) -> Pick:
@@ -203,6 +203,7 @@ class Masked(Selector):
     def _by_path(self, tree: Any) -> dict[Path, bool]:
         mask = dict(leaves_with_path(self.structure.unflatten(self.leaves)))
         there = [path for path, _ in leaves_with_path(tree)]
+        there += [path for path, _ in flatten_with_path(tree)[0]]
         prefixes = {path[:n] for path in there for n in range(len(path) + 1)}
         for path in mask:
             if path not in prefixes:
@@ -264,7 +265,17 @@ class Accessed(Selector):
                 leaves[position] = copies[id(leaf)]
             elif leaf is not None:
                 leaves[position] = probe(path)
-        found = flatten(self.function(treedef.unflatten(leaves)))[0]
+        try:
+            found = flatten(self.function(treedef.unflatten(leaves)))[0]
+        except (AttributeError, TypeError, LookupError) as error:
+            raise SelectionError(
+                explain(
+                    f"asked for what the accessor {self} returns",
+                    f"it raised {type(error).__name__}: {error}",
+                    "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
+                    "index the lens for a part of an array, as in at(lambda m: m.weight)[0]",
+                )
+            ) from None
         if not found or not all(id(leaf) in probes for leaf in found):
             raise SelectionError(
                 explain(
@@ -277,6 +288,8 @@ class Accessed(Selector):
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         accessed = scope.once(self, lambda: self._accessed(scope.tree))
+        if path in accessed:
+            return True
         inside = [path + inner for inner, _ in leaves_with_path(node)]
         return bool(inside) and all(leaf in accessed for leaf in inside)
 

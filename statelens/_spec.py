@@ -1,5 +1,7 @@
 """Specs: what people may write where a lens is meant."""
 
+import inspect
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -10,7 +12,7 @@ from ._cell import Cell
 from ._errors import ArgumentTypeError, StateTypeError, explain
 from ._grammar import parse_selector
 from ._picks import Selector
-from ._select import Everything, Masked, Not, OfClass, Optional, Or, Predicate
+from ._select import Everything, Masked, Not, OfArrays, OfClass, Optional, Or, Predicate
 
 LensSpec: TypeAlias = Any
 """A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or
@@ -65,12 +67,30 @@ def _selector_of(spec: LensSpec) -> Selector:
     if isinstance(spec, (list, tuple)):
         return reduce(Or, map(_selector_of, spec)) if spec else Not(Everything())
     if callable(spec) and leaves == [spec]:
+        if _takes_one_argument(spec):
+            return OfArrays(getattr(spec, "__name__", repr(spec)), spec)
         return Predicate(spec)
     raise ArgumentTypeError(
         explain(
             f"asked for a lens of {type(spec).__name__}: {spec!r:.80}",
             "a lens is made of a path pattern, a class, a predicate, a list of these, or booleans",
-            "lens('**.weight') for leaves by their path",
+            "argnums, to differentiate by an argument as jax.grad does"
+            if isinstance(spec, int)
+            else "lens('**.weight') for leaves by their path",
             "lens(ParamState) for states of a class",
         )
     )
+
+
+def _takes_one_argument(function: Callable[..., Any]) -> bool:
+    """Tells a filter of leaves, such as `equinox.is_array`, from a predicate of two."""
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None)
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return True
+    return False

@@ -221,7 +221,7 @@ class Index:
         return tuple(slice(*item) if isinstance(item, tuple) else item for item in self.items)
 
     def __str__(self) -> str:
-        return f"[{', '.join(map(self._written, self.items))}]"
+        return f"[{', '.join(map(self._written, self.items)) or '...'}]"
 
     @staticmethod
     def _written(item: Any) -> str:
@@ -229,15 +229,20 @@ class Index:
             return "..."
         return format_slice(*item) if isinstance(item, tuple) else str(item)
 
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the part of an array of some shape."""
+        return np.broadcast_to(np.empty(()), shape)[self.key].shape
+
     def read(self, array: Any) -> Any:
         """Returns the part of an array."""
         if isinstance(array, jax.ShapeDtypeStruct):
-            shape = _indexed_shape(array.shape, self.key)
-            return jax.ShapeDtypeStruct(shape, array.dtype)
+            return jax.ShapeDtypeStruct(self.shape(array.shape), array.dtype)
         return array[self.key]
 
     def write(self, array: Any, part: Any) -> Any:
         """Returns the array with another part; nothing else of it changes."""
+        if isinstance(array, jax.ShapeDtypeStruct):
+            return array
         if isinstance(array, np.ndarray) and not isinstance(part, jax.Array):
             array = array.copy()
             array[self.key] = part
@@ -248,7 +253,7 @@ class Index:
         """Refuses an index that the array at `path` doesn't have."""
         shape = np.shape(array) if not is_array(array) else array.shape
         try:
-            _indexed_shape(shape, self.key)
+            self.shape(shape)
         except IndexError as error:
             raise StructureError(
                 explain(
@@ -257,7 +262,3 @@ class Index:
                     "an index within the shape",
                 )
             ) from None
-
-
-def _indexed_shape(shape: tuple[int, ...], key: tuple[Any, ...]) -> tuple[int, ...]:
-    return np.broadcast_to(np.empty(()), shape)[key].shape

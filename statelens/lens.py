@@ -50,27 +50,35 @@ class Lens:
 
     selector: Selector
 
+    @user_facing
     def __and__(self, other: LensSpec) -> "Lens":
         return Lens(And(self.selector, selector_of(other)))
 
+    @user_facing
     def __rand__(self, other: LensSpec) -> "Lens":
         return Lens(And(selector_of(other), self.selector))
 
+    @user_facing
     def __or__(self, other: LensSpec) -> "Lens":
         return Lens(Or(self.selector, selector_of(other)))
 
+    @user_facing
     def __ror__(self, other: LensSpec) -> "Lens":
         return Lens(Or(selector_of(other), self.selector))
 
+    @user_facing
     def __sub__(self, other: LensSpec) -> "Lens":
         return Lens(And(self.selector, Not(selector_of(other))))
 
+    @user_facing
     def __rsub__(self, other: LensSpec) -> "Lens":
         return Lens(And(selector_of(other), Not(self.selector)))
 
+    @user_facing
     def __truediv__(self, other: LensSpec) -> "Lens":
         return Lens(Within(self.selector, selector_of(other)))
 
+    @user_facing
     def __rtruediv__(self, other: LensSpec) -> "Lens":
         return Lens(Within(selector_of(other), self.selector))
 
@@ -511,7 +519,9 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
 
     Args:
         spec: A pattern; a class, of states or of the nodes that units lie in; ``...`` for
-            everything or `None` for nothing; a predicate ``(path, unit) -> bool``; a list
+            everything or `None` for nothing; a predicate ``(path, unit) -> bool``, or a filter of
+            leaves such as `equinox.is_array` (asked once for each tree structure, so that they
+            may look at paths, classes, shapes and dtypes, not at the numbers); a list
             or tuple of specs, for what any of them selects; a prefix tree of booleans, as
             an Equinox `filter_spec` is; or another lens.
         optional: Whether it may select nothing, and its patterns may match nothing.

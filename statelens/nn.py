@@ -21,7 +21,7 @@ shared, whose children are its states and arrays, and whose other attributes are
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ import jax.tree_util as jtu
 
 from ._bound import BoundLens, first_match
 from ._cell import Cell
-from ._errors import ArgumentTypeError, explain, user_facing
+from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
     Structure,
@@ -42,7 +42,7 @@ from ._halves import numel
 from ._spec import LensSpec, selector_of
 from ._units import flatten, is_array
 from .path import Path
-from .state import State
+from .state import State, own, owned
 
 __all__ = ["Module"]
 
@@ -65,7 +65,10 @@ class Module(Node):
     """The base of mutable modules.
 
     Attributes may be states, modules, Equinox layers, arrays, containers of these, or
-    anything else. They are visited in sorted order, depth first.
+    anything else. They are visited in sorted order, depth first. To JAX the arrays of an
+    Equinox layer are leaves of the module itself, so that functions which look for layers in
+    a tree (`equinox.tree_at`, `equinox.nn.inference_mode`) have to be given the layer:
+    ``model.layer = eqx.nn.inference_mode(model.layer)``.
 
     Args:
         name: What to call the module.
@@ -91,28 +94,65 @@ class Module(Node):
         super().__init_subclass__(**kwargs)
         _register(cls)
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Makes a blank module, and notes in which call it was made."""
+        module = super().__new__(cls)
+        own(module)
+        return module
+
+    @user_facing
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
             object.__setattr__(self, name, value)
             return
-        self._changed()
-        held = vars(self).setdefault(_HELD, {})
+        if hasattr(Module, name):
+            raise ArgumentError(
+                explain(
+                    f"asked to set the attribute {name!r} of a {type(self).__name__}",
+                    "every nn.Module has a method of this name",
+                    "another name",
+                )
+            )
+        held = vars(self).get(_HELD, {})
         if name in held and not _has_owners(value):
             held[name].value = value
-        elif _is_held(value):
-            vars(self).pop(name, None)
-            held[name] = _Held(value, name=name)
+            self._changed()
+            return
+        hold = _is_held(value)
+        if name in held or hold or _has_owners(value) or _has_owners(vars(self).get(name)):
+            self._refuse_inside_frames(name)
+        self._changed()
+        held.pop(name, None)
+        vars(self).pop(name, None)
+        if hold:
+            vars(self).setdefault(_HELD, {})[name] = _Held(value, name=name)
         else:
-            held.pop(name, None)
             vars(self)[name] = value
 
-    def __getattr__(self, name: str) -> Any:
-        held = vars(self).get(_HELD, {})
-        if name in held:
+    def __getattribute__(self, name: str) -> Any:
+        # Before all else, so that a class attribute of the name doesn't hide the array.
+        held = object.__getattribute__(self, "__dict__").get(_HELD)
+        if held is not None and name in held:
             return held[name].value
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return object.__getattribute__(self, name)
 
+    def _refuse_inside_frames(self, name: str) -> None:
+        """Refuses to add or remove states in a call that might yet fail, or be traced."""
+        if not owned(self):
+            raise FrozenTreeError(
+                explain(
+                    f"asked to set or delete the attribute {name!r} of a {type(self).__name__}",
+                    "a transform is running, and the module's states can't change in it, "
+                    "only their values",
+                    f"make {name!r} a state or an array before the call, and assign its value",
+                    "statelens.thread(fun), if the module is its first argument",
+                )
+            )
+
+    @user_facing
     def __delattr__(self, name: str) -> None:
+        if name in vars(self).get(_HELD, {}) or _has_owners(vars(self).get(name)):
+            self._refuse_inside_frames(name)
         self._changed()
         if vars(self).get(_HELD, {}).pop(name, None) is None:
             object.__delattr__(self, name)
@@ -145,6 +185,7 @@ class Module(Node):
         return vars(self).get(_STRUCTURE)
 
     def _restore(self, attributes: dict[str, Any], structure: Structure) -> None:
+        own(self)
         for name, value in attributes.items():
             setattr(self, name, value)
         vars(self)[_STRUCTURE] = structure
@@ -156,7 +197,7 @@ class Module(Node):
         vars(self).update(attributes)
 
     def __copy__(self) -> "Module":
-        copy = object.__new__(type(self))
+        copy = type(self).__new__(type(self))
         vars(copy).update(self.__getstate__())
         held = vars(self).get(_HELD, {})
         vars(copy)[_HELD] = {name: cell.copy() for name, cell in held.items()}
@@ -187,10 +228,8 @@ class Module(Node):
         Returns:
             Without a filter, or with one, a bound lens; with several, a tuple of them, in
             which the first filter that matches wins. It looks at the module anew at each
-            use, so that a parameter added later is seen.
-
-        Raises:
-            PathError: When it is used, where a pattern matches nothing.
+            use, so that a parameter added later is seen. It may be empty; `grad` and the
+            like refuse that, and patterns that match nothing.
 
         Example:
             >>> import jax.numpy as jnp, statelens as sl

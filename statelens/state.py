@@ -16,6 +16,7 @@ and then it is an ordinary value.
 from collections.abc import Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol, Self
+from weakref import WeakValueDictionary
 
 import equinox as eqx
 import jax
@@ -44,13 +45,18 @@ __all__ = [
 
 
 class FrameLike(Protocol):
-    """What a state needs of the frame that reads and writes go to; see `thread`."""
+    """What a state needs of the frame that reads and writes go to; see `_frames`."""
+
+    nodes: WeakValueDictionary[int, Any]
 
     def read(self, cell: "State") -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
 
     def peek(self, cell: "State") -> Any:
         """Returns the cell's value in this frame, without touching the cell."""
+
+    def check(self, cell: "State") -> None:
+        """Refuses a write that would be lost, or that would leak a traced value."""
 
     def write(self, cell: "State", value: Any) -> None:
         """Sets the cell's value in this frame."""
@@ -61,6 +67,28 @@ class FrameLike(Protocol):
 
 active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
+
+
+# Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
+# may define equality.
+_made_while_tracing: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+def own(node: Any) -> None:
+    """Notes that a mutable node was made in the frame or trace that is active now."""
+    frame = active_frame.get()
+    if frame is not None:
+        frame.nodes[id(node)] = node
+    elif current_trace() != TOP:
+        _made_while_tracing[id(node)] = node
+
+
+def owned(node: Any) -> bool:
+    """Says whether a mutable node is as young as what runs now, and may change freely."""
+    frame = active_frame.get()
+    if frame is not None:
+        return id(node) in frame.nodes
+    return current_trace() == TOP or id(node) in _made_while_tracing
 
 
 class _Ended:
@@ -133,16 +161,33 @@ class State(Cell):
     @value.setter
     def value(self, value: Any) -> None:
         try:
-            _refuse_states(type(self), value)
+            self.check_write(value)
             frame = active_frame.get()
-            if frame is not None:
-                frame.write(self, value)
-            else:
-                refuse_leak(self, value)
+            if frame is None:
                 self.store(value)
+            else:
+                frame.write(self, value)
         except Exception as error:
             hide_own_frames(error)
             raise
+
+    def check_write(self, value: Any) -> None:
+        """Refuses a value that assigning would refuse, without assigning it.
+
+        Args:
+            value: What is going to be assigned.
+
+        Raises:
+            StateTypeError: The value contains a state.
+            TracerLeakError: No transform of statelens would take the value out again.
+            FrozenTreeError: The state belongs to a tree that was passed as an argument.
+        """
+        _refuse_states(type(self), value)
+        frame = active_frame.get()
+        if frame is None:
+            refuse_leak(self, value)
+        else:
+            frame.check(self)
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
@@ -162,7 +207,7 @@ class State(Cell):
         Returns:
             The new state.
         """
-        return _unflatten(type(self), self.metadata, (value,))
+        return _make(type(self), self.metadata, value, current_trace())
 
     @property
     def metadata(self) -> Hashable:
@@ -294,10 +339,10 @@ def _refuse_ended(cell: State) -> NoReturn:
     )
 
 
-def _unflatten(cls: type, metadata: Any, children: tuple[Any]) -> Any:
+def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:
     state = object.__new__(cls)
     vars(state).update(metadata)
-    state._start(children[0], TOP)
+    state._start(value, home)
     return state
 
 
@@ -306,7 +351,8 @@ def _register(cls: type[State]) -> None:
     jtu.register_pytree_with_keys(
         cls,
         lambda state: (((key, state.value),), state.metadata),
-        lambda metadata, children: _unflatten(cls, metadata, tuple(children)),
+        # What JAX makes is at home nowhere: a write to a copy that it throws away is refused.
+        lambda metadata, children: _make(cls, metadata, next(iter(children)), TOP),
         lambda state: ((state.value,), state.metadata),
     )
 

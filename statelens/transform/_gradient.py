@@ -150,11 +150,12 @@ class GradientTransform:
         derivative, (value, aux, writes) = differentiate(values)
         if self._check_states:
             check_touched(*traced[-1], self._name)
-        writes.commit()
         each = (derivative,) if len(parts) == 1 else derivative
         shaped = tuple(part.shape(own) for part, own in zip(parts, each, strict=True))
         extra = (value,) * self._return_value + (aux,) * self._has_aux
-        return self._arrange(shaped[0] if len(parts) == 1 else shaped, *extra)
+        result = self._arrange(shaped[0] if len(parts) == 1 else shaped, *extra)
+        writes.commit()
+        return result
 
     def _parts(self, args: tuple[Any, ...]) -> list[Part]:
         parts: list[Part] = []

@@ -48,6 +48,13 @@ def equal(a, b):
     assert all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
+def close(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+
+
 def plain_loss(params, x, y):
     return jnp.mean((x @ params["weight"] + params["bias"] - y) ** 2)
 
@@ -85,6 +92,51 @@ def test_unbound_return_table(jitted, x64, has_aux, return_value, argnums):
         extra = (value,) * return_value + (aux,) * has_aux
         expected = (gradient, *extra) if extra else gradient
         equal((jax.jit(ours) if jitted else ours)(params, x, y), expected)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("has_aux", [False, True])
+@pytest.mark.parametrize("return_value", [False, True])
+@pytest.mark.parametrize("argnums", [None, 0, (1, 0)])
+def test_bound_return_table(jitted, x64, has_aux, return_value, argnums):
+    with jax.enable_x64(x64):
+        dtype = jnp.float64 if x64 else jnp.float32
+        model = Regressor()
+        model.weight.value = jnp.full((1, 1), 0.5, dtype)
+        model.bias.value = jnp.full((1,), 0.5, dtype)
+        x, y = XS.astype(dtype), YS.astype(dtype)
+
+        def loss(x, y):
+            value = jnp.mean((model(x) - y) ** 2)
+            return (value, {"double": 2 * value}) if has_aux else value
+
+        options = {"argnums": argnums, "has_aux": has_aux, "return_value": return_value}
+        ours = sl.grad(loss, model.states(sl.ParamState), **options)
+
+        def plain(params, x, y):
+            value = plain_loss(params, x, y)
+            return (value, {"double": 2 * value}) if has_aux else value
+
+        params = {"weight": model.weight.value, "bias": model.bias.value}
+        value, (by_params, *by_args) = jax.value_and_grad(plain, (0, 1, 2), has_aux=has_aux)(
+            params, x, y
+        )
+        value, aux = value if has_aux else (value, None)
+        gradient = {(name,): by_params[name] for name in sorted(params)}
+        if argnums is not None:
+            picked = tuple(by_args[i] for i in np.atleast_1d(argnums))
+            gradient = (gradient, picked if isinstance(argnums, tuple) else picked[0])
+        extra = (value,) * return_value + (aux,) * has_aux
+        expected = (gradient, *extra) if extra else gradient
+        if jitted:
+            pure = jax.jit(sl.functionalize(ours, model.states()))
+            result, new = pure(model.states().values_dict(), x, y)
+            assert (new["calls",], model.calls.value) == (1, 0)
+            close(result, expected)
+        else:
+            close(ours(x, y), expected)
+            assert model.calls.value == 1
 
 
 @pytest.mark.parametrize("form", ["bound", "dict", "list", "tuple", "one", "nested"])

@@ -8,9 +8,9 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``_pattern``        which paths a written pattern matches
 ``_units``          what a tree is made of: cells, arrays, parts of arrays
 ``_picks``          how much of a unit is selected, and the algebra of that
-``_select``         what a lens can select by (``_grammar``: the same as text)
+``_select``         what a lens can select by (``_accessor``, ``_grammar``: and as text)
 ``_selection``      a selection in a whole tree, computed once for each structure
-``_halves``         taking a tree apart, putting it together, replacing parts
+``_halves``         taking a tree apart, putting it together (``_values``: each value)
 ``_spec``           what may be written where a lens is meant (``_resolve``: its errors)
 ``_bound``          a lens with its live cells, views (``_given``: states given by hand)
 ``lens``            the lens and its operations

@@ -14,8 +14,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ._accessor import Accessed
 from ._errors import ArgumentError, explain
-from ._select import Accessed, Compared, OfArrays, Tagged, is_inexact
+from ._select import Compared, OfArrays, Tagged, is_inexact
 from ._units import is_array
 from .lens import Lens
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ._bound import BoundLens
 from ._cell import Cell
@@ -27,10 +26,10 @@ from ._errors import PathError, SelectionError, StructureError, explain, user_fa
 from ._halves import numel, read, replace, split
 from ._picks import Selector
 from ._resolve import Focused, focus_on
-from ._select import And, Not, Or, Sliced, Within, is_inexact
-from ._selection import Entry
+from ._select import And, Not, Or, Sliced, Within
 from ._spec import LensSpec, selector_of
 from ._units import Index, flatten, is_array
+from ._values import added, cast_floats, held_still, masked
 from .path import Path, as_path, closest, format
 
 __all__ = ["Lens", "lens", "partition"]
@@ -279,7 +278,7 @@ class Lens:
                     "the updates of an optimiser whose init was given this lens' focus",
                 )
             )
-        values = [_added(read(focused.leaves, entry), entry, steps) for entry in focused.entries]
+        values = [added(read(focused.leaves, entry), entry, steps) for entry in focused.entries]
         return _replaced(focused, values, False)
 
     @user_facing
@@ -310,7 +309,7 @@ class Lens:
                         "partition, get or update, which know of parts",
                     )
                 )
-        return treedef.unflatten(_masked(leaves, entries))
+        return treedef.unflatten(masked(leaves, entries))
 
     @user_facing
     def paths(self, tree: Any) -> tuple[Path, ...]:
@@ -386,7 +385,7 @@ class Lens:
             >>> jax.grad(lambda t: held(t)["b"] * t["w"])(tree)
             {'b': Array(0., dtype=float32), 'w': Array(1., dtype=float32)}
         """
-        return self._map_arrays(tree, _held_still, "stop_gradient")
+        return self._map_arrays(tree, held_still, "stop_gradient")
 
     @user_facing
     def cast(self, tree: Any, dtype: Any) -> Any:
@@ -414,7 +413,7 @@ class Lens:
                         "a lens on the whole array",
                     )
                 )
-        return self._map_arrays(tree, lambda x: _cast(x, dtype), "cast")
+        return self._map_arrays(tree, lambda x: cast_floats(x, dtype), "cast")
 
     def _map_arrays(self, tree: Any, function: Callable[[Any], Any], required_by: str) -> Any:
         focused = focus_on(self.selector, tree, required_by=required_by)
@@ -452,59 +451,6 @@ class Lens:
 
 def _replaced(focused: Focused, values: list[Any], free: bool) -> Any:
     return replace(focused.leaves, focused.treedef, focused.entries, values, free=free)
-
-
-def _held_still(array: Any) -> Any:
-    # No gradient flows through an array of NumPy, and JAX would cast it.
-    return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
-
-
-def _cast(array: Any, dtype: Any) -> Any:
-    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
-    if not is_inexact(array) or (jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real):
-        return array
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
-    return array.astype(dtype)
-
-
-def _added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
-    step = steps[entry.positions[0]]
-    if entry.atom is not None and isinstance(step, Cell):
-        step = flatten(step.value)[0][entry.atom]
-    value = unit.value if isinstance(unit, Cell) else unit
-    step = step.value if isinstance(step, Cell) else step
-    if jax.tree.structure(value) != jax.tree.structure(step):
-        there = "no update" if step is None else "an update of another structure"
-        raise StructureError(
-            explain(
-                f"asked to apply updates to '{format(entry.path)}'",
-                f"there is {there} for it",
-                "a lens that selects just what was optimised",
-            )
-        )
-    return jax.tree.map(jnp.add, value, step)
-
-
-def _masked(leaves: list[Any], entries: tuple[Entry, ...]) -> list[Any]:
-    selected: dict[int, set[int | None]] = {}
-    for entry in entries:
-        for position in entry.positions:
-            selected.setdefault(position, set()).add(entry.atom)
-    masked = []
-    for position, leaf in enumerate(leaves):
-        chosen = selected.get(position, set())
-        if isinstance(leaf, Cell):
-            atoms, treedef = flatten(leaf.value)
-            inside = [
-                None if atom is None else None in chosen or i in chosen
-                for i, atom in enumerate(atoms)
-            ]
-            leaf = leaf.with_value(treedef.unflatten(inside))
-        elif leaf is not None:
-            leaf = None in chosen
-        masked.append(leaf)
-    return masked
 
 
 @user_facing

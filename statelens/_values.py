@@ -1,0 +1,70 @@
+"""What the operations of a lens do to single values."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._cell import Cell
+from ._errors import StructureError, explain
+from ._select import is_inexact
+from ._selection import Entry
+from ._units import flatten
+from .path import format
+
+
+def held_still(array: Any) -> Any:
+    """Returns an array through which no gradient flows."""
+    # No gradient flows through an array of NumPy, and JAX would cast it.
+    return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
+
+
+def cast_floats(array: Any, dtype: Any) -> Any:
+    """Returns an array cast, if it holds floating-point numbers."""
+    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
+    if not is_inexact(array) or (jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real):
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
+    return array.astype(dtype)
+
+
+def added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
+    """Returns the value of a unit, or of a part of one, with its update added."""
+    step = steps[entry.positions[0]]
+    if entry.atom is not None and isinstance(step, Cell):
+        step = flatten(step.value)[0][entry.atom]
+    value = unit.value if isinstance(unit, Cell) else unit
+    step = step.value if isinstance(step, Cell) else step
+    if jax.tree.structure(value) != jax.tree.structure(step):
+        there = "no update" if step is None else "an update of another structure"
+        raise StructureError(
+            explain(
+                f"asked to apply updates to '{format(entry.path)}'",
+                f"there is {there} for it",
+                "a lens that selects just what was optimised",
+            )
+        )
+    return jax.tree.map(jnp.add, value, step)
+
+
+def masked(leaves: list[Any], entries: tuple[Entry, ...]) -> list[Any]:
+    """Returns for each leaf whether it is selected; in a cell, for each leaf of its value."""
+    selected: dict[int, set[int | None]] = {}
+    for entry in entries:
+        for position in entry.positions:
+            selected.setdefault(position, set()).add(entry.atom)
+    masked = []
+    for position, leaf in enumerate(leaves):
+        chosen = selected.get(position, set())
+        if isinstance(leaf, Cell):
+            atoms, treedef = flatten(leaf.value)
+            inside = [
+                None if atom is None else None in chosen or i in chosen
+                for i, atom in enumerate(atoms)
+            ]
+            leaf = leaf.with_value(treedef.unflatten(inside))
+        elif leaf is not None:
+            leaf = None in chosen
+        masked.append(leaf)
+    return masked

@@ -71,17 +71,24 @@ class Frame:
     Attributes:
         values: The values that differ from those outside.
         touched: The cells that were read or written.
+        made: The cells that were made while the frame was open, in order.
         nodes: Mutable nodes that were made while the frame was open, by id.
     """
 
-    def __init__(self, values: Mapping[State, Any], frozen: Mapping[State, Path]):
+    def __init__(
+        self,
+        values: Mapping[State, Any],
+        frozen: Mapping[State, Path],
+        on_touch: Callable[[State], None] | None = None,
+    ):
         self.values: dict[State, Any] = dict(values)
         self.touched: set[State] = set()
+        self.made: dict[State, None] = {}
         self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
-        self._made: set[State] = set()
         self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
         self._frozen = frozen
+        self._on_touch = on_touch
 
     def __enter__(self) -> Self:
         self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
@@ -91,7 +98,7 @@ class Frame:
 
     def __exit__(self, *exception: Any) -> None:
         active_frame.reset(self._token)
-        for cell in self._made:
+        for cell in self.made:
             self._release(cell)
 
     def _release(self, cell: State) -> None:
@@ -109,7 +116,7 @@ class Frame:
     def adopt(self, cell: State, value: Any) -> None:
         """Takes a cell that was made while the frame was open."""
         cell.store(ENDED)
-        self._made.add(cell)
+        self.made[cell] = None
         self.values[cell] = value
 
     def peek(self, cell: State) -> Any:
@@ -123,9 +130,14 @@ class Frame:
 
     def touch(self, cell: State) -> None:
         """Notes that the function has read a cell."""
+        if cell in self.touched:
+            return
+        if cell not in self.values:
+            if self._on_touch is not None:
+                self._on_touch(cell)
+            if self._parent is not None:
+                self._parent.touch(cell)
         self.touched.add(cell)
-        if cell not in self.values and self._parent is not None:
-            self._parent.touch(cell)
 
     def read(self, cell: State) -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
@@ -133,7 +145,7 @@ class Frame:
         value = self.peek(cell)
         if value is ENDED or isinstance(value, (jax.Array, int, float)):
             return value
-        if cell in self._lent or cell in self._written or cell in self._made:
+        if cell in self._lent or cell in self._written or cell in self.made:
             return value
         # A container or a NumPy array could be changed in place, past the frame: lend a copy,
         # and look at it again when the writes are taken out.
@@ -150,7 +162,7 @@ class Frame:
         while frame is not None:
             if cell in frame._frozen:
                 raise FrozenTreeError(_frozen_write(cell, frame._frozen[cell]))
-            frame = None if cell in frame._made else frame._parent
+            frame = None if cell in frame.made else frame._parent
         if current_trace() != self._trace and not cell.is_at_home:
             raise TracerLeakError(
                 explain(
@@ -176,7 +188,7 @@ class Frame:
             if _has_changed(lent, jax.tree.flatten(self.values[cell])):
                 self.check(cell)
                 self._written[cell] = None
-        written = tuple(cell for cell in self._written if cell not in self._made)
+        written = tuple(cell for cell in self._written if cell not in self.made)
         return Writes(written, tuple(self.values[cell] for cell in written))
 
 
@@ -206,7 +218,7 @@ class Captured(NamedTuple):
     Attributes:
         out: What the function returned.
         writes: What it wrote.
-        touched: The cells that it read or wrote.
+        touched: The cells that it read or wrote, without those that it made.
     """
 
     out: Any
@@ -221,6 +233,7 @@ def capture(
     *,
     values: Mapping[State, Any] = {},
     frozen: Mapping[State, Path] = {},
+    on_touch: Callable[[State], None] | None = None,
 ) -> Captured:
     """Runs a function in a frame of its own, and commits nothing.
 
@@ -230,12 +243,13 @@ def capture(
         kwargs: Its keyword arguments.
         values: Values of states to run it against, instead of their own.
         frozen: States that must not be written, with their paths.
+        on_touch: What to call when a state that isn't among `values` is met first.
 
     Returns:
         What it returned, what it wrote and what it touched. States in the output are new
         states with the values at the end.
     """
-    with Frame(values, frozen) as frame:
+    with Frame(values, frozen, on_touch) as frame:
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
         # made anew outside of it. A state that is only handed through isn't touched by that.
@@ -244,7 +258,7 @@ def capture(
         writes = frame.writes()
     outside = {cell: cell.with_value(value) for cell, value in inside.items()}
     out = treedef.unflatten([outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves])
-    return Captured(out, writes, frame.touched)
+    return Captured(out, writes, frame.touched - frame.made.keys())
 
 
 def this_frame() -> Frame:

@@ -22,12 +22,14 @@ class Units(NamedTuple):
         units: The states and views.
         rebuild: Puts one thing for each unit in the form in which they were given.
         flatten: Lists what something of that form has for each unit.
+        is_pytree: Whether JAX can flatten that form: it sorts the keys of dictionaries.
     """
 
     labels: list[str]
     units: list[Unit]
     rebuild: Callable[[list[Any]], Any]
     flatten: Callable[[Any], list[Any]]
+    is_pytree: bool = True
 
 
 def is_bound(spec: Any) -> bool:
@@ -114,7 +116,17 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
         return [x for key, part in zip(keys, below, strict=True) for x in part.flatten(values[key])]
 
     labels = [label for part in below for label in part.labels]
-    return Units(labels, [unit for part in below for unit in part.units], rebuild, flatten)
+    units = [unit for part in below for unit in part.units]
+    is_pytree = all(part.is_pytree for part in below)
+    return Units(labels, units, rebuild, flatten, is_pytree and _are_sortable(keys))
+
+
+def _are_sortable(keys: list[Any]) -> bool:
+    try:
+        sorted(keys)
+    except TypeError:
+        return False
+    return True
 
 
 def _label(unit: Unit, path: Path) -> str:

@@ -1,6 +1,7 @@
 """The state as a ported program finds it."""
 
 import copy
+import operator
 import pickle
 
 import jax
@@ -85,3 +86,124 @@ def test_a_kind_of_one_s_own_keeps_its_attributes():
     state = jax.jit(lambda s: jax.tree.map(jnp.negative, s))(Membrane(jnp.ones(2), 0.5))
     assert type(state) is Membrane
     assert state.threshold == 0.5
+
+
+# More of the same: what a state refuses, and what it is to JAX.
+
+USES = {
+    "state + 1": lambda s: s + 1,
+    "1 - state": lambda s: 1 - s,
+    "state @ x": lambda s: s @ jnp.ones(2),
+    "x @ state": lambda s: jnp.ones((2, 2)) @ s,
+    "np @ state": lambda s: np.ones((2, 2)) @ s,
+    "state += 1": lambda s: operator.iadd(s, 1),
+    "state ** 2": lambda s: s**2,
+    "-state": lambda s: -s,
+    "state < 1": lambda s: s < 1,
+    "state[0]": lambda s: s[0],
+    "state[0] = 1": lambda s: operator.setitem(s, 0, 1),
+    "iter(state)": iter,
+    "float(state)": float,
+    "jnp.sum": jnp.sum,
+    "jnp.exp": jnp.exp,
+    "jnp.asarray": jnp.asarray,
+    "jnp.stack": lambda s: jnp.stack([s, s]),
+    "jnp.where": lambda s: jnp.where(True, s, 0.0),
+    "jax.nn.relu": jax.nn.relu,
+    "np.asarray": np.asarray,
+    "np.mean": np.mean,
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_its_use_as_an_array_says_what_to_write(use):
+    state = sl.ParamState(jnp.ones(2), name="w")
+    with pytest.raises(sl.StateTypeError, match=r"ParamState\(.*name='w'\)(.|\n)*write \.value"):
+        use(state)
+    assert state.value.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [sl.State(1.0), {"a": [sl.State(1.0)]}, (1, sl.State(2.0))])
+def test_a_state_of_states_is_refused_when_it_is_made(value):
+    with pytest.raises(sl.StateTypeError, match=r"a ParamState of State\((.|\n)*other.value"):
+        sl.ParamState(value)
+
+
+def test_repr_sorts_several_tags():
+    assert repr(sl.State(None, tag=["b", "a"])) == "State(None, tag=['a', 'b'])"
+
+
+def test_jax_names_its_leaves_by_value():
+    [(path, _)] = jax.tree_util.tree_leaves_with_path(sl.State({"w": jnp.ones(1)}))
+    assert jax.tree_util.keystr(path) == ".value['w']"
+
+
+def test_it_goes_in_and_out_of_jit_as_a_value():
+    state = sl.ParamState(jnp.ones(2), name="w")
+    out = jax.jit(lambda s: s.with_value(s.value * 3))(state)
+    assert repr(out) == repr(state)
+    assert out.value.tolist() == [3.0, 3.0]
+    assert state.value.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda states: pickle.loads(pickle.dumps(states))]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_keep_kind_name_tags_and_sharing(duplicate, kind):
+    state = kind({"a": jnp.arange(2.0), "k": jax.random.key(1)}, name="n", tag="t")
+    one, two = duplicate([state, state])
+    assert one is two
+    assert one is not state
+    assert repr(one) == repr(state)
+    assert one.value["a"].tolist() == [0.0, 1.0]
+    assert jnp.all(jax.random.key_data(one.value["k"]) == jax.random.key_data(state.value["k"]))
+
+
+def test_a_deep_copy_inside_a_frame_has_the_frame_s_value():
+    state = sl.State(jnp.zeros(()))
+    with sl.overlay({state: jnp.ones(())}):
+        again = copy.deepcopy(state)
+    assert again.value == 1.0
+    assert state.value == 0.0
+
+
+def change_in_place(state, x):
+    state.value["a"] = state.value["a"] + x
+    state.value["new"] = x
+
+
+def test_a_dictionary_changed_in_place_in_a_call_is_committed_after_it():
+    state = sl.State({"a": jnp.zeros(())})
+    before = state.value
+
+    def loss(x):
+        change_in_place(state, x)
+        assert set(before) == {"a"}
+        return state.value["a"] * x
+
+    assert sl.grad(loss)(3.0) == 6.0
+    assert state.value == {"a": 3.0, "new": 3.0}
+
+
+def test_a_dictionary_changed_in_place_stays_as_it_was_if_the_call_fails():
+    state = sl.State({"a": jnp.zeros(())})
+
+    def loss(x):
+        change_in_place(state, x)
+        raise ZeroDivisionError("in the middle")
+
+    with pytest.raises(ZeroDivisionError, match="in the middle"):
+        sl.grad(loss)(3.0)
+    assert state.value == {"a": 0.0}
+
+
+def test_a_dictionary_that_is_differentiated_may_be_changed_in_place():
+    state = sl.State({"a": jnp.asarray(2.0)})
+
+    def loss():
+        state.value["a"] = state.value["a"] ** 2
+        return state.value["a"]
+
+    assert sl.grad(loss, state)() == {"a": 4.0}
+    assert state.value == {"a": 4.0}

@@ -73,14 +73,19 @@ class States:
     """States that are given themselves."""
 
     given: Units
-    values: list[Any]
+    values: Any
 
-    def apply(self, values: list[Any], call: Call) -> None:
+    def apply(self, values: Any, call: Call) -> None:
+        if self.given.is_pytree:
+            values = self.given.flatten(values)
         call.values.update(overlaid_values(self.given.units, values))
         for label, unit in zip(self.given.labels, self.given.units, strict=True):
             call.watched[unit if isinstance(unit, Cell) else unit.cell] = label  # type: ignore
 
-    def shape(self, derivative: list[Any]) -> Any:
+    def shape(self, derivative: Any) -> Any:
+        # JAX gives dictionaries back with their keys sorted.
+        if self.given.is_pytree:
+            derivative = self.given.flatten(derivative)
         return self.given.rebuild(derivative)
 
 
@@ -193,7 +198,7 @@ def states_part(grad_states: Any, allowed: Differentiable, asked_by: str) -> Sta
     values = [unit.value for unit in given.units]
     for label, value in zip(given.labels, values, strict=True):
         allowed.check(label, value, asked_by)
-    return States(given, values)
+    return States(given, given.rebuild(values) if given.is_pytree else values)
 
 
 def tree_part(

@@ -97,6 +97,9 @@ class BoundLens(Mapping[Path, Any]):
         self.selector = selector
         self.module = module
 
+    def __hash__(self) -> int:
+        return hash((self.selector, id(self.module)))
+
     def _cells(self) -> dict[Path, Unit]:
         focused = focus_on(self.selector, self.module)
         return {entry.path: self.cell_at(entry, focused.leaves) for entry in focused.entries}
@@ -166,8 +169,6 @@ class BoundLens(Mapping[Path, Any]):
         if isinstance(other, BoundLens):
             return self._cells() == other._cells()
         return isinstance(other, Mapping) and self._cells() == dict(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def values_dict(self) -> dict[Path, Any]:
         """Returns the values by path: a pytree that Optax and JAX take as it is.

@@ -1,7 +1,7 @@
 """What the lens layers know of states: that one is a unit, with a value inside."""
 
 import abc
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Self
 
 
@@ -40,6 +40,18 @@ class Holder(abc.ABC):
     @abc.abstractmethod
     def _cell_of(self, name: Any) -> Cell | None:
         """Returns the hidden cell behind an attribute, or None where there is none."""
+
+    @abc.abstractmethod
+    def _snapshot(self) -> Callable[[], None]:
+        """Returns what takes back all changes of attributes from now on."""
+
+    @abc.abstractmethod
+    def _settings(self) -> tuple[Any, ...]:
+        """Returns all that a program which was traced over the node depends on.
+
+        Cells and nodes are in it as themselves, so that it changes when another cell takes
+        the place of one; the values of cells are not.
+        """
 
     @abc.abstractmethod
     def _hidden_cells(self) -> dict[tuple[Hashable, ...], Cell]:

@@ -72,6 +72,14 @@ class TracerLeakError(StateLensError, TypeError):
     """A traced value that would outlive the transform that it belongs to."""
 
 
+class MissingPackageError(StateLensError, ImportError):
+    """An optional package that a feature stands on isn't installed."""
+
+
+class RetraceError(StateLensError, RuntimeError):
+    """A compiled function was traced more often than was allowed."""
+
+
 class FrozenTreeError(StateLensError, AttributeError):
     """A write to a state of a tree argument, which would be lost."""
 

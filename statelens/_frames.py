@@ -14,8 +14,9 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
+from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
-from ._trace import current_trace, has_tracers
+from ._trace import TOP, current_trace, has_tracers
 from ._units import TreeDef, flatten
 from .path import Path, format
 from .state import ENDED, State, active_frame, refuse_leak
@@ -53,7 +54,8 @@ class Writes:
         """
         frame = active_frame.get()
         pairs = list(zip(self.cells, self.values, strict=True))
-        for cell, value in pairs:
+        is_plain = frame is None and current_trace() == TOP and not has_tracers(self.values)
+        for cell, value in pairs if not is_plain else ():
             if frame is None:
                 refuse_leak(cell, value)
             else:
@@ -80,15 +82,17 @@ class Frame:
         values: Mapping[State, Any],
         frozen: Mapping[State, Path],
         on_touch: Callable[[State], None] | None = None,
+        undo: list[Callable[[], None]] | None = None,
     ):
         self.values: dict[State, Any] = dict(values)
-        self.touched: set[State] = set()
+        self.touched: dict[State, None] = {}
         self.made: dict[State, None] = {}
         self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
         self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
         self._frozen = frozen
         self._on_touch = on_touch
+        self._undo = undo
 
     def __enter__(self) -> Self:
         self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
@@ -119,6 +123,13 @@ class Frame:
         self.made[cell] = None
         self.values[cell] = value
 
+    def may_grow(self, node: Holder) -> bool:
+        """Says whether states may be added to an older node, and how to take them away."""
+        if self._undo is None:
+            return False
+        self._undo.append(node._snapshot())
+        return True
+
     def peek(self, cell: State) -> Any:
         """Returns the cell's value in this frame, without touching it."""
         frame: Frame | None = self
@@ -137,7 +148,7 @@ class Frame:
                 self._on_touch(cell)
             if self._parent is not None:
                 self._parent.touch(cell)
-        self.touched.add(cell)
+        self.touched[cell] = None
 
     def read(self, cell: State) -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
@@ -169,6 +180,8 @@ class Frame:
                     f"asked to assign a value to {cell!r}",
                     "a plain JAX transform is running inside a transform of statelens: it would "
                     "leave its tracer in the state, or lose the value",
+                    "the transform of the same name that knows of states, such as statelens.jit, "
+                    "statelens.transform.vmap or statelens.transform.scan",
                     "return the value from the inner function, and assign it outside",
                     "statelens.functionalize(inner, states), which JAX transforms take",
                 )
@@ -177,7 +190,7 @@ class Frame:
     def write(self, cell: State, value: Any) -> None:
         """Sets the cell's value in this frame."""
         self.check(cell)
-        self.touched.add(cell)
+        self.touched[cell] = None
         self._written[cell] = None
         self._lent.pop(cell, None)
         self.values[cell] = value
@@ -205,10 +218,10 @@ def _frozen_write(cell: State, path: Path) -> str:
     return explain(
         f"asked to write the state '{format(path)}' of a tree that was passed as an argument",
         f"{cell!r} belongs to a functional tree; the write would be lost with it",
-        "statelens.thread(fun), which gives (out, tree): "
-        "grad(thread(fun), lens, has_aux=True)(tree, ...) gives (grads, tree)",
-        "bound states, which are written back: grad(fun, lens.bind(model)), "
-        "with the model closed over",
+        "statelens.thread(fun), which gives (out, tree): jit(thread(fun))(tree, ...) gives "
+        "(out, tree), grad(thread(fun), lens, has_aux=True)(tree, ...) gives (grads, tree)",
+        "a model that is closed over: its states are written back, and grad takes them bound, "
+        "as in grad(fun, lens.bind(model))",
     )
 
 
@@ -218,12 +231,14 @@ class Captured(NamedTuple):
     Attributes:
         out: What the function returned.
         writes: What it wrote.
-        touched: The cells that it read or wrote, without those that it made.
+        touched: The cells that it read or wrote, in order, without those that it made.
+        made: The cells that it made, with their values.
     """
 
     out: Any
     writes: Writes
-    touched: set[State]
+    touched: tuple[State, ...]
+    made: Writes
 
 
 def capture(
@@ -234,6 +249,7 @@ def capture(
     values: Mapping[State, Any] = {},
     frozen: Mapping[State, Path] = {},
     on_touch: Callable[[State], None] | None = None,
+    undo: list[Callable[[], None]] | None = None,
 ) -> Captured:
     """Runs a function in a frame of its own, and commits nothing.
 
@@ -244,21 +260,25 @@ def capture(
         values: Values of states to run it against, instead of their own.
         frozen: States that must not be written, with their paths.
         on_touch: What to call when a state that isn't among `values` is met first.
+        undo: Where to put what takes back new attributes of nodes made outside, or None to
+            refuse them.
 
     Returns:
         What it returned, what it wrote and what it touched. States in the output are new
         states with the values at the end.
     """
-    with Frame(values, frozen, on_touch) as frame:
+    with Frame(values, frozen, on_touch, undo) as frame:
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
         # made anew outside of it. A state that is only handed through isn't touched by that.
         leaves, treedef = flatten(out)
         inside = {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
         writes = frame.writes()
+        made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
     outside = {cell: cell.with_value(value) for cell, value in inside.items()}
     out = treedef.unflatten([outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves])
-    return Captured(out, writes, frame.touched - frame.made.keys())
+    touched = tuple(cell for cell in frame.touched if cell not in frame.made)
+    return Captured(out, writes, touched, made)
 
 
 def this_frame() -> Frame:

@@ -104,7 +104,9 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
 
     def flatten(values: Any) -> list[Any]:
         mapping = isinstance(spec, Mapping)
-        there = list(values) if isinstance(values, Mapping) else list(range(len(values)))
+        there = list(values) if isinstance(values, Mapping) else []
+        if isinstance(values, (list, tuple)):
+            there = list(range(len(values)))
         if isinstance(values, Mapping) != mapping or set(there) != set(keys):
             raise StructureError(
                 explain(

@@ -20,7 +20,7 @@ shared, whose children are its states and arrays, and whose other attributes are
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import equinox as eqx
@@ -29,6 +29,7 @@ import jax.tree_util as jtu
 
 from ._bound import BoundLens, first_match
 from ._cell import Cell
+from ._epoch import epoch
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -116,7 +117,7 @@ class Module(Node):
         held = vars(self).get(_HELD, {})
         if name in held and not _has_owners(value):
             held[name].value = value
-            self._changed()
+            self._forget_structure()
             return
         hold = _is_held(value)
         if name in held or hold or _has_owners(value) or _has_owners(vars(self).get(name)):
@@ -160,7 +161,32 @@ class Module(Node):
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *vars(self).get(_HELD, {})})
 
+    def _snapshot(self) -> Callable[[], None]:
+        before = dict(vars(self))
+        held = dict(before.get(_HELD, {}))
+
+        def restore() -> None:
+            vars(self).clear()
+            vars(self).update(before)
+            if _HELD in before:
+                vars(self)[_HELD] = held
+            self._changed()
+
+        return restore
+
+    def _settings(self) -> tuple[Any, ...]:
+        found = []
+        for name, value in sorted(vars(self).items()):
+            if name != _STRUCTURE:
+                leaves, treedef = jax.tree.flatten(value, is_leaf=_is_owner)
+                found.append((name, treedef, tuple(zip(map(type, leaves), leaves, strict=True))))
+        return tuple(found)
+
     def _changed(self) -> None:
+        epoch.advance()
+        self._forget_structure()
+
+    def _forget_structure(self) -> None:
         structure = vars(self).get(_STRUCTURE)
         if structure is not None:
             structure.root = None

@@ -23,6 +23,7 @@ import jax
 import jax.tree_util as jtu
 
 from ._cell import Cell
+from ._epoch import epoch
 from ._errors import (
     StateTypeError,
     TracerLeakError,
@@ -64,6 +65,13 @@ class FrameLike(Protocol):
     def adopt(self, cell: "State", value: Any) -> None:
         """Takes a cell that was made while the frame was open."""
 
+    def touch(self, cell: "State") -> None:
+        """Notes that the function that runs in the frame has read a cell."""
+
+    def may_grow(self, node: Any) -> bool:
+        """Says whether states may be added to a node that is older than the frame."""
+        ...
+
 
 active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
@@ -87,7 +95,7 @@ def owned(node: Any) -> bool:
     """Says whether a mutable node is as young as what runs now, and may change freely."""
     frame = active_frame.get()
     if frame is not None:
-        return id(node) in frame.nodes
+        return id(node) in frame.nodes or frame.may_grow(node)
     return current_trace() == TOP or id(node) in _made_while_tracing
 
 
@@ -131,6 +139,7 @@ class State(Cell):
         self.name = name
         self.tag = frozenset([tag] if isinstance(tag, str) else tag or ())
         self._start(value, current_trace())
+        epoch.advance()
 
     def _start(self, value: Any, home: Any) -> None:
         # Where the state was made; a traced value may be assigned there even without a frame.
@@ -217,6 +226,19 @@ class State(Cell):
             for name, attribute in sorted(vars(self).items())
             if name not in ("_value", "_home")
         )
+
+    def split_lanes(self, value: Any, count: int) -> tuple[Any, Any] | None:
+        """Says how a value is dealt out to the lanes of a `vmap` that doesn't map the state.
+
+        Args:
+            value: A value of the state.
+            count: How many lanes there are.
+
+        Returns:
+            None, if all lanes share the value. Else the lanes' values, stacked, and the
+            value that the state has after the call.
+        """
+        return None
 
     def copy(self) -> Self:
         """Returns a new state with the same value.
@@ -315,6 +337,8 @@ def refuse_leak(cell: State, value: Any) -> None:
                 f"asked to assign a value to {cell!r}",
                 "a plain JAX transform is running: it would leave its tracer in the state, or "
                 "lose the value",
+                "the transform of the same name that knows of states, such as statelens.jit, "
+                "statelens.transform.vmap or statelens.transform.scan",
                 "statelens.functionalize(fun, states), a pure function that any JAX transform "
                 "takes, and that gives the new values back",
                 "statelens.thread(fun), if the state is in the first argument",

@@ -57,7 +57,8 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
     @user_facing
     def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         overlaid = overlaid_values(given.units, given.flatten(values))
-        out, writes, _ = capture(fun, args, kwargs, values=overlaid)
+        captured = capture(fun, args, kwargs, values=overlaid)
+        writes = captured.writes
         final: dict[Any, Any] = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
         for cell in writes.cells:
             if cell not in overlaid:
@@ -72,7 +73,7 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
             final[unit] if isinstance(unit, Cell) else unit.of(final[unit.cell])
             for unit in given.units
         ]
-        return out, given.rebuild(new)
+        return captured.out, given.rebuild(new)
 
     return pure
 
@@ -131,8 +132,9 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
                     frame.touch(original)
             return out, inner
 
-        (value, after), writes, _ = capture(lambda: run(this_frame()), (), {})
-        writes.commit()
+        captured = capture(lambda: run(this_frame()), (), {})
+        captured.writes.commit()
+        value, after = captured.out
         if not has_aux:
             return value, after
         value, aux = value_and_aux(value, fun)

@@ -4,6 +4,7 @@ The layers, from the bottom up; each file knows its own layer and those below it
 
 ==================  =====================================================================
 ``_cell``           what lenses know of states (``_errors``: every error there is)
+``_epoch``          when a compiled function has to look again
 ``path``            paths: from JAX key paths, to text and back (``_scan``)
 ``_pattern``        which paths a written pattern matches
 ``_units``          what a tree is made of: cells, arrays, parts of arrays
@@ -16,13 +17,14 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``lens``            the lens and its operations
 ``_predicates``     ready-made lenses (``_groups``, ``_tie``, ``_diff``: built on lenses)
 ``state``           `State` and its kinds (``_trace``: what JAX is tracing)
+``random``          the key as a state (``_samplers``: `jax.random` over it)
 ``thread``          `functionalize`, `thread`, `overlay` (``_frames``: what they stand on)
-``transform``       the gradient family
+``transform``       derivatives, compilation, control flow, batching, checks
 ``nn``              the facade: `nn.Module` (``_graph``: modules as pytrees)
 ==================  =====================================================================
 """
 
-from . import nn, path, transform
+from . import nn, path, random, transform
 from ._bound import BoundLens, View
 from ._diff import diff
 from ._errors import (
@@ -30,8 +32,10 @@ from ._errors import (
     ArgumentTypeError,
     DifferentiationError,
     FrozenTreeError,
+    MissingPackageError,
     PathError,
     PatternError,
+    RetraceError,
     SelectionError,
     StateLensError,
     StateTypeError,
@@ -54,7 +58,7 @@ from .state import (
     params,
 )
 from .thread import functionalize, overlay, thread
-from .transform import grad, value_and_grad
+from .transform import grad, jit, value_and_grad
 
 __version__ = "0.1.0"
 
@@ -68,9 +72,11 @@ __all__ = [
     "HiddenState",
     "Lens",
     "LongTermState",
+    "MissingPackageError",
     "ParamState",
     "PathError",
     "PatternError",
+    "RetraceError",
     "SelectionError",
     "ShortTermState",
     "State",
@@ -89,6 +95,7 @@ __all__ = [
     "grad",
     "groups",
     "inexact",
+    "jit",
     "lens",
     "name",
     "ndim",
@@ -97,6 +104,7 @@ __all__ = [
     "params",
     "partition",
     "path",
+    "random",
     "size",
     "tagged",
     "thread",

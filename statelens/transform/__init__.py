@@ -1,6 +1,98 @@
 """Transforms that know of states: each selects, threads and gives back; JAX computes."""
 
+from ._branches import cond, ifelse, switch
+from ._checkpoint import checkpoint, named_scope, remat
+from ._checks import (
+    all_checks,
+    automatic_checks,
+    check,
+    check_error,
+    checkify,
+    div_checks,
+    error_if,
+    float_checks,
+    index_checks,
+    jit_error_if,
+    nan_checks,
+    user_checks,
+)
+from ._custom import custom_jvp, custom_vjp
+from ._examples import accumulate_grad, fisher_diag, per_example_grad
 from ._grad import grad, value_and_grad
 from ._gradient import GradientTransform
+from ._hessian import hessian, hessian_diag
+from ._jacobian import jacfwd, jacobian, jacrev
+from ._jit import jit
+from ._loops import (
+    bounded_while_loop,
+    checkpointed_for_loop,
+    checkpointed_scan,
+    for_loop,
+    scan,
+    while_loop,
+)
+from ._map import map
+from ._products import gauss_newton_vp, hvp
+from ._progress import ProgressBar
+from ._shard_map import shard_map
+from ._stateful_function import StateFinder, StatefulFunction, eval_shape, make_jaxpr
+from ._vector import fwd_grad, vector_grad
+from ._vjp_jvp import jvp, linearize, vjp
+from ._vmap import vmap, vmap_new_states
 
-__all__ = ["GradientTransform", "grad", "value_and_grad"]
+__all__ = [
+    "GradientTransform",
+    "ProgressBar",
+    "StateFinder",
+    "StatefulFunction",
+    "accumulate_grad",
+    "all_checks",
+    "automatic_checks",
+    "bounded_while_loop",
+    "check",
+    "check_error",
+    "checkify",
+    "checkpoint",
+    "checkpointed_for_loop",
+    "checkpointed_scan",
+    "cond",
+    "custom_jvp",
+    "custom_vjp",
+    "div_checks",
+    "error_if",
+    "eval_shape",
+    "fisher_diag",
+    "float_checks",
+    "for_loop",
+    "fwd_grad",
+    "gauss_newton_vp",
+    "grad",
+    "hessian",
+    "hessian_diag",
+    "hvp",
+    "ifelse",
+    "index_checks",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jit",
+    "jit_error_if",
+    "jvp",
+    "linearize",
+    "make_jaxpr",
+    "map",
+    "named_scope",
+    "nan_checks",
+    "per_example_grad",
+    "remat",
+    "scan",
+    "shard_map",
+    "switch",
+    "user_checks",
+    "value_and_grad",
+    "vector_grad",
+    "vjp",
+    "vmap",
+    "vmap_new_states",
+    "while_loop",
+]

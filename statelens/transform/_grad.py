@@ -4,7 +4,6 @@ What they add to `jax.grad`: the selection of what is differentiated, states wri
 function, and errors that name paths. The gradient is JAX's own.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,22 +11,24 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import DifferentiationError, explain, user_facing
-from ._gradient import GradientTransform, gradient_value_aux
+from ._gradient import gradient_value_aux, make
 
 
-def _scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
+def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
+    """Is `jax.grad`, with an error that says what to write where there is no scalar."""
+
     def checked(*args: Any) -> tuple[Any, Any]:
         value, aux = fun(*args)
-        _check_scalar(value)
+        check_scalar(value)
         return value, aux
 
     return jax.grad(checked, **params)
 
 
-_scalar_grad.__name__ = "grad"
+scalar_grad.__name__ = "grad"
 
 
-def _check_scalar(value: Any) -> None:
+def check_scalar(value: Any) -> None:
     is_leaf = jax.tree_util.all_leaves([value])
     if is_leaf and jnp.shape(value) == ():
         return
@@ -36,6 +37,8 @@ def _check_scalar(value: Any) -> None:
     elif is_leaf:
         found = f"it returned an array of shape {jnp.shape(value)}"
         remedy = "jnp.mean or jnp.sum of it, for one number"
+    elif type(value).__name__ == "Quantity":
+        found, remedy = f"it returned the quantity {value}", "unit_aware=True"
     elif isinstance(value, tuple) and len(value) == 2:
         found, remedy = "it returned a pair", "has_aux=True, if the pair is (loss, aux)"
     else:
@@ -49,26 +52,6 @@ def _value_first(gradient: Any, value: Any, *aux: Any) -> Any:
     return ((value, *aux) if aux else value), gradient
 
 
-def _make(
-    fun: Callable[..., Any] | None,
-    grad_states: Any,
-    argnums: Any,
-    *,
-    holomorphic: bool,
-    allow_int: bool,
-    **options: Any,
-) -> Any:
-    make = functools.partial(
-        GradientTransform,
-        transform=_scalar_grad,
-        grad_states=grad_states,
-        argnums=argnums,
-        transform_params={"holomorphic": holomorphic, "allow_int": allow_int},
-        **options,
-    )
-    return make if fun is None else make(fun)
-
-
 @user_facing
 def grad(
     fun: Callable[..., Any] | None = None,
@@ -80,6 +63,8 @@ def grad(
     check_states: bool = True,
     holomorphic: bool = False,
     allow_int: bool = False,
+    unit_aware: bool = False,
+    debug_nan: bool = False,
 ) -> Any:
     """Gives the gradient of a scalar function by states, by part of a tree, by arguments.
 
@@ -102,6 +87,12 @@ def grad(
             gradient is zero.
         holomorphic: Whether the function is holomorphic; see `jax.grad`.
         allow_int: Whether to allow integers, whose gradient has dtype `float0`.
+        unit_aware: Whether values carry physical units, as quantities of `saiunit` (or of
+            `brainunit`): gradients then have the unit of the loss divided by that of the value.
+            The package is an extra: ``pip install 'statelens[units]'``.
+        debug_nan: Whether to refuse a gradient that isn't finite, with an error that names its
+            path, and the primitive and the line of code that made the first such number. It
+            slows the function down.
 
     Returns:
         A function of the arguments of `fun`. It gives ``g``, ``(g, aux)``, ``(g, loss)`` or
@@ -114,6 +105,8 @@ def grad(
         PathError: A pattern matches nothing.
         DifferentiationError: The loss is no scalar, or a state has no derivative.
         UntouchedStateError: The function never touched a state.
+        NonFiniteError: With `debug_nan`, a gradient isn't finite.
+        MissingPackageError: With `unit_aware`, there is no package for units.
         FrozenTreeError: The function wrote a state of a tree argument; see `thread`.
 
     Example:
@@ -123,15 +116,17 @@ def grad(
         >>> sl.grad(loss, grad_states=weight, return_value=True)(2.0)
         (Array(8., dtype=float32), Array(4., dtype=float32))
     """
-    return _make(
+    return make(
         fun,
-        grad_states,
-        argnums,
-        holomorphic=holomorphic,
-        allow_int=allow_int,
+        transform=scalar_grad,
+        grad_states=grad_states,
+        argnums=argnums,
+        transform_params={"holomorphic": holomorphic, "allow_int": allow_int},
         has_aux=has_aux,
         return_value=return_value,
         check_states=check_states,
+        unit_aware=unit_aware,
+        debug_nan=debug_nan,
         arrange=gradient_value_aux,
     )
 
@@ -146,6 +141,8 @@ def value_and_grad(
     check_states: bool = True,
     holomorphic: bool = False,
     allow_int: bool = False,
+    unit_aware: bool = False,
+    debug_nan: bool = False,
 ) -> Any:
     """Gives value and gradient in the order of `jax.value_and_grad`.
 
@@ -157,6 +154,8 @@ def value_and_grad(
         check_states: As for `grad`.
         holomorphic: As for `grad`.
         allow_int: As for `grad`.
+        unit_aware: As for `grad`.
+        debug_nan: As for `grad`.
 
     Returns:
         A function that gives ``(loss, g)``, or ``((loss, aux), g)``, with the gradient part
@@ -171,14 +170,16 @@ def value_and_grad(
         >>> sl.value_and_grad(lambda x: weight.value * x, grad_states=weight)(2.0)
         (Array(2., dtype=float32), Array(2., dtype=float32))
     """
-    return _make(
+    return make(
         fun,
-        grad_states,
-        argnums,
-        holomorphic=holomorphic,
-        allow_int=allow_int,
+        transform=scalar_grad,
+        grad_states=grad_states,
+        argnums=argnums,
+        transform_params={"holomorphic": holomorphic, "allow_int": allow_int},
         has_aux=has_aux,
         return_value=True,
         check_states=check_states,
+        unit_aware=unit_aware,
+        debug_nan=debug_nan,
         arrange=_value_first,
     )

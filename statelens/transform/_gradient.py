@@ -5,25 +5,25 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._frames import Captured, capture
-from ..thread import value_and_aux
-from ._parts import (
-    Call,
-    Differentiable,
-    Part,
-    arguments_part,
-    check_touched,
-    compile_states,
-    read_argnums,
-    states_part,
-    tree_part,
-)
+import jax
+import jax.numpy as jnp
+
+from .._errors import ArgumentTypeError, explain, user_facing
+from ._nan import find_non_finite
+from ._parts import Differentiable, compile_states, read_argnums
+from ._plan import Plan
+from ._quantities import require_units, with_units
 
 
 def gradient_value_aux(gradient: Any, *extra: Any) -> Any:
     """Puts the gradient first: ``g``, ``(g, aux)``, ``(g, value)``, ``(g, value, aux)``."""
     return (gradient, *extra) if extra else gradient
+
+
+def make(fun: Callable[..., Any] | None, cls: type | None = None, **options: Any) -> Any:
+    """Makes a gradient transform of a function, or a decorator where there is none."""
+    decorate = functools.partial(cls or GradientTransform, **options)
+    return decorate if fun is None else decorate(fun)
 
 
 class GradientTransform:
@@ -58,6 +58,9 @@ class GradientTransform:
         return_value: Whether to return the value as well.
         transform_params: Keyword arguments for `transform`.
         check_states: Whether a state that the function never touches is an error.
+        unit_aware: Whether values carry physical units, as for `grad`.
+        debug_nan: Whether to refuse a derivative that isn't finite, as for `grad`.
+        arrange: Puts derivative, value and auxiliary output in their order.
 
     Raises:
         ArgumentTypeError: An argument is of the wrong type.
@@ -90,6 +93,8 @@ class GradientTransform:
         return_value: bool = False,
         transform_params: Mapping[str, Any] | None = None,
         check_states: bool = True,
+        unit_aware: bool = False,
+        debug_nan: bool = False,
         arrange: Callable[..., Any] = gradient_value_aux,
     ):
         self._name = getattr(transform, "__name__", "a transform")
@@ -116,6 +121,10 @@ class GradientTransform:
             complexes=bool(self._params.get("holomorphic")),
         )
         self._check_states = check_states
+        self._unit_aware = unit_aware
+        if unit_aware:
+            require_units(self._name)
+        self._debug_nan = debug_nan
         self._arrange = arrange
         functools.update_wrapper(self, fun, updated=())
 
@@ -127,54 +136,47 @@ class GradientTransform:
 
     @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        parts = self._parts(args)
-        # With one part only, its values go in as they are, so that a transform of the
-        # user's sees the very tree that was asked for.
-        values = parts[0].values if len(parts) == 1 else tuple(part.values for part in parts)
-        traced: list[tuple[Call, Captured]] = []
+        return self._differentiated(args, kwargs, lambda plan: {})
 
-        def pure(values: Any) -> tuple[Any, Any]:
-            call = Call(list(args))
-            for part, own in zip(parts, values if len(parts) > 1 else (values,), strict=True):
-                part.apply(own, call)
-            captured = capture(
-                self._fun, tuple(call.args), kwargs, values=call.values, frozen=call.frozen
-            )
-            traced.append((call, captured))
-            value, aux = (
-                value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
-            )
-            return value, (value if self._return_value else None, aux, captured.writes)
-
-        differentiate = self._transform(pure, argnums=0, has_aux=True, **self._params)
-        derivative, (value, aux, writes) = differentiate(values)
+    def _differentiated(
+        self, args: Any, kwargs: Any, more_params: Callable[[Plan], Mapping[str, Any]]
+    ) -> Any:
+        """Differentiates one call, with parameters of the transform that depend on it."""
+        plan = self._plan(args, kwargs)
+        params = {**self._params, **more_params(plan)}
+        if self._unit_aware:
+            differentiate = functools.partial(with_units, self._transform, plan.pure, **params)
+        else:
+            differentiate = self._transform(plan.pure, argnums=0, has_aux=True, **params)
+        if self._debug_nan:
+            differentiate = find_non_finite(differentiate, plan.name_leaves, self._name)
+        derivative, (value, aux, writes) = differentiate(plan.values)
         if self._check_states:
-            check_touched(*traced[-1], self._name)
-        each = (derivative,) if len(parts) == 1 else derivative
-        shaped = tuple(part.shape(own) for part, own in zip(parts, each, strict=True))
+            plan.check_touched()
         extra = (value,) * self._return_value + (aux,) * self._has_aux
-        result = self._arrange(shaped[0] if len(parts) == 1 else shaped, *extra)
+        result = self._arrange(plan.shape(derivative), *extra)
         writes.commit()
         return result
 
-    def _parts(self, args: tuple[Any, ...]) -> list[Part]:
-        parts: list[Part] = []
-        if self._selector is not None:
-            parts.append(tree_part(self._selector, args, self._allowed, self._name))
-        elif self._grad_states is not None:
-            parts.append(states_part(self._grad_states, self._allowed, self._name))
-        argnums = self._argnums
-        if argnums is None and not parts:
-            argnums = 0
-            if not args:
-                raise ArgumentError(
-                    explain(
-                        f"asked {self._name} for the derivative by argument 0",
-                        "the call has no positional argument",
-                        "grad_states=model.states(ParamState), to differentiate by states",
-                        "pass what is differentiated by position",
-                    )
-                )
-        if argnums is not None:
-            parts.append(arguments_part(argnums, args, self._name))
-        return parts
+    @property
+    def has_tree(self) -> bool:
+        """Whether the first argument is a tree that a lens looks at."""
+        return self._selector is not None
+
+    def zeros(self, args: Any, kwargs: Any) -> Any:
+        """Gives a gradient of zeros for a call, without making it."""
+        plan = self._plan(args, kwargs)
+        return plan.shape(jax.tree.map(jnp.zeros_like, plan.values))
+
+    def _plan(self, args: Any, kwargs: Any) -> Plan:
+        return Plan(
+            self._fun,
+            args,
+            kwargs,
+            grad_states=self._grad_states,
+            selector=self._selector,
+            argnums=self._argnums,
+            allowed=self._allowed,
+            has_aux=self._has_aux,
+            asked_by=self._name,
+        )

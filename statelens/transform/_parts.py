@@ -67,6 +67,9 @@ class Part(Protocol):
     def shape(self, derivative: Any) -> Any:
         """Gives a derivative in the form in which the part was asked for."""
 
+    def read(self, vector: Any) -> Any:
+        """Takes a vector of that form, in the structure of the values."""
+
 
 @dataclass(frozen=True)
 class States:
@@ -83,10 +86,14 @@ class States:
             call.watched[unit if isinstance(unit, Cell) else unit.cell] = label  # type: ignore
 
     def shape(self, derivative: Any) -> Any:
+        if not self.given.is_pytree:
+            return self.given.rebuild(derivative)
         # JAX gives dictionaries back with their keys sorted.
-        if self.given.is_pytree:
-            derivative = self.given.flatten(derivative)
-        return self.given.rebuild(derivative)
+        return self.given.rebuild(self.given.flatten(derivative))
+
+    def read(self, vector: Any) -> Any:
+        values = self.given.flatten(vector)
+        return self.given.rebuild(values) if self.given.is_pytree else values
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,9 @@ class Tree:
     def shape(self, derivative: Any) -> Any:
         return derivative
 
+    def read(self, vector: Any) -> Any:
+        return vector
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -123,6 +133,9 @@ class Arguments:
 
     def shape(self, derivative: Any) -> Any:
         return derivative
+
+    def read(self, vector: Any) -> Any:
+        return vector
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""What loops and branches share: running a body with the states that it writes as values."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import StructureError, explain
+from .._frames import Writes, capture
+from ..state import State, active_frame
+from ._discover import Attempt
+from ._mixed import mixed, unmixed
+from ._pure import states_in
+
+
+class Step(NamedTuple):
+    """What came of one run of a body.
+
+    Attributes:
+        out: What it returned, as the caller meets it.
+        written: The states that it wrote.
+        values: The values of the states that are carried.
+    """
+
+    out: Any
+    written: tuple[State, ...]
+    values: tuple[Any, ...]
+
+
+def states_before(attempt: Attempt) -> tuple[Any, ...]:
+    """Reads the values that the carried states have before the loop."""
+    return tuple(staged(_read(cell), cell) for cell in attempt.cells)
+
+
+def run(
+    fun: Callable[..., Any],
+    attempt: Attempt,
+    values: Sequence[Any],
+    args: tuple[Any, ...],
+    carry: tuple[Any, ...] = (),
+) -> Step:
+    """Runs a body.
+
+    Args:
+        fun: The body.
+        attempt: Knows the states that are carried.
+        values: Their values.
+        args: Arguments; the states in them are held still.
+        carry: Arguments before these, that come back as output. States in them may be
+            written: what the body returns of them has the new values.
+
+    Returns:
+        What came of it.
+    """
+    before = tuple(map(unmixed, values))
+    captured = capture(
+        # Made inside of the frame, states in the carry are the body's own.
+        lambda: fun(*map(_rebuilt, carry), *args),
+        (),
+        {},
+        values=dict(zip(attempt.cells, before, strict=True)),
+        frozen=states_in(args, {}),
+    )
+    writes = captured.writes
+    written = dict(zip(writes.cells, writes.values, strict=True))
+    after = [written.get(cell, value) for cell, value in zip(attempt.cells, before, strict=True)]
+    staged_values = tuple(map(staged, after, attempt.cells))
+    return Step(captured.out, writes.cells, staged_values)
+
+
+def staged(value: Any, cell: State) -> Any:
+    """Returns a state's value as a loop carries it."""
+    return value if isinstance(value, jax.Array) else mixed(value, lambda: repr(cell))
+
+
+def commit(attempt: Attempt, values: Sequence[Any]) -> None:
+    """Gives the carried states the values that they have after the loop."""
+    Writes(attempt.cells, tuple(map(unmixed, values))).commit()
+
+
+def check_kept(
+    attempt: Attempt, before: Sequence[Any], after: Sequence[Any], asked_by: str
+) -> None:
+    """Refuses a carried state that changes its shape, dtype or structure.
+
+    Raises:
+        StructureError: One does; the message names it.
+    """
+    for cell, old, new in zip(attempt.cells, before, after, strict=True):
+        if not are_alike(old, new):
+            raise StructureError(
+                explain(
+                    f"asked {asked_by} to carry {cell!r} from step to step",
+                    f"it is {kinds(old)} before a step, and {kinds(new)} after it",
+                    "assign a value of the same structure, shape and dtype",
+                    "keep what grows from step to step as an output of the body",
+                )
+            )
+
+
+def kinds(tree: Any) -> str:
+    """Describes the arrays in a tree, as in ``float32[3]``."""
+    found = ", ".join(jax.typeof(leaf).str_short() for leaf in jax.tree.leaves(tree))
+    return found or "nothing"
+
+
+def are_alike(one: Any, other: Any) -> bool:
+    """Says whether two trees have the same structure, shapes and dtypes.
+
+    A Python number takes the dtype of what it meets; whether it can is for JAX to say.
+    """
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    return all(
+        jnp.shape(a) == jnp.shape(b)
+        and (jax.typeof(a).dtype == jax.typeof(b).dtype or _is_weak(a) or _is_weak(b))
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def _is_weak(leaf: Any) -> bool:
+    return jax.typeof(leaf).weak_type
+
+
+def _read(cell: State) -> Any:
+    frame = active_frame.get()
+    return cell.value if frame is None else frame.read(cell)
+
+
+def _rebuilt(tree: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return unmixed(treedef.unflatten(leaves))

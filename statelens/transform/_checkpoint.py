@@ -1,0 +1,113 @@
+"""`checkpoint` and `named_scope`: wrappers that don't change what a function computes."""
+
+import functools
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import jax
+
+from .._errors import ArgumentTypeError, explain, user_facing
+from ._options import function, positions
+from ._pure import finished, prepared, pure
+
+
+class _Checkpointed:
+    """A function under `jax.checkpoint`, aware of states."""
+
+    def __init__(self, fun: Callable[..., Any], static_argnums: Any, **options: Any):
+        self._fun = function(fun, "fun", "checkpoint")
+        self._static = positions(static_argnums, "static_argnums", "checkpoint")
+        policy = options.get("policy")
+        if policy is not None:
+            function(policy, "policy", "checkpoint")
+        self._options = options
+        functools.update_wrapper(self, fun, updated=())
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"checkpoint({getattr(self._fun, '__name__', self._fun)!s})"
+
+    @user_facing
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        operands = prepared(args, kwargs, self._static)
+        return finished(*jax.checkpoint(pure(self._fun), **self._options)(*operands))
+
+
+@user_facing
+def checkpoint(
+    fun: Callable[..., Any] | None = None,
+    *,
+    prevent_cse: bool = True,
+    policy: Callable[..., bool] | None = None,
+    static_argnums: Any = (),
+) -> Any:
+    """Makes a derivative compute a function's intermediate values again instead of keeping them.
+
+    Args:
+        fun: The function; it may read and write states. What it writes is written once. Left
+            out, `checkpoint` gives a decorator.
+        prevent_cse: As for `jax.checkpoint`.
+        policy: What to keep all the same, as for `jax.checkpoint`: one of
+            `jax.checkpoint_policies`.
+        static_argnums: Positions of arguments that aren't traced. Functions, texts and other
+            leaves that are no arrays never are.
+
+    Returns:
+        A function like `fun`.
+
+    Raises:
+        ArgumentTypeError: `fun` or `policy` is no function.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> w = sl.ParamState(jnp.array(2.0))
+        >>> @sl.transform.checkpoint
+        ... def layer(x):
+        ...     return jnp.sin(w.value * x)
+        >>> sl.grad(layer, w)(0.0)
+        Array(0., dtype=float32...)
+    """
+    make = functools.partial(
+        _Checkpointed, static_argnums=static_argnums, prevent_cse=prevent_cse, policy=policy
+    )
+    return make if fun is None else make(fun)
+
+
+remat = checkpoint
+"""The other name of `checkpoint`, as in JAX."""
+
+
+@user_facing
+def named_scope(name: str) -> Any:
+    """Gives what is computed in it a name, which profiles and programs show.
+
+    Args:
+        name: The name.
+
+    Returns:
+        A context manager and decorator, that of `jax.named_scope`. States are read and written
+        in it as outside.
+
+    Raises:
+        ArgumentTypeError: `name` is no text.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> @sl.transform.named_scope("double")
+        ... def double(x):
+        ...     return 2 * x
+        >>> double(1.0)
+        2.0
+    """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(
+            explain(
+                f"asked for a scope named {name!r}",
+                f"that is a {type(name).__name__}",
+                'a text, as in named_scope("encoder")',
+            )
+        )
+    return jax.named_scope(name)

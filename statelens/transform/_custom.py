@@ -1,0 +1,260 @@
+"""`custom_vjp` and `custom_jvp`: derivative rules of one's own, for functions of states.
+
+What they add to `equinox.filter_custom_vjp` and `filter_custom_jvp`, on which they stand:
+states among what the rule is about. The rule sees which states and arguments are perturbed, and
+gives cotangents, or takes tangents, of states in the form in which the states were given.
+"""
+
+import functools
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
+from .._frames import capture
+from .._given import Units, units_of
+from ..thread import overlaid_values
+from ._options import function
+from ._pure import staged_writes, states_in
+
+Rule = Callable[..., Any]
+
+
+class _Custom:
+    """A function with a derivative rule of its own."""
+
+    name = "custom"
+
+    def __init__(self, fun: Callable[..., Any], states: Any):
+        self._fun = function(fun, "fun", self.name)
+        self._states = states
+        self._given()
+        functools.update_wrapper(self, fun, updated=())
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({getattr(self._fun, '__name__', self._fun)!s})"
+
+    def _given(self) -> Units | None:
+        return None if self._states is None else units_of(self._states, self.name)
+
+    def _values(self, given: Units | None) -> Any:
+        return None if given is None else given.rebuild([unit.value for unit in given.units])
+
+    def _run(self, fun: Callable[..., Any], values: Any, args: Any, kwargs: Any) -> Any:
+        """Runs the function, or a rule of it, against values of the states."""
+        given = self._given()
+        overlaid = {} if given is None else overlaid_values(given.units, given.flatten(values))
+        captured = capture(fun, args, kwargs, values=overlaid, frozen=states_in(args, kwargs))
+        for cell in captured.writes.cells:
+            if cell in overlaid:
+                raise SelectionError(
+                    explain(
+                        f"asked {self.name} for a derivative by {cell!r}",
+                        "the function writes it, and its rule says nothing of that",
+                        "return the new value, and assign it outside of the function",
+                    )
+                )
+        return captured.out, staged_writes(captured.writes)
+
+    def _missing(self, rule: str) -> None:
+        raise ArgumentError(
+            explain(
+                f"asked for the derivative of {self!r}",
+                f"it has no rule: .{rule} was not called",
+                f"@{getattr(self, '__name__', 'fun')}.{rule}, above the rule",
+            )
+        )
+
+
+class _CustomVjp(_Custom):
+    name = "custom_vjp"
+
+    def __init__(self, fun: Callable[..., Any], states: Any):
+        super().__init__(fun, states)
+        self._fwd: Rule | None = None
+        self._bwd: Rule | None = None
+
+    def def_fwd(self, fwd: Rule) -> Rule:
+        """Sets the forward rule: ``(perturbed, *args) -> (out, residuals)``."""
+        self._fwd = function(fwd, "fwd", self.name)
+        return fwd
+
+    def def_bwd(self, bwd: Rule) -> Rule:
+        """Sets the backward rule: ``(residuals, cotangent, perturbed, *args) -> cotangents``."""
+        self._bwd = function(bwd, "bwd", self.name)
+        return bwd
+
+    @user_facing
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._fwd is None or self._bwd is None:
+            self._missing("def_fwd" if self._fwd is None else "def_bwd")
+        given = self._given()
+
+        @eqx.filter_custom_vjp
+        def call(vjp_arg: Any) -> Any:
+            values, args = vjp_arg
+            return self._run(self._fun, values, args, kwargs)
+
+        def fwd(perturbed: Any, vjp_arg: Any) -> Any:
+            values, args = vjp_arg
+            rule = functools.partial(self._fwd, self._part(perturbed, given))  # type: ignore[arg-type]
+            (out, residuals), writes = self._run(rule, values, args, kwargs)
+            return (out, writes), residuals
+
+        def bwd(residuals: Any, cotangent: Any, perturbed: Any, vjp_arg: Any) -> Any:
+            values, args = vjp_arg
+            rule = functools.partial(
+                self._bwd,  # type: ignore[arg-type]
+                residuals,
+                cotangent[0],
+                self._part(perturbed, given),
+            )
+            cotangents, _ = self._run(rule, values, args, kwargs)
+            if given is None:
+                return None, tuple(cotangents)
+            if not isinstance(cotangents, tuple) or len(cotangents) != 2:
+                raise ArgumentTypeError(
+                    explain(
+                        f"asked the backward rule of {self!r} for cotangents",
+                        f"it returned a {type(cotangents).__name__}",
+                        "(cotangents of the states, cotangents of the arguments as a tuple)",
+                    )
+                )
+            return cotangents[0], tuple(cotangents[1])
+
+        call.def_fwd(fwd)
+        call.def_bwd(bwd)
+        out, writes = call((self._values(given), args))
+        _stopped(writes).commit()
+        return out
+
+    @staticmethod
+    def _part(perturbed: Any, given: Units | None) -> Any:
+        return perturbed[1] if given is None else perturbed
+
+
+class _CustomJvp(_Custom):
+    name = "custom_jvp"
+
+    def __init__(self, fun: Callable[..., Any], states: Any):
+        super().__init__(fun, states)
+        self._jvp: Rule | None = None
+
+    def def_jvp(self, jvp: Rule) -> Rule:
+        """Sets the rule: ``(primals, tangents) -> (out, tangent)``."""
+        self._jvp = function(jvp, "jvp", self.name)
+        return jvp
+
+    @user_facing
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._jvp is None:
+            self._missing("def_jvp")
+        given = self._given()
+        rule: Rule = self._jvp  # type: ignore[assignment]
+
+        @eqx.filter_custom_jvp
+        def call(values: Any, *args: Any) -> Any:
+            return self._run(self._fun, values, args, kwargs)
+
+        def jvp(primals: Any, tangents: Any) -> Any:
+            (values, *inner), (moved, *along) = primals, tangents
+
+            def run(*inner: Any) -> Any:
+                if given is None:
+                    return rule(inner, tuple(along))
+                return rule((values, inner), (moved, tuple(along)))
+
+            (out, tangent), writes = self._run(run, values, tuple(inner), {})
+            return (out, writes), (tangent, _zeros(writes))
+
+        call.def_jvp(jvp)
+        out, writes = call(self._values(given), *args)
+        _stopped(writes).commit()
+        return out
+
+
+def _stopped(writes: Any) -> Any:
+    return jax.tree.map(jax.lax.stop_gradient, writes)
+
+
+def _zeros(writes: Any) -> Any:
+    return jax.tree.map(lambda leaf: None, writes)
+
+
+def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
+    """Gives a function a backward rule of its own, that sees states.
+
+    Args:
+        fun: The function; states that it reads and that aren't in `states` have no derivative
+            through it. It may write other states than these; what is written has none either.
+        states: The states that the rule is about, in any bound form.
+
+    Returns:
+        A function like `fun`, with ``def_fwd`` and ``def_bwd`` for the rule:
+
+        - ``fwd(perturbed, *args)`` gives ``(out, residuals)``;
+        - ``bwd(residuals, cotangent, perturbed, *args)`` gives the cotangents of the arguments as
+          a tuple, or ``(cotangents of the states, cotangents of the arguments)`` with
+          `states`; None for what has none.
+
+        ``perturbed`` is of the same form, with a boolean for each array: whether it is being
+        differentiated by. In both rules states read as they did in the function.
+
+    Raises:
+        ArgumentError: The function is called without a rule.
+        SelectionError: The function writes a state that the rule is about.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> w = sl.ParamState(jnp.array(2.0))
+        >>> @sl.transform.custom_vjp(states=w)
+        ... def scale(x):
+        ...     return w.value * x
+        >>> @scale.def_fwd
+        ... def _(perturbed, x):
+        ...     return w.value * x, (w.value, x)
+        >>> @scale.def_bwd
+        ... def _(residuals, cotangent, perturbed, x):
+        ...     return 10 * cotangent * x, (cotangent * w.value,)
+        >>> sl.grad(scale, w)(3.0)
+        Array(30., dtype=float32...)
+    """
+    return functools.partial(_CustomVjp, states=states) if fun is None else _CustomVjp(fun, states)
+
+
+def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
+    """Gives a function a forward rule of its own, that sees states.
+
+    Args:
+        fun: As for `custom_vjp`.
+        states: As for `custom_vjp`.
+
+    Returns:
+        A function like `fun`, with ``def_jvp`` for the rule: ``jvp(primals, tangents)`` gives
+        ``(out, tangent)``. Both are tuples with one entry for each argument; with `states`,
+        ``(values of the states, arguments)``. A tangent is None where nothing is perturbed.
+
+    Raises:
+        ArgumentError: The function is called without a rule.
+        SelectionError: The function writes a state that the rule is about.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> w = sl.ParamState(jnp.array(2.0))
+        >>> @sl.transform.custom_jvp(states=w)
+        ... def scale(x):
+        ...     return w.value * x
+        >>> @scale.def_jvp
+        ... def _(primals, tangents):
+        ...     (value, (x,)), (moved, _) = primals, tangents
+        ...     return value * x, 10 * moved * x
+        >>> sl.grad(scale, w)(3.0)
+        Array(30., dtype=float32...)
+    """
+    return functools.partial(_CustomJvp, states=states) if fun is None else _CustomJvp(fun, states)

@@ -1,0 +1,240 @@
+"""`jacrev`, `jacfwd`, `jacobian`: JAX's Jacobians, by states and parts of trees as well.
+
+What they add: blocks by output and by state, of the shape of the output followed by that of
+the state; states written by the function; and evaluation in chunks, so that not all
+cotangents (or tangents) of a large Jacobian are there at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .._errors import DifferentiationError, explain, user_facing
+from ._gradient import make
+from ._options import count
+
+
+@user_facing
+def jacrev(
+    fun: Callable[..., Any] | None = None,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = None,
+    *,
+    has_aux: bool = False,
+    return_value: bool = False,
+    check_states: bool = True,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    chunk_size: int | None = None,
+    unit_aware: bool = False,
+    debug_nan: bool = False,
+) -> Any:
+    """Gives the Jacobian, row by row: one pullback for each output, all at once or in chunks.
+
+    Args:
+        fun: A function that returns arrays of any shape, or a pytree of them.
+        grad_states: As for `grad`.
+        argnums: As for `grad`.
+        has_aux: As for `grad`.
+        return_value: As for `grad`.
+        check_states: As for `grad`.
+        holomorphic: As for `jax.jacrev`.
+        allow_int: As for `jax.jacrev`.
+        chunk_size: How many rows to compute at once; None for all.
+        unit_aware: As for `grad`.
+        debug_nan: As for `grad`.
+
+    Returns:
+        A function that gives what `grad` gives, with a Jacobian for the gradient: the tree of
+        the outputs, and in the place of each output the form of a gradient, with blocks of
+        shape ``output shape + state shape``.
+
+    Raises:
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> scale = sl.ParamState(jnp.ones(2))
+        >>> def fun(x):
+        ...     return {"a": scale.value * x, "b": jnp.sum(scale.value)}
+        >>> blocks = sl.transform.jacrev(fun, {"scale": scale})(3.0)
+        >>> blocks["a"]["scale"].shape, blocks["b"]["scale"].shape
+        ((2, 2), (2,))
+    """
+    return make(
+        fun,
+        transform=_jacrev,
+        grad_states=grad_states,
+        argnums=argnums,
+        has_aux=has_aux,
+        return_value=return_value,
+        check_states=check_states,
+        unit_aware=unit_aware,
+        debug_nan=debug_nan,
+        transform_params={
+            "holomorphic": holomorphic,
+            "allow_int": allow_int,
+            "chunk_size": count(chunk_size, "chunk_size", "jacrev"),
+        },
+    )
+
+
+@user_facing
+def jacfwd(
+    fun: Callable[..., Any] | None = None,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = None,
+    *,
+    has_aux: bool = False,
+    return_value: bool = False,
+    check_states: bool = True,
+    holomorphic: bool = False,
+    chunk_size: int | None = None,
+    unit_aware: bool = False,
+    debug_nan: bool = False,
+) -> Any:
+    """Gives the Jacobian, column by column: one pushforward for each number put in.
+
+    Args:
+        fun: As for `jacrev`.
+        grad_states: As for `grad`.
+        argnums: As for `grad`.
+        has_aux: As for `grad`.
+        return_value: As for `grad`.
+        check_states: As for `grad`.
+        holomorphic: As for `jax.jacfwd`.
+        chunk_size: How many columns to compute at once; None for all.
+        unit_aware: As for `grad`.
+        debug_nan: As for `grad`.
+
+    Returns:
+        A function that gives what `jacrev` gives.
+
+    Raises:
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> angle = sl.ParamState(jnp.zeros(()))
+        >>> turn = lambda: jnp.stack([jnp.cos(angle.value), jnp.sin(angle.value)])
+        >>> sl.transform.jacfwd(turn, angle)()
+        Array([-0.,  1.], dtype=float32)
+    """
+    return make(
+        fun,
+        transform=_jacfwd,
+        grad_states=grad_states,
+        argnums=argnums,
+        has_aux=has_aux,
+        return_value=return_value,
+        check_states=check_states,
+        unit_aware=unit_aware,
+        debug_nan=debug_nan,
+        transform_params={
+            "holomorphic": holomorphic,
+            "chunk_size": count(chunk_size, "chunk_size", "jacfwd"),
+        },
+    )
+
+
+jacobian = jacrev
+"""The Jacobian by pullbacks, as `jax.jacobian` is."""
+
+
+def _jacrev(
+    fun: Callable[..., Any],
+    argnums: int,
+    has_aux: bool,
+    holomorphic: bool,
+    allow_int: bool,
+    chunk_size: int | None,
+) -> Callable[..., Any]:
+    if chunk_size is None:
+        return jax.jacrev(
+            fun, argnums, has_aux=has_aux, holomorphic=holomorphic, allow_int=allow_int
+        )
+
+    def jacobian(values: Any) -> tuple[Any, Any]:
+        out, pullback, aux = jax.vjp(fun, values, has_aux=True)
+        _check_chunkable(out, holomorphic)
+        flat, unravel = ravel_pytree(out)
+
+        def row(number: Any) -> Any:
+            return pullback(unravel(_unit_vector(number, flat)))[0]
+
+        rows = jax.lax.map(row, jnp.arange(flat.size), batch_size=chunk_size)
+        leaves, treedef = jax.tree.flatten(out)
+        blocks, start = [], 0
+        for leaf in leaves:
+            end = start + leaf.size
+            blocks.append(
+                jax.tree.map(lambda r: r[start:end].reshape(leaf.shape + r.shape[1:]), rows)  # noqa: B023
+            )
+            start = end
+        return treedef.unflatten(blocks), aux
+
+    return jacobian
+
+
+_jacrev.__name__ = "jacrev"
+
+
+def _jacfwd(
+    fun: Callable[..., Any],
+    argnums: int,
+    has_aux: bool,
+    holomorphic: bool,
+    chunk_size: int | None,
+) -> Callable[..., Any]:
+    if chunk_size is None:
+        return jax.jacfwd(fun, argnums, has_aux=has_aux, holomorphic=holomorphic)
+
+    def jacobian(values: Any) -> tuple[Any, Any]:
+        _check_chunkable(values, holomorphic)
+        flat, unravel = ravel_pytree(values)
+        _, pushforward, aux = jax.linearize(fun, values, has_aux=True)
+
+        def column(number: Any) -> Any:
+            return pushforward(unravel(_unit_vector(number, flat)))
+
+        columns = jax.lax.map(column, jnp.arange(flat.size), batch_size=chunk_size)
+        leaves, treedef = jax.tree.flatten(values)
+
+        def blocks(stacked: Any) -> Any:
+            last = jnp.moveaxis(stacked, 0, -1)
+            found, start = [], 0
+            for leaf in leaves:
+                end = start + jnp.size(leaf)
+                found.append(last[..., start:end].reshape(last.shape[:-1] + jnp.shape(leaf)))
+                start = end
+            return treedef.unflatten(found)
+
+        return jax.tree.map(blocks, columns), aux
+
+    return jacobian
+
+
+_jacfwd.__name__ = "jacfwd"
+
+
+def _unit_vector(number: Any, flat: Any) -> Any:
+    return (jnp.arange(flat.size) == number).astype(flat.dtype)
+
+
+def _check_chunkable(tree: Any, holomorphic: bool) -> None:
+    for leaf in jax.tree.leaves(tree):
+        dtype = jnp.result_type(leaf)
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        if not jnp.issubdtype(dtype, jnp.inexact) or (is_complex and not holomorphic):
+            raise DifferentiationError(
+                explain(
+                    "asked for a Jacobian in chunks",
+                    f"an array of dtype {dtype} is in it",
+                    "holomorphic=True, if the function is holomorphic"
+                    if is_complex
+                    else "floating-point outputs only",
+                )
+            )

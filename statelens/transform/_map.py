@@ -1,0 +1,51 @@
+"""`map`: one by one, or in chunks that are batched."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import user_facing
+from ._loops import for_loop, steps_of
+from ._options import count, function
+from ._vmap import vmap
+
+
+@user_facing
+def map(f: Callable[..., Any], *xs: Any, batch_size: int | None = None) -> Any:
+    """Runs ``f(*x)`` over the leading axis of all `xs`, one by one or in chunks.
+
+    Args:
+        f: The function; it may read and write states: one after another, if it is run one by
+            one, else as in `vmap`, by which each chunk is run.
+        *xs: What it is run over.
+        batch_size: The size of a chunk, as for `jax.lax.map`; None for one by one.
+
+    Returns:
+        All outputs, stacked.
+
+    Raises:
+        StateLensError: As for `for_loop`, and for `vmap`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> sl.transform.map(lambda x: x ** 2, jnp.arange(5), batch_size=2)
+        Array([ 0,  1,  4,  9, 16], dtype=int32)
+    """
+    function(f, "f", "map")
+    size = count(batch_size, "batch_size", "map")
+    if size is None:
+        return for_loop(f, *xs)
+    total = steps_of(xs, None, "map")
+    chunks, left = divmod(total, size)
+    whole = chunks * size
+    batched = vmap(f)
+    results = []
+    if chunks:
+        stacked = jax.tree.map(lambda x: x[:whole].reshape(chunks, size, *x.shape[1:]), xs)
+        out = for_loop(batched, *stacked)
+        results.append(jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), out))
+    if left or not chunks:
+        results.append(batched(*jax.tree.map(lambda x: x[whole:], xs)))
+    return jax.tree.map(lambda *ys: jnp.concatenate(ys), *results)

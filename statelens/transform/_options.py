@@ -1,0 +1,166 @@
+"""Options that several transforms take, checked where they are given."""
+
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._errors import ArgumentError, ArgumentTypeError, explain
+from .._given import is_bound, units_of
+from .._halves import split
+from .._picks import Selector
+from .._resolve import focus_on
+from .._spec import selector_of
+from .._units import is_array
+from ..state import State
+
+
+def function(fun: Any, option: str, asked_by: str) -> Any:
+    """Refuses what isn't a function.
+
+    Args:
+        fun: What was given.
+        option: What it was given as.
+        asked_by: The transform, for the message.
+
+    Returns:
+        The function.
+
+    Raises:
+        ArgumentTypeError: It isn't callable.
+    """
+    if not callable(fun):
+        raise ArgumentTypeError(
+            explain(
+                f"asked {asked_by} for {option}={fun!r}",
+                f"that is a {type(fun).__name__}, not a function",
+                "the function itself, not what it returns",
+            )
+        )
+    return fun
+
+
+def count(number: Any, option: str, asked_by: str, least: int = 1) -> int | None:
+    """Reads a number of things, or None.
+
+    Raises:
+        ArgumentTypeError: It is no integer.
+        ArgumentError: It is too small.
+    """
+    if number is None:
+        return None
+    try:
+        if isinstance(number, bool):
+            raise TypeError
+        number = operator.index(number)
+    except TypeError:
+        raise ArgumentTypeError(
+            explain(
+                f"asked {asked_by} for {option}={number!r}",
+                f"that is a {type(number).__name__}, not a whole number",
+                f"an integer, at least {least}",
+            )
+        ) from None
+    if number < least:
+        raise ArgumentError(
+            explain(
+                f"asked {asked_by} for {option}={number}",
+                f"it has to be at least {least}",
+                f"an integer, at least {least}",
+            )
+        )
+    return number
+
+
+def positions(argnums: Any, option: str, asked_by: str) -> frozenset[int]:
+    """Reads positions of arguments: an integer, several, or None."""
+    if argnums is None:
+        return frozenset()
+    if isinstance(argnums, str) or not isinstance(argnums, (Sequence, set, frozenset)):
+        argnums = (argnums,)
+    return frozenset(count(n, option, asked_by, least=0) or 0 for n in argnums)
+
+
+def names(argnames: Any, option: str, asked_by: str) -> frozenset[str]:
+    """Reads names of arguments: a text, several, or None."""
+    if argnames is None:
+        return frozenset()
+    if isinstance(argnames, str):
+        return frozenset([argnames])
+    if not isinstance(argnames, (list, tuple, set, frozenset)) or not all(
+        isinstance(name, str) for name in argnames
+    ):
+        raise ArgumentTypeError(
+            explain(
+                f"asked {asked_by} for {option}={argnames!r}",
+                f"that is a {type(argnames).__name__}, not names of arguments",
+                f'{option}="mode", or several, as in {option}=("mode", "size")',
+            )
+        )
+    return frozenset(argnames)
+
+
+def positions_of(
+    fun: Callable[..., Any], argnames: frozenset[str], asked_by: str
+) -> frozenset[int]:
+    """Finds the positions of arguments that are known by name."""
+    if not argnames:
+        return frozenset()
+    try:
+        parameters = inspect.signature(fun).parameters
+    except (TypeError, ValueError):
+        return frozenset()
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in sorted(argnames):
+        if name not in parameters and not open_ended:
+            raise ArgumentError(
+                explain(
+                    f"asked {asked_by} for the argument {name!r}",
+                    f"the function takes {', '.join(map(repr, parameters)) or 'none'}",
+                    "one of these names",
+                )
+            )
+    positional = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return frozenset(number for number, name in enumerate(positional) if name in argnames)
+
+
+class Donation:
+    """Which states may be donated.
+
+    Args:
+        spec: True for all, None for none, states themselves, or a lens in any form. A lens
+            that isn't bound looks at the first argument, and at each state by itself, so
+            that it may select by class, tag, name, shape or dtype.
+        asked_by: The transform, for messages.
+
+    Attributes:
+        selector: What to select in the first argument, or None.
+    """
+
+    def __init__(self, spec: Any, asked_by: str):
+        self._all = spec is True
+        self._cells: set[State] = set()
+        self.selector: Selector | None = None
+        if spec is None or isinstance(spec, bool):
+            return
+        if is_bound(spec):
+            units = units_of(spec, asked_by).units
+            self._cells = {unit if isinstance(unit, State) else unit.cell for unit in units}  # type: ignore
+        else:
+            self.selector = selector_of(spec)
+
+    def __contains__(self, cell: State) -> bool:
+        if self._all or cell in self._cells:
+            return True
+        return self.selector is not None and bool(focus_on(self.selector, cell).entries)
+
+    def halves(self, tree: Any) -> tuple[Any, Any]:
+        """Splits the first argument: what may be donated, and the rest."""
+        if self.selector is None or is_array(tree):
+            return None, tree
+        leaves, treedef, entries = focus_on(self.selector, tree)
+        return split(leaves, treedef, entries) if entries else (None, tree)

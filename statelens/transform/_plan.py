@@ -1,0 +1,192 @@
+"""A call of a function, prepared to be differentiated: pure in what is differentiated.
+
+Every derivative goes through it: what is differentiated is one pytree of values, the function
+is pure in it, and derivatives come back in the form that was asked for. The derivative itself
+is taken by JAX.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .._errors import ArgumentError, StructureError, explain
+from .._frames import Captured, Writes, capture
+from .._picks import Selector
+from ..path import format, from_jax
+from ..thread import value_and_aux
+from ._carry import kinds
+from ._parts import (
+    Call,
+    Differentiable,
+    Part,
+    arguments_part,
+    check_touched,
+    states_part,
+    tree_part,
+)
+
+
+class Plan:
+    """A call, with what of it is differentiated as one pytree.
+
+    Args:
+        fun: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        grad_states: States that are given themselves, or None.
+        selector: What is selected in the first argument, or None.
+        argnums: The arguments that are differentiated, or None.
+        allowed: Which numbers may be differentiated.
+        has_aux: Whether the function returns ``(value, aux)``.
+        asked_by: The transform, for messages.
+
+    Attributes:
+        parts: What is differentiated: states, a tree, arguments.
+        values: The values of that: of the part, or a tuple of those of all parts.
+        argnums: The arguments that are differentiated, or None.
+    """
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        grad_states: Any,
+        selector: Selector | None,
+        argnums: Any,
+        allowed: Differentiable,
+        has_aux: bool,
+        asked_by: str,
+    ):
+        self._fun = fun
+        self._args = args
+        self._kwargs = kwargs
+        self._has_aux = has_aux
+        self._asked_by = asked_by
+        self.argnums = argnums
+        self._traced: list[tuple[Call, Captured]] = []
+        self.parts: list[Part] = []
+        if selector is not None:
+            self.parts.append(tree_part(selector, args, allowed, asked_by))
+        elif grad_states is not None:
+            self.parts.append(states_part(grad_states, allowed, asked_by))
+        if argnums is None and not self.parts:
+            argnums = 0
+            if not args:
+                raise ArgumentError(
+                    explain(
+                        f"asked {asked_by} for the derivative by argument 0",
+                        "the call has no positional argument",
+                        "grad_states=model.states(ParamState), to differentiate by states",
+                        "pass what is differentiated by position",
+                    )
+                )
+        if argnums is not None:
+            self.parts.append(arguments_part(argnums, args, asked_by))
+        # With one part only, its values go in as they are, so that a transform of the
+        # user's sees the very tree that was asked for.
+        each = tuple(part.values for part in self.parts)
+        self.values = each[0] if len(each) == 1 else each
+
+    def _each(self, values: Any) -> tuple[Any, ...]:
+        return (values,) if len(self.parts) == 1 else tuple(values)
+
+    def pure(self, values: Any) -> tuple[Any, tuple[Any, Any, Writes]]:
+        """Runs the function against other values.
+
+        Args:
+            values: Of the structure of `values`.
+
+        Returns:
+            The function's value; and beside it, not to be differentiated, the value once
+            more, the function's auxiliary output, and what it wrote.
+        """
+        call = Call(list(self._args))
+        for part, own in zip(self.parts, self._each(values), strict=True):
+            part.apply(own, call)
+        captured = capture(
+            self._fun, tuple(call.args), self._kwargs, values=call.values, frozen=call.frozen
+        )
+        self._traced.append((call, captured))
+        value, aux = (
+            value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
+        )
+        return value, (value, aux, captured.writes)
+
+    def check_touched(self) -> None:
+        """Refuses a state to be differentiated that the function never touched."""
+        check_touched(*self._traced[-1], self._asked_by)
+
+    def shape(self, derivative: Any) -> Any:
+        """Gives a derivative in the form that was asked for.
+
+        One that lies inside of the function's own output, as a Jacobian does, comes as it is.
+        """
+        if jax.tree.structure(derivative) != jax.tree.structure(self.values):
+            return derivative
+        pairs = zip(self.parts, self._each(derivative), strict=True)
+        shaped = tuple(part.shape(own) for part, own in pairs)
+        return shaped[0] if len(shaped) == 1 else shaped
+
+    def name_leaves(self, result: tuple[Any, Any]) -> list[tuple[str, Any]]:
+        """Lists the leaves of the derivative in a result with their paths, as text."""
+        return name_leaves(self.shape(result[0]))
+
+    def read(self, vector: Any, option: str) -> Any:
+        """Takes a vector in the form in which derivatives come.
+
+        Args:
+            vector: Of that form.
+            option: What it was given as.
+
+        Returns:
+            The vector in the structure of `values`, each number of the dtype of its value.
+
+        Raises:
+            StructureError: It isn't of that form.
+        """
+        if len(self.parts) > 1 and (
+            not isinstance(vector, (tuple, list)) or len(vector) != len(self.parts)
+        ):
+            self._refuse_vector(vector, option)
+        each = self._each(vector)
+        found = tuple(part.read(own) for part, own in zip(self.parts, each, strict=True))
+        result = found[0] if len(found) == 1 else found
+        if jax.tree.structure(result) != jax.tree.structure(self.values):
+            self._refuse_vector(vector, option)
+        leaves, treedef = jax.tree.flatten(self.values)
+        given = jax.tree.leaves(result)
+        if any(jnp.shape(a) != jnp.shape(b) for a, b in zip(leaves, given, strict=True)):
+            self._refuse_vector(vector, option)
+        return treedef.unflatten(
+            [jnp.asarray(b, jnp.result_type(a)) for a, b in zip(leaves, given, strict=True)]
+        )
+
+    def _refuse_vector(self, vector: Any, option: str) -> None:
+        raise StructureError(
+            explain(
+                f"asked {self._asked_by} for a product with {option}",
+                f"it is {kinds(vector)} in {jax.tree.structure(vector)}, where "
+                f"{kinds(self.values)} in {jax.tree.structure(self.shape(self.values))} "
+                "is differentiated",
+                f"{option} of the very form in which the gradient comes",
+            )
+        )
+
+
+def name_leaves(derivative: Any) -> list[tuple[str, Any]]:
+    """Lists the leaves of a derivative with their paths, as text."""
+    found = []
+    for keys, leaf in jtu.tree_flatten_with_path(derivative)[0]:
+        # States by path are a dictionary, whose keys are paths themselves.
+        path = [part for key in from_jax(keys)[0] for part in _parts(key)]
+        found.append((format(tuple(path)) or "the derivative", leaf))
+    return found
+
+
+def _parts(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)

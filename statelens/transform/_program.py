@@ -1,0 +1,178 @@
+"""Programs: functions staged by JAX with the states that they touch as inputs.
+
+Which states those are is known after a first trace. If that trace was given states that the
+function doesn't touch, or if states are to be donated (which has to be said before), a second
+program is made that repeats the equations of the first one; the function isn't run again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.core
+import jax.extend.core
+
+from .._frames import Writes, capture
+from .._units import TreeDef
+from ..state import ENDED, State, active_frame
+from ._discover import Undeclared
+from ._mixed import mixed, unmixed
+from ._pure import staged_writes, states_in
+from ._runtime import reraise
+
+
+class Signature(NamedTuple):
+    """What a trace is made for: the structure and the kinds of all arguments."""
+
+    treedef: TreeDef
+    kinds: tuple[Any, ...]
+
+
+def signature_of(args: Any) -> Signature:
+    """Describes arguments as far as a trace depends on them."""
+    leaves, treedef = jax.tree.flatten(args)
+    return Signature(treedef, tuple(map(jax.typeof, leaves)))
+
+
+class Host(Protocol):
+    """Whose function it is that a program runs."""
+
+    def stage(self, pure: Callable[..., Any]) -> Any:
+        """Stages a pure function by `jax.jit`, its first argument donated."""
+
+    def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
+        """Returns the function to run, and its arguments as the caller gave them."""
+        ...
+
+    def on_trace(self, program: "Program", args: Any) -> None:
+        """Is called before the function is run."""
+
+
+class Program:
+    """A function staged with states as inputs.
+
+    Attributes:
+        donated: The states whose buffers the program may reuse.
+        kept: The other states that it takes.
+        touched: The states that the function was found to touch.
+        written: Those of them that it wrote.
+        staged: The staged function of the values of `donated`, of those of `kept`, and of
+            the arguments. It gives the output and the `Writes`.
+        signatures: What it was traced for, by the arguments alone.
+        can_raise: Whether it may raise an error while it runs.
+        host: Whose function it is.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        donated: Iterable[State],
+        kept: Iterable[State],
+        replay: "Replay | None" = None,
+    ):
+        self.donated = tuple(donated)
+        self.kept = tuple(kept)
+        self.touched: dict[State, None] = {}
+        self.written: dict[State, None] = {}
+        self.signatures: set[Signature] = set()
+        self.can_raise = False
+        self.host = host
+        self._replay = replay
+        self.staged = host.stage(self._pure)
+
+    def values(self) -> tuple[list[Any], list[Any]]:
+        """Gathers the values of the states, those that are donated first."""
+        donated, kept = list(map(staged_value, self.donated)), list(map(staged_value, self.kept))
+        if donated and active_frame.get() is not None:
+            # What lies outside of the frame must survive a call whose writes are dropped.
+            donated = jax.tree.map(_copied, donated)
+        return donated, kept
+
+    def run(self, args: Any, kwargs: Any) -> tuple[Any, Writes]:
+        """Runs the staged function; what it wrote is not committed yet."""
+        if not self.can_raise:
+            return self.staged(*self.values(), *args, **kwargs)
+        try:
+            return jax.block_until_ready(self.staged(*self.values(), *args, **kwargs))
+        except jax.errors.JaxRuntimeError as error:
+            reraise(error)
+
+    def _pure(self, donated: list[Any], kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
+        cells = (*self.donated, *self.kept)
+        values = dict(zip(cells, (*donated, *kept), strict=True))
+        if self._replay is not None and self._replay.fits(values, (args, kwargs)):
+            out, writes = self._replay(values, (args, kwargs))
+            self._note(self._replay.touched, writes, args, kwargs)
+            return out, writes
+        self.host.on_trace(self, (values, args, kwargs))
+        fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
+        inside = states_in(restored_args, restored_kwargs)
+        captured = capture(
+            fun,
+            restored_args,
+            restored_kwargs,
+            values={cell: unmixed(value) for cell, value in values.items()},
+            frozen=inside,
+        )
+        touched = [cell for cell in captured.touched if cell not in inside]
+        writes = captured.writes
+        if not values.keys() >= set(touched) or not set(writes.cells).issuperset(self.donated):
+            raise Undeclared(self, touched)
+        self._note(touched, writes, args, kwargs)
+        return mixed(captured.out, lambda: "the output"), staged_writes(writes)
+
+    def _note(self, touched: Iterable[State], writes: Writes, args: Any, kwargs: Any) -> None:
+        self.signatures.add(signature_of((args, kwargs)))
+        self.touched |= dict.fromkeys(touched)
+        self.written |= dict.fromkeys(writes.cells)
+
+
+class Replay:
+    """A trace that one program has made, for another one to repeat.
+
+    Attributes:
+        touched: The states that the function touched in it.
+    """
+
+    def __init__(self, program: Program, traced: Any, args: Any):
+        self.touched = tuple(program.touched)
+        self._cells = (*program.donated, *program.kept)
+        values = [x for part in program.values() for x in part]
+        self._counts = [len(jax.tree.leaves(value)) for value in values]
+        self._kinds = {
+            cell: signature_of(value) for cell, value in zip(self._cells, values, strict=True)
+        }
+        self._signature = signature_of(args)
+        self._run = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
+        self._out_tree = jax.tree.structure(traced.out_info)
+
+    def fits(self, values: Mapping[State, Any], args: Any) -> bool:
+        """Says whether a trace with these values and arguments would be the same."""
+        return signature_of(args) == self._signature and all(
+            signature_of(value) == self._kinds[cell] for cell, value in values.items()
+        )
+
+    def __call__(self, values: Mapping[State, Any], args: Any) -> Any:
+        """Repeats the trace; what no equation takes may be anything."""
+        leaves: list[Any] = []
+        for cell, count in zip(self._cells, self._counts, strict=True):
+            leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
+        return self._out_tree.unflatten(self._run(*leaves, *jax.tree.leaves(args)))
+
+
+def _copied(leaf: Any) -> Any:
+    is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return jax.numpy.copy(leaf) if is_concrete else leaf
+
+
+def staged_value(cell: State) -> Any:
+    """Returns a state's value, as a staged function takes it."""
+    frame = active_frame.get()
+    value = cell._value if frame is None else frame.peek(cell)
+    return value if isinstance(value, jax.Array) else mixed(value, lambda: repr(cell))
+
+
+def is_alive(cell: State) -> bool:
+    """Says whether a state has a value; one that was made in an ended trace has none."""
+    frame = active_frame.get()
+    return (cell._value if frame is None else frame.peek(cell)) is not ENDED

@@ -1,0 +1,67 @@
+"""A function as a JAX transform of it runs it: arguments set apart, writes as an output."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._frames import Writes, capture
+from .._units import cells, hidden_cells
+from ..path import Path
+from ..state import State
+from ._mixed import constant, mixed, unmixed
+
+
+def prepared(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], static: frozenset[int | str] = frozenset()
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Sets apart what of arguments isn't traced.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        static: Positions and names of arguments of which nothing is traced.
+
+    Returns:
+        The arguments, as pytrees of arrays.
+    """
+
+    def one(label: int | str, arg: Any) -> Any:
+        return (constant if label in static else mixed)(arg, lambda: f"argument {label!r}")
+
+    positional = tuple(one(number, arg) for number, arg in enumerate(args))
+    return positional, {name: one(name, arg) for name, arg in kwargs.items()}
+
+
+def states_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[State, Path]:
+    """Lists the states in arguments, each with its path in its argument."""
+    found: dict[State, Path] = {}
+    for arg in (*args, *kwargs.values()):
+        found |= cells(arg) | hidden_cells(arg)
+    return found
+
+
+def pure(fun: Callable[..., Any]) -> Callable[..., tuple[Any, Writes]]:
+    """Makes a function give what it wrote as a second output; arguments are `prepared` ones.
+
+    States that it reads are closed over, so the pure function is good for one call only.
+    """
+
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Writes]:
+        args = tuple(map(unmixed, args))
+        kwargs = {name: unmixed(arg) for name, arg in kwargs.items()}
+        captured = capture(fun, args, kwargs, frozen=states_in(args, kwargs))
+        return mixed(captured.out, lambda: "the output"), staged_writes(captured.writes)
+
+    return run
+
+
+def staged_writes(writes: Writes) -> Writes:
+    """Returns writes whose values are pytrees of arrays."""
+    return Writes(
+        writes.cells, tuple(mixed(v, lambda: "the value of a state") for v in writes.values)
+    )
+
+
+def finished(out: Any, writes: Writes) -> Any:
+    """Commits what was written, and gives what was returned."""
+    Writes(writes.cells, tuple(map(unmixed, writes.values))).commit()
+    return unmixed(out)

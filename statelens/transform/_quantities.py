@@ -1,0 +1,138 @@
+"""Derivatives of values that carry physical units, as `saiunit` quantities.
+
+JAX differentiates numbers. So units are taken off before, and what they are for a derivative is
+worked out from its structure: the unit of the output, divided by that of what is differentiated,
+once for each time that it is differentiated.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from .._errors import DifferentiationError, MissingPackageError, explain
+
+
+def _saiunit() -> Any:
+    return importlib.import_module("saiunit")
+
+
+def require_units(asked_by: str) -> None:
+    """Refuses `unit_aware` where there is no package for units.
+
+    Raises:
+        MissingPackageError: There is none.
+    """
+    try:
+        _saiunit()
+    except ImportError:
+        raise MissingPackageError(
+            explain(
+                f"asked {asked_by} for unit_aware=True",
+                "the package saiunit, which has the units, isn't installed",
+                "pip install 'statelens[units]'",
+                "unit_aware=False, for plain arrays",
+            )
+        ) from None
+
+
+class Bare:
+    """A tree with its units taken off.
+
+    Args:
+        tree: Any pytree, with quantities among its leaves.
+
+    Attributes:
+        numbers: The tree, with numbers in the place of quantities.
+        units: The unit of each leaf.
+        treedef: The structure of `numbers`.
+    """
+
+    def __init__(self, tree: Any):
+        quantity = _saiunit().Quantity
+        leaves, self.treedef = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, quantity))
+        none = _saiunit().UNITLESS
+        self.units = [x.unit if isinstance(x, quantity) else none for x in leaves]
+        self._are_quantities = [isinstance(x, quantity) for x in leaves]
+        numbers = [x.mantissa if isinstance(x, quantity) else x for x in leaves]
+        self.numbers = self.treedef.unflatten(numbers)
+
+    def rebuilt(self, numbers: Any) -> Any:
+        """Puts the units on other numbers."""
+        quantity = _saiunit().Quantity
+        leaves = [
+            quantity(x, unit=unit) if is_quantity else x
+            for x, unit, is_quantity in zip(
+                jax.tree.leaves(numbers), self.units, self._are_quantities, strict=True
+            )
+        ]
+        return self.treedef.unflatten(leaves)
+
+
+def with_units(
+    transform: Callable[..., Any], fun: Callable[..., Any], values: Any, **params: Any
+) -> tuple[Any, Any]:
+    """Takes a derivative of values that carry units.
+
+    Args:
+        transform: What takes the derivative, called as a `GradientTransform` calls it.
+        fun: A function of the values that gives ``(value, aux)``.
+        values: A pytree, with quantities in it.
+        **params: For `transform`.
+
+    Returns:
+        The derivative, each leaf with its unit, and aux.
+
+    Raises:
+        DifferentiationError: Outputs of several units are added up.
+    """
+    inside = Bare(values)
+    outside: list[Bare] = []
+
+    def bare(numbers: Any) -> tuple[Any, Any]:
+        value, aux = fun(inside.rebuilt(numbers))
+        outside.append(Bare(value))
+        return outside[-1].numbers, aux
+
+    derivative, aux = transform(bare, argnums=0, has_aux=True, **params)(inside.numbers)
+    return _attached(derivative, outside[-1], inside), aux
+
+
+def _attached(derivative: Any, out: Bare, inside: Bare) -> Any:
+    leaves, treedef = jax.tree.flatten(derivative)
+    first = out.treedef.compose(inside.treedef)
+    second = first.compose(inside.treedef)
+    if treedef == inside.treedef and treedef != first:
+        if any(unit != out.units[0] for unit in out.units):
+            raise DifferentiationError(
+                explain(
+                    "asked for the gradient of a sum of outputs",
+                    f"their units differ: {', '.join(map(str, dict.fromkeys(out.units)))}",
+                    "jacrev, for the derivative of each",
+                )
+            )
+        units = [out.units[0] / unit for unit in inside.units]
+    elif treedef == first:
+        units = [of_out / unit for of_out in out.units for unit in inside.units]
+    elif treedef == second:
+        units = [
+            of_out / (unit * other)
+            for of_out in out.units
+            for unit in inside.units
+            for other in inside.units
+        ]
+    else:
+        raise DifferentiationError(
+            explain(
+                "asked for a derivative with units",
+                f"its structure is that of no gradient, Jacobian or Hessian: {treedef}",
+                "unit_aware=False, and units put on by hand",
+            )
+        )
+    quantity = _saiunit().Quantity
+    found = [
+        leaf if unit.is_unitless else quantity(leaf, unit=unit)
+        for leaf, unit in zip(leaves, units, strict=True)
+    ]
+    return treedef.unflatten(found)

@@ -1,0 +1,143 @@
+"""Which states a function can reach: by closure, by globals, by what is bound to it.
+
+A staged function takes the states that it touches as inputs, so they have to be known before
+it is traced. Most are found by looking where Python code finds things. One that is missed is
+met while tracing, and costs a second trace; one that is found for nothing is dropped again.
+"""
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._bound import BoundLens, View
+from .._cell import Holder
+from ..state import State
+
+_PLAIN = (jax.Array, np.ndarray, np.generic, str, bytes, bool, int, float, complex, type(None))
+
+# Code of these is not of the user's making, and holds no states.
+_FOREIGN = ("jax", "jaxlib", "numpy", "equinox", "optax", "builtins", "functools", "typing")
+
+# A walk that is longer than that costs more than the second trace that it saves.
+_MOST_OBJECTS = 20_000
+
+
+def reachable(roots: list[Any]) -> tuple[list[State], list[Holder]]:
+    """Lists the states and the mutable modules that can be reached from objects.
+
+    Args:
+        roots: Functions, or anything else.
+
+    Returns:
+        The states, each once and in the order in which they are met; and the modules.
+    """
+    states: dict[State, None] = {}
+    modules: dict[int, Holder] = {}
+    seen: set[int] = set()
+    stack = list(reversed(roots))
+    while stack and len(seen) < _MOST_OBJECTS:
+        node = stack.pop()
+        if isinstance(node, _PLAIN) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, State):
+            states[node] = None
+            continue
+        if isinstance(node, Holder):
+            modules[id(node)] = node
+        stack.extend(reversed(list(_below(node))))
+    return list(states), list(modules.values())
+
+
+def _below(node: Any) -> Iterator[Any]:
+    """Lists what one step leads to."""
+    if isinstance(node, View):
+        yield node.cell
+    elif isinstance(node, BoundLens):
+        yield node.module
+    elif isinstance(node, MethodType):
+        yield node.__self__
+        yield node.__func__
+    elif isinstance(node, FunctionType):
+        if not _is_foreign(node.__module__):
+            yield from _of_function(node)
+    elif isinstance(node, functools.partial):
+        yield from (node.func, *node.args, *node.keywords.values())
+    elif isinstance(node, Mapping):
+        yield from node.values()
+    elif isinstance(node, (list, tuple, set, frozenset)):
+        yield from node
+    elif isinstance(node, weakref.ref):
+        yield node()
+    elif isinstance(node, (type, ModuleType)):
+        return
+    elif isinstance(node, Holder) or not _is_foreign(type(node).__module__):
+        yield from _of_object(node)
+
+
+def _of_object(node: Any) -> Iterator[Any]:
+    yield from getattr(node, "__dict__", {}).values()
+    call = _call_of(node)
+    if isinstance(call, FunctionType) and not _is_foreign(call.__module__):
+        yield call
+
+
+def _of_function(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    names = _names(function.__code__)
+    for name in names:
+        value = function.__globals__.get(name)
+        yield value
+        if isinstance(value, ModuleType) and not _is_foreign(value.__name__):
+            yield from (vars(value).get(inner) for inner in names)
+    wrapped = vars(function).get("__wrapped__")
+    if wrapped is not None:
+        yield wrapped
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(code: CodeType) -> tuple[str, ...]:
+    inner = (name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))
+    return tuple(dict.fromkeys((*code.co_names, *inner)))
+
+
+def _is_foreign(module: str | None) -> bool:
+    top = (module or "").partition(".")[0]
+    return top in _FOREIGN or top in sys.stdlib_module_names - {"__main__"}
+
+
+def settings(modules: list[Holder]) -> tuple[Any, ...]:
+    """Describes what of modules isn't a state: the program depends on it as well."""
+    return tuple((id(module), module._settings()) for module in modules)
+
+
+def code_of(function: Callable[..., Any]) -> CodeType | None:
+    """Returns the code that a function runs, if it is written in Python."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        else:
+            break
+    return getattr(function, "__code__", None) or getattr(_call_of(function), "__code__", None)
+
+
+def _call_of(node: Any) -> Any:
+    """Finds the ``__call__`` that an object's class defines."""
+    for cls in type(node).__mro__:
+        if "__call__" in vars(cls):
+            return vars(cls)["__call__"]
+    return None

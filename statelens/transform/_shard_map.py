@@ -1,0 +1,237 @@
+"""`shard_map`: each device runs a function on its part of arguments and of states.
+
+What it adds to `jax.shard_map`: a partition of each state, coming in and going out; a state
+without one is whole on every device, and may be written only with what is the same on all.
+"""
+
+import functools
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
+from .._frames import Writes, capture
+from ..state import State
+from ._carry import staged, states_before
+from ._discover import Attempt, settle
+from ._mixed import mixed, unmixed
+from ._options import function
+from ._places import Places, read_places
+from ._pure import prepared, states_in
+from ._reach import code_of
+
+
+def _is_spec(place: Any) -> bool:
+    return isinstance(place, PartitionSpec)
+
+
+class _Sharded:
+    """A function under `jax.shard_map`, aware of states."""
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        mesh: Any,
+        in_specs: Any,
+        out_specs: Any,
+        in_states: Any,
+        out_states: Any,
+        options: dict[str, Any],
+    ):
+        self._fun = function(fun, "fun", "shard_map")
+        if mesh is not None and not isinstance(
+            mesh, (jax.sharding.Mesh, jax.sharding.AbstractMesh)
+        ):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked shard_map for mesh={mesh!r}",
+                    f"that is a {type(mesh).__name__}",
+                    'a mesh, as in jax.make_mesh((8,), ("data",))',
+                )
+            )
+        self._mesh = mesh
+        self._in_specs = in_specs
+        self._out_specs = out_specs
+        self._in_states = in_states
+        self._out_states = out_states
+        self._options = options
+        self._places()
+        functools.update_wrapper(self, fun, updated=())
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"shard_map({getattr(self._fun, '__name__', self._fun)!s})"
+
+    def _places(self) -> tuple[Places, Places]:
+        whole = PartitionSpec()
+        coming = read_places(self._in_states, "in_states", "shard_map", _is_spec, whole)
+        going = read_places(self._out_states, "out_states", "shard_map", _is_spec, whole)
+        going.cells = {**coming.cells, **going.cells}
+        if going.selectors:
+            raise ArgumentTypeError(
+                explain(
+                    "asked shard_map for out_states by a lens that isn't bound",
+                    "there is no tree to look at among the outputs",
+                    "out_specs, for a tree that the function returns",
+                    "bind the lens to the model, as in lens.bind(model)",
+                )
+            )
+        return coming, going
+
+    @user_facing
+    def __call__(self, *args: Any) -> Any:
+        out, writes = settle(
+            functools.partial(self._attempted, args), "shard_map", code_of(self._fun)
+        )
+        writes.commit()
+        return out
+
+    def _attempted(self, args: tuple[Any, ...], attempt: Attempt) -> tuple[Any, Writes]:
+        coming, going = self._places()
+        missing = [cell for cell in coming.cells if cell not in attempt.cells]
+        if missing:
+            attempt.restart((*attempt.cells, *missing))
+        specs: Any = self._in_specs
+        parts: list[Any] = []
+        if coming.selectors:
+            if not args:
+                raise ArgumentError(
+                    explain(
+                        "asked shard_map for the states that a lens selects",
+                        "the call has no positional argument for it to look at",
+                        "pass the model as the first argument",
+                    )
+                )
+            parts, rest = coming.split(args[0], "shard_map")
+            args = (rest, *args[1:])
+            if isinstance(specs, (list, tuple)) and not _is_spec(specs):
+                specs = (PartitionSpec(), *specs[1:])
+        parts = [mixed(part, lambda: "argument 0") for part in parts]
+        operands, _ = prepared(args, {})
+        cells = attempt.cells
+        in_specs = (
+            tuple(coming.cells.get(cell, PartitionSpec()) for cell in cells),
+            tuple(coming.of_parts),
+            tuple(specs) if isinstance(specs, list) else specs,
+        )
+        groups = list(dict.fromkeys([PartitionSpec(), *going.cells.values()]))
+        found: list[list[State]] = []
+
+        def one_device(values: Any, parts: Any, operands: Any) -> tuple[Any, Any]:
+            given = [unmixed(operand) for operand in operands]
+            if coming.selectors:
+                given[0] = Places.join([unmixed(part) for part in parts], given[0])
+            inside = states_in(tuple(given), {})
+            before = dict(zip(cells, map(unmixed, values), strict=True))
+            captured = capture(self._fun, tuple(given), {}, values=before, frozen=inside)
+            touched = [cell for cell in captured.touched if cell not in inside]
+            if not set(touched).issubset(cells):
+                attempt.restart(dict.fromkeys((*cells, *touched)))
+            written = dict(zip(captured.writes.cells, captured.writes.values, strict=True))
+            found[:] = [
+                [cell for cell in written if going.cells.get(cell, PartitionSpec()) == group]
+                for group in groups
+            ]
+            values = tuple([staged(written[cell], cell) for cell in group] for group in found)
+            return mixed(captured.out, lambda: "the output"), values
+
+        def mapped(fun: Callable[..., Any], out_specs: Any) -> Callable[..., Any]:
+            mesh = {} if self._mesh is None else {"mesh": self._mesh}
+            options = {**mesh, **self._options}
+            return jax.shard_map(fun, in_specs=in_specs, out_specs=out_specs, **options)
+
+        inputs = (states_before(attempt), tuple(parts), operands)
+        try:
+            out, written = mapped(one_device, (self._out_specs, tuple(groups)))(*inputs)
+        except ValueError as error:
+            for number, cell in enumerate(found[0] if found else ()):
+
+                def only(*inputs: Any, number: int = number) -> Any:
+                    return one_device(*inputs)[1][0][number]
+
+                _explain(mapped(only, PartitionSpec()), inputs, cell, error)
+            raise
+        writes = [
+            (cell, unmixed(value))
+            for group, values in zip(found, written, strict=True)
+            for cell, value in zip(group, values, strict=True)
+        ]
+        return unmixed(out), Writes(
+            tuple(cell for cell, _ in writes), tuple(value for _, value in writes)
+        )
+
+
+def _explain(fun: Callable[..., Any], inputs: Any, cell: State, error: ValueError) -> None:
+    """Names a state that was written with what isn't the same on all devices."""
+    try:
+        jax.eval_shape(fun, *inputs)
+    except ValueError:
+        raise SelectionError(
+            explain(
+                f"asked shard_map to write {cell!r}, which is whole on every device",
+                "the value isn't the same on all devices",
+                "out_states={state: PartitionSpec(...)}, if each device has a part of it",
+                "one value from all devices, as by jax.lax.pmean over an axis of the mesh",
+            )
+        ) from error
+
+
+@user_facing
+def shard_map(
+    fun: Callable[..., Any] | None = None,
+    mesh: Any = None,
+    in_specs: Any = None,
+    out_specs: Any = None,
+    *,
+    in_states: Any = None,
+    out_states: Any = None,
+    axis_names: Any = None,
+    check_vma: bool = True,
+) -> Any:
+    """Runs a function on each device's part of arguments and states, as `jax.shard_map` does.
+
+    Args:
+        fun: The function; it may read and write states. Left out, it gives a decorator.
+        mesh: The mesh; None for the one that is set.
+        in_specs: The partition of each argument, as for `jax.shard_map`.
+        out_specs: The partition of each output, as for `jax.shard_map`.
+        in_states: The partition of states: ``{states: PartitionSpec}``, or the other way
+            round. The states are bound in any form; a lens that isn't bound selects in the
+            first argument, the rest of which is whole on every device.
+        out_states: The partition of states after the call, if it is another one.
+        axis_names: As for `jax.shard_map`.
+        check_vma: As for `jax.shard_map`.
+
+    Returns:
+        A function like `fun` of whole arrays.
+
+    Raises:
+        SelectionError: A state that is whole on every device was written with a value that
+            isn't the same on all.
+        ArgumentTypeError: A partition is none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, statelens as sl
+        >>> from jax.sharding import PartitionSpec as P
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> seen = sl.State(jnp.zeros(()))
+        >>> @sl.transform.shard_map(mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+        ... def double(x):
+        ...     seen.value += jax.lax.psum(x.shape[0], "data")
+        ...     return 2 * x
+        >>> double(jnp.arange(3.0)), float(seen.value)
+        (Array([0., 2., 4.], dtype=float32), 3.0)
+    """
+    options: dict[str, Any] = {"check_vma": check_vma}
+    if axis_names is not None:
+        options["axis_names"] = axis_names
+
+    def make(fun: Callable[..., Any]) -> Any:
+        return _Sharded(fun, mesh, in_specs, out_specs, in_states, out_states, options)
+
+    return make if fun is None else make(fun)

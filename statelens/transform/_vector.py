@@ -1,0 +1,190 @@
+"""`vector_grad` and `fwd_grad`: gradients that are not of one scalar, or not by pullback.
+
+What they add to `jax.vjp` and `jax.jvp`: the selection of what is differentiated, and states
+written by the function.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import ArgumentTypeError, explain, user_facing
+from ..random import DEFAULT
+from ._grad import check_scalar
+from ._gradient import make
+from ._options import count
+
+
+@user_facing
+def vector_grad(
+    fun: Callable[..., Any] | None = None,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = None,
+    *,
+    has_aux: bool = False,
+    return_value: bool = False,
+    check_states: bool = True,
+    unit_aware: bool = False,
+    debug_nan: bool = False,
+) -> Any:
+    """Gives the gradient of the sum of all outputs: each output's cotangent is one.
+
+    Args:
+        fun: A function that returns arrays of any shape, or a pytree of them.
+        grad_states: As for `grad`.
+        argnums: As for `grad`.
+        has_aux: As for `grad`.
+        return_value: As for `grad`.
+        check_states: As for `grad`.
+        unit_aware: As for `grad`.
+        debug_nan: As for `grad`.
+
+    Returns:
+        A function that gives what `grad` gives.
+
+    Raises:
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> rate = sl.ParamState(jnp.ones(3))
+        >>> sl.transform.vector_grad(lambda t: jnp.exp(rate.value * t), rate)(0.0)
+        Array([0., 0., 0.], dtype=float32)
+    """
+    return make(
+        fun,
+        transform=_vector_grad,
+        grad_states=grad_states,
+        argnums=argnums,
+        has_aux=has_aux,
+        return_value=return_value,
+        check_states=check_states,
+        unit_aware=unit_aware,
+        debug_nan=debug_nan,
+    )
+
+
+@user_facing
+def fwd_grad(
+    fun: Callable[..., Any] | None = None,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = None,
+    *,
+    has_aux: bool = False,
+    return_value: bool = False,
+    check_states: bool = True,
+    tangent_size: int | None = None,
+    key: Any = None,
+    debug_nan: bool = False,
+) -> Any:
+    """Gives an unbiased estimate of the gradient by forward differentiation only.
+
+    That is the derivative in the direction of a random normal tangent, times that tangent
+    (Baydin et al., "Gradients without Backpropagation", 2022).
+
+    Args:
+        fun: A function that returns a scalar.
+        grad_states: As for `grad`.
+        argnums: As for `grad`.
+        has_aux: As for `grad`.
+        return_value: As for `grad`.
+        check_states: As for `grad`.
+        tangent_size: Over how many tangents to average; None for one.
+        key: An integer or a key for the tangents, the same in each call; None for one from
+            `random.DEFAULT`, another one in each call.
+        debug_nan: As for `grad`.
+
+    Returns:
+        A function that gives what `grad` gives, estimated.
+
+    Raises:
+        ArgumentTypeError: `key` is no key, `tangent_size` no integer.
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> loss = lambda x: jnp.sum(x ** 2)
+        >>> sl.transform.fwd_grad(loss, tangent_size=10_000, key=0)(jnp.array([1.0, 2.0])).round()
+        Array([2., 4.], dtype=float32)
+    """
+    return make(
+        fun,
+        transform=_fwd_grad,
+        grad_states=grad_states,
+        argnums=argnums,
+        has_aux=has_aux,
+        return_value=return_value,
+        check_states=check_states,
+        debug_nan=debug_nan,
+        transform_params={
+            "tangent_size": count(tangent_size, "tangent_size", "fwd_grad"),
+            "key": _read_key(key),
+        },
+    )
+
+
+def _vector_grad(fun: Callable[..., Any], argnums: int, has_aux: bool) -> Callable[..., Any]:
+    def gradient(values: Any) -> tuple[Any, Any]:
+        out, pullback, aux = jax.vjp(fun, values, has_aux=True)
+        return pullback(jax.tree.map(_one, out))[0], aux
+
+    return gradient
+
+
+_vector_grad.__name__ = "vector_grad"
+
+
+def _one(leaf: Any) -> Any:
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return jnp.ones_like(leaf)
+    return np.zeros(jnp.shape(leaf), jax.dtypes.float0)
+
+
+def _fwd_grad(
+    fun: Callable[..., Any], argnums: int, has_aux: bool, tangent_size: int | None, key: Any
+) -> Callable[..., Any]:
+    def gradient(values: Any) -> tuple[Any, Any]:
+        first = DEFAULT.split_key() if key is None else key
+
+        def along(tangent_key: Any) -> tuple[Any, Any]:
+            leaves, treedef = jax.tree.flatten(values)
+            keys = jax.random.split(tangent_key, len(leaves))
+            tangents = [
+                jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
+                for k, leaf in zip(keys, leaves, strict=True)
+            ]
+            tangent = treedef.unflatten(tangents)
+            _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
+            check_scalar(slope)
+            return jax.tree.map(lambda t: slope * t, tangent), aux
+
+        if tangent_size is None:
+            return along(first)
+        gradients, aux = jax.vmap(along, out_axes=(0, None))(jax.random.split(first, tangent_size))
+        return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), aux
+
+    return gradient
+
+
+_fwd_grad.__name__ = "fwd_grad"
+
+
+def _read_key(key: Any) -> Any:
+    if key is None:
+        return None
+    if isinstance(key, int) and not isinstance(key, bool):
+        return jax.random.key(key)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, jax.Array) and key.dtype == jnp.uint32:
+        return jax.random.wrap_key_data(key)
+    raise ArgumentTypeError(
+        explain(
+            f"asked fwd_grad for key={key!r}",
+            f"that is a {type(key).__name__}, not a key",
+            "an integer, or a key, as in key=jax.random.key(0)",
+        )
+    )

@@ -1,0 +1,270 @@
+"""`vjp`, `jvp` and `linearize`: one evaluation, and the linear map that goes with it.
+
+What they add to JAX's: states among what is differentiated. Cotangents and tangents of states
+come and go in the form in which the states were given, or as a tree with None outside of what
+a lens selects.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ._nan import find_non_finite
+from ._options import function
+from ._parts import Differentiable, compile_states, read_argnums
+from ._plan import Plan, name_leaves
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "0, where there is an argument 0 to differentiate by"
+
+
+_ARGUMENT_0: Any = _Unset()
+
+
+@user_facing
+def vjp(
+    fun: Callable[..., Any],
+    *primals: Any,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = _ARGUMENT_0,
+    has_aux: bool = False,
+    debug_nan: bool = False,
+) -> Any:
+    """Evaluates a function, and gives its pullback: from cotangents of outputs to those of inputs.
+
+    Args:
+        fun: The function; it may read and write states. What it writes is stored at once.
+        *primals: Its arguments.
+        grad_states: States to give cotangents of, or a lens on the first argument, as for
+            `grad`.
+        argnums: Arguments to give cotangents of. If it is left out, argument 0, unless there
+            is none or it is the tree that a lens looks at. None for no arguments.
+        has_aux: Whether `fun` returns ``(out, aux)``.
+        debug_nan: Whether to refuse cotangents that aren't finite, as for `grad`.
+
+    Returns:
+        ``(out, pullback)``, or ``(out, pullback, aux)``. The pullback takes a cotangent of the
+        form of the output, and gives the gradient part as `grad` does: state cotangents,
+        argument cotangents, or the pair of both.
+
+    Raises:
+        ArgumentError: There is nothing to differentiate by.
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> w = sl.ParamState(jnp.array([2.0, 3.0]))
+        >>> out, pullback = sl.transform.vjp(lambda x: w.value * x, 5.0, grad_states=w)
+        >>> pullback(jnp.array([1.0, 0.0]))
+        (Array([5., 0.], dtype=float32), Array(2., dtype=float32...))
+    """
+    plan = _plan("vjp", fun, primals, grad_states, argnums, has_aux)
+    out, pullback, (_, aux, writes) = jax.vjp(plan.pure, plan.values, has_aux=True)
+    plan.check_touched()
+    writes.commit()
+
+    @user_facing
+    def give(cotangent: Any) -> Any:
+        if not debug_nan:
+            return plan.shape(pullback(cotangent)[0])
+
+        # The search has to see the function itself, not only what it left for the pullback.
+        def pull(values: Any, cotangent: Any) -> Any:
+            return jax.vjp(plan.pure, values, has_aux=True)[1](cotangent)
+
+        return plan.shape(find_non_finite(pull, plan.name_leaves, "vjp")(plan.values, cotangent)[0])
+
+    return (out, give, aux) if has_aux else (out, give)
+
+
+@user_facing
+def linearize(
+    fun: Callable[..., Any],
+    *primals: Any,
+    grad_states: Any = None,
+    argnums: int | tuple[int, ...] | None = _ARGUMENT_0,
+    has_aux: bool = False,
+    debug_nan: bool = False,
+) -> Any:
+    """Evaluates a function, and gives its linear approximation there: the tangent map.
+
+    Args:
+        fun: As for `vjp`.
+        *primals: As for `vjp`.
+        grad_states: As for `vjp`, for tangents.
+        argnums: As for `vjp`; but without `grad_states`, if it is left out, all arguments, as
+            for `jax.linearize`.
+        has_aux: As for `vjp`.
+        debug_nan: As for `vjp`, for tangents.
+
+    Returns:
+        ``(out, tangent_map)``, or ``(out, tangent_map, aux)``. The map takes the tangents of
+        the states first, in the form of a gradient, then one tangent for each argument that
+        is differentiated by; it gives a tangent of the output.
+
+    Raises:
+        ArgumentError: There is nothing to differentiate by.
+        StructureError: A tangent hasn't the form of what it is a tangent of.
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> w = sl.ParamState(jnp.array([2.0, 3.0]))
+        >>> out, tangent_map = sl.transform.linearize(lambda: w.value ** 2, grad_states=w)
+        >>> tangent_map(jnp.array([1.0, 0.0]))
+        Array([4., 0.], dtype=float32)
+    """
+    if argnums is _ARGUMENT_0 and grad_states is None and len(primals) != 1:
+        argnums = tuple(range(len(primals)))
+    plan = _plan("linearize", fun, primals, grad_states, argnums, has_aux)
+    out, tangent_map, (_, aux, writes) = jax.linearize(plan.pure, plan.values, has_aux=True)
+    plan.check_touched()
+    writes.commit()
+    has_states = grad_states is not None
+    several = isinstance(plan.argnums, tuple)
+
+    @user_facing
+    def give(*tangents: Any) -> Any:
+        states, args = tangents[:has_states], tangents[has_states:]
+        if plan.argnums is not None:
+            args = (args,) if several else args
+        each = (*states, *args)
+        if len(each) != len(plan.parts):
+            raise ArgumentError(
+                explain(
+                    f"asked a tangent map for the output's tangent, with {len(tangents)} tangents",
+                    f"there are {len(plan.parts)} to give",
+                    "the tangents of the states first, then one for each argument",
+                )
+            )
+        tangent = plan.read(each[0] if len(each) == 1 else each, "a tangent")
+        if not debug_nan:
+            return tangent_map(tangent)
+
+        def push(values: Any, tangent: Any) -> Any:
+            return jax.jvp(plan.pure, (values,), (tangent,), has_aux=True)[1]
+
+        return find_non_finite(push, name_leaves, "linearize")(plan.values, tangent)
+
+    return (out, give, aux) if has_aux else (out, give)
+
+
+@user_facing
+def jvp(
+    fun: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any] | None = None,
+    *,
+    grad_states: Any = None,
+    state_tangents: Any = None,
+    has_aux: bool = False,
+    debug_nan: bool = False,
+) -> Any:
+    """Evaluates a function and its derivative along tangents of arguments and of states.
+
+    Args:
+        fun: As for `vjp`.
+        primals: Its arguments.
+        tangents: A tangent for each argument, or None for one that stays where it is. None for
+            all to stay.
+        grad_states: States that move, or a lens on the first argument, as for `grad`.
+        state_tangents: Their tangents, in the form of a gradient.
+        has_aux: As for `vjp`.
+        debug_nan: As for `vjp`, for tangents.
+
+    Returns:
+        ``(out, tangent)``, or ``(out, tangent, aux)``.
+
+    Raises:
+        ArgumentError: Nothing moves; or there are other numbers of primals and of tangents.
+        StructureError: A tangent hasn't the form of what it is a tangent of.
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> w = sl.ParamState(jnp.array(3.0))
+        >>> square = lambda x: w.value ** 2 * x
+        >>> sl.transform.jvp(square, (2.0,), grad_states=w, state_tangents=jnp.array(1.0))
+        (Array(18., dtype=float32...), Array(12., dtype=float32...))
+    """
+    for option, value in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(value, (tuple, list)) and not (option == "tangents" and value is None):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked jvp for {option}={value!r}",
+                    f"that is a {type(value).__name__}",
+                    f"a tuple, as in {option}=(x,)",
+                )
+            )
+    tangents = (None,) * len(primals) if tangents is None else tangents
+    if len(tangents) != len(primals):
+        raise ArgumentError(
+            explain(
+                f"asked jvp for {len(primals)} primals",
+                f"there are {len(tangents)} tangents",
+                "a tangent for each primal; None for one that stays where it is",
+            )
+        )
+    if (grad_states is None) != (state_tangents is None):
+        raise ArgumentError(
+            explain(
+                "asked jvp for tangents of states",
+                "one of grad_states and state_tangents is missing",
+                "both, in the same form",
+            )
+        )
+    moving = tuple(number for number, tangent in enumerate(tangents) if tangent is not None)
+    plan = _plan("jvp", fun, primals, grad_states, moving or None, has_aux)
+    along = ([state_tangents] if grad_states is not None else []) + (
+        [tuple(tangents[number] for number in moving)] if moving else []
+    )
+    tangent = plan.read(along[0] if len(along) == 1 else tuple(along), "a tangent")
+
+    def push(values: Any, tangent: Any) -> Any:
+        return jax.jvp(plan.pure, (values,), (tangent,), has_aux=True)
+
+    if debug_nan:
+        push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp")
+    out, out_tangent, (_, aux, writes) = push(plan.values, tangent)
+    plan.check_touched()
+    writes.commit()
+    return (out, out_tangent, aux) if has_aux else (out, out_tangent)
+
+
+def _plan(
+    name: str,
+    fun: Callable[..., Any],
+    primals: Sequence[Any],
+    grad_states: Any,
+    argnums: Any,
+    has_aux: bool,
+) -> Plan:
+    function(fun, "fun", name)
+    selector = compile_states(grad_states, name)
+    if argnums is _ARGUMENT_0:
+        argnums = 0 if primals and selector is None else None
+    argnums = read_argnums(argnums, has_lens=selector is not None, asked_by=name)
+    if grad_states is None and argnums is None:
+        raise ArgumentError(
+            explain(
+                f"asked {name} for a derivative",
+                "there is nothing to differentiate by",
+                "grad_states=model.states(ParamState), to differentiate by states",
+                "arguments, with their tangents for jvp",
+            )
+        )
+    return Plan(
+        fun,
+        primals,
+        {},
+        grad_states=grad_states,
+        selector=selector,
+        argnums=argnums,
+        allowed=Differentiable(complexes=True),
+        has_aux=has_aux,
+        asked_by=name,
+    )

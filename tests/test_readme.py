@@ -29,7 +29,7 @@ def python_blocks() -> list[tuple[str, str]]:
 
 def test_readme_code_prints_what_it_shows():
     blocks = python_blocks()
-    assert [bool(shown) for _, shown in blocks] == [True, True]
+    assert [bool(shown) for _, shown in blocks] == [True, True, False]
     names = {"__name__": "readme"}
     for code, shown in blocks:
         printed = io.StringIO()
@@ -38,8 +38,35 @@ def test_readme_code_prints_what_it_shows():
         assert printed.getvalue() == shown
 
 
+TABLES = README[README.index("## Every name") : README.index("## For contributors")]
+ROWS = re.findall(r"^\| \[`([\w.]+)`\]\(\S+\) \| (.*?) \| (.*?) \| .* \|$", TABLES, re.MULTILINE)
+CELLS = [cell.strip("`") for _, *cells in ROWS for cell in cells if cell]
+
+
+@pytest.fixture(scope="module")
+def scope():
+    imports, *_, definitions = [code for code, _ in python_blocks()]
+    names = {"__name__": "readme"}
+    key = sl.random.get_key()
+    exec(imports.split("\n\n")[0] + "\n" + definitions, names)
+    yield names
+    sl.random.set_key(key)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_of_the_tables_runs(cell, scope):
+    eval(cell, dict(scope))
+
+
+def test_the_tables_have_every_public_name():
+    named = {name for name, *_ in ROWS} | set(re.findall(r"[`.](\w+)`", TABLES))
+    public = {*sl.__all__, *sl.transform.__all__, "Module", "RandomState", "DEFAULT"}
+    assert public - named == {"nn", "transform"}
+
+
 def test_readme_patterns_are_lenses():
-    column = re.findall(r"^\| (`.*`) \| .* \|$", README, re.MULTILINE)
+    start = README.index("| Pattern |")
+    column = re.findall(r"^\| (`.*`) \| .* \|$", README[start : start + 2000], re.MULTILINE)
     patterns = [pattern for cell in column for pattern in re.findall(r"`([^`]+)`", cell)]
     assert len(patterns) >= 14
     for pattern in patterns:

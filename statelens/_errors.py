@@ -72,6 +72,10 @@ class TracerLeakError(StateLensError, TypeError):
     """A traced value that would outlive the transform that it belongs to."""
 
 
+class NonFiniteError(StateLensError, FloatingPointError):
+    """A derivative has a nan or inf."""
+
+
 class MissingPackageError(StateLensError, ImportError):
     """An optional package that a feature stands on isn't installed."""
 

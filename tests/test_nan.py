@@ -11,7 +11,8 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import io_callback
 
 import statelens as sl
-from statelens.transform._nan import NonFiniteError, find_non_finite
+from statelens import NonFiniteError
+from statelens.transform._nan import find_non_finite
 
 HERE = "test_nan.py"
 

@@ -5,6 +5,7 @@ that it only reads are closed over. The loops are those of `jax.lax`, and of Equ
 JAX has none with a reverse derivative in bounded memory.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
 from ._carry import check_kept, commit, run, states_before
+from ._chunks import scan_in_chunks, while_in_chunks
 from ._discover import Attempt, settle
 from ._memo import staged
 from ._mixed import mixed, unmixed
@@ -279,7 +281,7 @@ def _run_scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, x
         progress = None if bar is None else bar.start(length, replays=again)
 
         def body(carry: Any, x: Any) -> tuple[Any, Any]:
-            values, inner, index = carry
+            values, inner = carry
             x_tree = unmixed(x)
             if is_loop:
                 out, written, after = run(f, attempt, values, x_tree)
@@ -289,20 +291,37 @@ def _run_scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, x
                 new, y = _pair(out, name)
             attempt.require(written)
             check_kept(attempt, values, after, name)
-            if progress is not None:
-                progress.tick(index, x=x_tree, carry=new, y=y)
-                index = index + 1
-            return (after, mixed(new, lambda: "the carry"), index), mixed(y, lambda: "the output")
+            return (after, mixed(new, lambda: "the carry")), mixed(y, lambda: "the output")
 
-        start = (states_before(attempt), init, None if progress is None else jnp.zeros((), int))
-        if name.startswith("checkpointed"):
+        def ticking(carry: Any, x: Any) -> tuple[Any, Any]:
+            index, inner = carry
+            inner, y = body(inner, x)
+            progress.tick(index, **parts(x, inner, y))  # type: ignore[union-attr]
+            return (index + 1, inner), y
+
+        def parts(x: Any, carry: Any, y: Any) -> dict[str, Any]:
+            x = unmixed(x)
+            x = x[0] if is_loop and len(x) == 1 else x
+            return {"x": x, "carry": unmixed(carry[1]), "y": unmixed(y)}
+
+        def mark(done: Any, x: Any, carry: Any, y: Any) -> None:
+            progress.mark(done, is_first=done == first, **parts(x, carry, y))  # type: ignore
+
+        first = 0 if progress is None else min(progress.every or 1, length)
+        start = (states_before(attempt), init)
+        if again:
             kind: Any = {"kind": "checkpointed", "checkpoints": settings[0]}
-            (values, carry, _), ys = eqxi.scan(body, start, xs, length, **kind)
+            if progress is None:
+                (values, carry), ys = eqxi.scan(body, start, xs, length, **kind)
+            else:
+                zero = jnp.zeros((), jnp.int32)
+                (_, (values, carry)), ys = eqxi.scan(ticking, (zero, start), xs, length, **kind)
         else:
-            reverse, unroll = settings
-            (values, carry, _), ys = jax.lax.scan(
-                body, start, xs, length, reverse=reverse, unroll=unroll
-            )
+            how: Any = dict(zip(("reverse", "unroll"), settings, strict=True))
+            if progress is None or not length:
+                (values, carry), ys = jax.lax.scan(body, start, xs, length, **how)
+            else:
+                (values, carry), ys = scan_in_chunks(body, start, xs, length, first, mark, **how)
         return attempt, values, (unmixed(carry), unmixed(ys))
 
     attempt, values, result = settle(attempted, name, code_of(f))
@@ -327,7 +346,7 @@ def _run_while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) 
         progress = None if bar is None else bar.start(max_steps)
 
         def cond(carry: Any) -> Any:
-            values, inner, _ = carry
+            values, inner = carry
             go_on, written, _ = run(cond_fun, attempt, values, (), (inner,))
             if written:
                 raise SelectionError(
@@ -340,28 +359,46 @@ def _run_while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) 
             return _boolean(go_on, name)
 
         def body(carry: Any) -> Any:
-            values, inner, index = carry
+            values, inner = carry
             new, written, after = run(body_fun, attempt, values, (), (inner,))
             attempt.require(written)
             check_kept(attempt, values, after, name)
-            if progress is not None:
-                progress.tick(index, carry=new)
-                index = index + 1
-            return after, mixed(new, lambda: "the value"), index
+            return after, mixed(new, lambda: "the value")
 
-        start = (states_before(attempt), init, None if progress is None else jnp.zeros((), int))
+        def ticking(carry: Any) -> Any:
+            index, inner = carry
+            inner = body(inner)
+            progress.tick(index, carry=unmixed(inner[1]))  # type: ignore[union-attr]
+            return index + 1, inner
+
+        def mark(done: Any, carry: Any) -> None:
+            is_first = done <= progress.due(0)  # type: ignore[union-attr]
+            progress.mark(done, is_first=is_first, carry=unmixed(carry[1]))  # type: ignore
+
+        start = (states_before(attempt), init)
+        zero = jnp.zeros((), jnp.int32)
         if name == "bounded_while_loop":
-            bounds: Any = {"kind": "bounded", "max_steps": max_steps, "base": base}
-            end = eqxi.while_loop(cond, body, start, **bounds)
-        else:
+            kind: Any = {"kind": "bounded", "max_steps": max_steps, "base": base}
+            if progress is None:
+                end = eqxi.while_loop(cond, body, start, **kind)
+            else:
+                going = functools.partial(_second, cond)
+                steps, end = eqxi.while_loop(going, ticking, (zero, start), **kind)
+                progress.done(steps)
+        elif progress is None:
             end = jax.lax.while_loop(cond, body, start)
-        if progress is not None:
-            progress.done(end[2])
+        else:
+            end, steps = while_in_chunks(cond, body, start, progress.due, mark)
+            progress.done(steps)
         return attempt, end[0], unmixed(end[1])
 
     attempt, values, result = settle(attempted, name, code_of(body_fun))
     commit(attempt, values)
     return result
+
+
+def _second(cond: Callable[[Any], Any], carry: tuple[Any, Any]) -> Any:
+    return cond(carry[1])
 
 
 def _pair(out: Any, name: str) -> tuple[Any, Any]:

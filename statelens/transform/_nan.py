@@ -14,15 +14,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.extend.core import Literal
 
-from .._errors import _PACKAGE, StateLensError, explain
+from .._errors import _PACKAGE, NonFiniteError, explain
 from .._trace import has_tracers
+from ._runtime import remembering
 
 _LIBRARIES = (
     _PACKAGE,
-    *(os.path.dirname(os.path.abspath(str(lib.__file__))) + os.sep for lib in (jax, eqx, optax)),
+    *(os.path.dirname(os.path.abspath(str(lib.__file__))) + os.sep for lib in (jax, eqx)),
+    # Not imported for it: that would take long, and a program without optimisers needs none.
+    os.sep + "optax" + os.sep,
 )
 
 _CALLS = {  # primitives that do no more than run a jaxpr, and the parameter that holds it
@@ -38,11 +40,6 @@ _CALLS = {  # primitives that do no more than run a jaxpr, and the parameter tha
 }
 
 _HARMLESS = {"DebugEffect", "OrderedDebugEffect"}
-
-
-# Here until all errors are gathered in _errors.py.
-class NonFiniteError(StateLensError, FloatingPointError):
-    """A result that has a nan or inf."""
 
 
 def find_non_finite(
@@ -127,7 +124,7 @@ def _stage_report(
             raise NonFiniteError(_message(labels, counts, search, found, asked_by))
 
     def locate(counts: jax.Array, inputs: Any) -> None:
-        jax.debug.callback(report, counts, search.run(inputs))
+        jax.debug.callback(remembering(report), counts, search.run(inputs))
 
     inputs = jax.lax.stop_gradient(search.inputs)
     jax.lax.cond(jnp.any(counts > 0), locate, lambda *_: None, counts, inputs)
@@ -356,6 +353,6 @@ def _message(
 
 def _line(source: Any) -> str:
     for frame in source.frames if source is not None else ():
-        if not frame.file_name.startswith(_LIBRARIES):
+        if not any(library in frame.file_name for library in _LIBRARIES):
             return f"at {frame.file_name}:{frame.line_num} ({frame.function_name})"
     return "on no line of yours"

@@ -23,16 +23,11 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from .._errors import ArgumentError, ArgumentTypeError, StateLensError, explain
+from .._errors import ArgumentError, ArgumentTypeError, MissingPackageError, explain
 from ._options import count as whole_number
 
 DEFAULT_COUNT = 100
 _PARTS = ("x", "carry", "y")
-
-
-# Here until all errors are gathered in _errors.py.
-class MissingExtraError(StateLensError, ImportError):
-    """A package that is needed for an optional part of the library isn't installed."""
 
 
 class ProgressBar:
@@ -56,7 +51,7 @@ class ProgressBar:
         ArgumentError: Both `freq` and `count` are given; a number is not positive; tqdm has
             no such option.
         ArgumentTypeError: An argument is of the wrong type.
-        MissingExtraError: tqdm isn't installed.
+        MissingPackageError: tqdm isn't installed.
 
     Example:
         >>> import io, jax, jax.numpy as jnp, statelens as sl
@@ -129,12 +124,19 @@ class ProgressBar:
 
 
 class Progress:
-    """One loop's progress, as the program sees it: `tick` in the body, `done` after it."""
+    """One loop's progress, as the program sees it.
+
+    A loop that can be run in chunks calls `mark` after each; another one calls `tick` in its
+    body. `done` is called after either.
+
+    Attributes:
+        every: How many steps lie between two updates; None for more and more.
+    """
 
     def __init__(self, bar: ProgressBar, total: int | None, every: int | None, replays: bool):
         self._bar = bar
         self._total = total
-        self._every = every
+        self.every = every
         self._host = _Bars(bar, total)
         self._run: Any = None
         if replays:
@@ -156,11 +158,32 @@ class Progress:
         parts = jax.lax.stop_gradient(parts)
 
         def show(steps: Any, parts: Any) -> None:
-            values, texts = self._describe(steps - 1, eqx.combine(parts, static))
-            move = functools.partial(self._host.move, texts)
-            jax.debug.callback(move, self._place(steps), values)
+            self._show(steps, steps, eqx.combine(parts, static))
 
         jax.lax.cond(self._is_due(steps), show, lambda *_: None, steps, parts)
+
+    def mark(self, steps: Any, *, is_first: Any, **parts: Any) -> None:
+        """Shows how many steps are done; to be called after a chunk of steps.
+
+        Args:
+            steps: How many steps are done, as a traced integer.
+            is_first: Whether it is the first chunk.
+            **parts: As for `tick`, of the chunk's last step.
+        """
+        steps = _furthest(jnp.asarray(steps, jnp.int32))
+        is_first = _furthest(jnp.asarray(is_first, jnp.int32))
+        parts = jax.lax.stop_gradient(eqx.filter(parts, eqx.is_array_like))
+        # One operand says both: the first chunk's number is negative.
+        self._show(steps, steps * (1 - 2 * is_first), parts)
+
+    def due(self, steps: Any) -> Any:
+        """Gives the number of steps after which to show them, for that at a chunk's beginning."""
+        return steps + (1 << self._rarity(steps + 1) if self.every is None else self.every)
+
+    def _show(self, steps: Any, place: Any, parts: dict[str, Any]) -> None:
+        values, texts = self._describe(steps - 1, parts)
+        move = functools.partial(self._host.move, texts)
+        jax.debug.callback(move, self._place(place), values)
 
     def done(self, steps: Any) -> None:
         """Closes the bar; to be called after a loop that may end before `total` is reached.
@@ -177,12 +200,15 @@ class Progress:
         return steps if self._run is None else jnp.stack([steps, self._run])
 
     def _is_due(self, steps: jax.Array) -> jax.Array:
-        if self._every is None:
-            # 64 to 128 updates for each doubling of the number of steps.
-            log2 = 31 - jax.lax.clz(steps)
-            return steps & ((1 << jnp.maximum(log2 - 6, 0)) - 1) == 0
-        due = (steps == 1) | (jax.lax.rem(steps, self._every) == 0)
+        if self.every is None:
+            return steps & ((1 << self._rarity(steps)) - 1) == 0
+        due = (steps == 1) | (jax.lax.rem(steps, self.every) == 0)
         return due if self._total is None else due | (steps == self._total)
+
+    @staticmethod
+    def _rarity(steps: Any) -> Any:
+        # 64 to 128 updates for each doubling of the number of steps.
+        return jnp.maximum(31 - jax.lax.clz(jnp.asarray(steps, jnp.int32)) - 6, 0)
 
     def _describe(self, index: jax.Array, parts: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self._bar.describe is None:
@@ -236,8 +262,9 @@ class _Bars:
         steps, run = _read_place(place)
         with self._lock:
             self._now += 1
-            if steps == 1 and (run is None or run in self._waiting):
-                one = self._new(run, self._text(texts, values))
+            opens, steps = steps < 0 or steps == 1, abs(steps)
+            if opens and (run is None or run in self._waiting):
+                one = self._new(run, steps, self._text(texts, values))
             elif (one := self._nearest(run, steps - 1)) is not None:
                 one.tqdm.set_description(self._text(texts, values), refresh=False)
                 one.tqdm.update(steps - one.steps)
@@ -260,12 +287,12 @@ class _Bars:
         filled = {k: v.item() if v.ndim == 0 else v for k, v in arrays.items()}
         return self._bar.text.format(**texts | filled)
 
-    def _new(self, run: int | None, desc: str | None) -> _Open:
+    def _new(self, run: int | None, steps: int, desc: str | None) -> _Open:
         if run is not None:
             self._waiting.remove(run)
-        # The bar is opened by the end of the first step, so that this one isn't timed.
-        tqdm = _tqdm()(total=self._total, desc=desc, initial=1, **self._bar.kwargs)
-        one = _Open(run, tqdm, opened=self._now, moved=self._now)
+        # The bar is opened by the end of the first steps, so that these aren't timed.
+        tqdm = _tqdm()(total=self._total, desc=desc, initial=steps, **self._bar.kwargs)
+        one = _Open(run, tqdm, opened=self._now, moved=self._now, steps=steps)
         self._open.append(one)
         return one
 
@@ -358,7 +385,7 @@ def _tqdm() -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise MissingExtraError(
+        raise MissingPackageError(
             explain(
                 "asked for a ProgressBar",
                 "it is drawn by tqdm, which isn't installed",

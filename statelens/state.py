@@ -13,7 +13,7 @@ and then it is an ordinary value.
     State(f32[2], name='count')
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol, Self
 from weakref import WeakValueDictionary
@@ -97,6 +97,12 @@ def owned(node: Any) -> bool:
     if frame is not None:
         return id(node) in frame.nodes or frame.may_grow(node)
     return current_trace() == TOP or id(node) in _made_while_tracing
+
+
+def store_all(cells: Sequence["State"], values: Sequence[Any]) -> None:
+    """Puts values in cells themselves, past all frames; for frames and programs to call."""
+    for cell, value in zip(cells, values, strict=True):
+        cell.store(value)
 
 
 class _Ended:

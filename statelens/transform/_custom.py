@@ -40,6 +40,9 @@ class _Custom:
     def __repr__(self) -> str:
         return f"{self.name}({getattr(self._fun, '__name__', self._fun)!s})"
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
     def _given(self) -> Units | None:
         return None if self._states is None else units_of(self._states, self.name)
 

@@ -17,9 +17,10 @@ import jax.tree_util as jtu
 
 from .._cell import Holder
 from .._epoch import epoch
-from .._errors import ArgumentTypeError, RetraceError, explain, user_facing
-from .._frames import Writes, capture
+from .._errors import ArgumentTypeError, RetraceError, explain, hide_own_frames, user_facing
+from .._frames import capture
 from .._halves import combine
+from .._trace import TOP, current_trace
 from ..path import format, from_jax
 from ..state import State, active_frame
 from ._discover import Undeclared
@@ -41,6 +42,16 @@ class TouchedStates(NamedTuple):
 
     read: tuple[State, ...]
     written: tuple[State, ...]
+
+
+_array_types: set[type] = set()
+
+
+def _is_array_type(arg: Any) -> bool:
+    if isinstance(arg, jax.Array):
+        _array_types.add(type(arg))
+        return True
+    return False
 
 
 class _World(NamedTuple):
@@ -102,6 +113,8 @@ class JitFunction:
         self._max_traces = count(max_traces, "max_traces", name)
         self._traces: list[dict[str, str]] = []
         self._worlds: list[_World] = []
+        # The program that a call needs do no more than run, as long as nothing has changed.
+        self._plain: Program | None = None
         self._epoch = -1
         self._bound: dict[int, JitFunction] = {}
         functools.update_wrapper(self, fun, updated=())
@@ -133,15 +146,51 @@ class JitFunction:
         written = dict.fromkeys(cell for program in programs for cell in program.written)
         return TouchedStates(tuple(read), tuple(written))
 
-    @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            program = self._plain
+            if (
+                program is None
+                or self._epoch != epoch.now
+                or active_frame.get() is not None
+                or current_trace() != TOP
+                or jax.config.jax_disable_jit  # type: ignore[attr-defined]
+            ):
+                return self._call(args, kwargs)
+            is_prepared = not kwargs and not self._static
+            for arg in args:
+                # A class that has been seen is sooner looked up than asked about.
+                if type(arg) not in _array_types and not _is_array_type(arg):
+                    is_prepared = False
+                    break
+            args, kwargs = ((None, *args), {}) if is_prepared else self._prepared(args, kwargs)
+            try:
+                return unmixed(program.run_plainly(args, kwargs))
+            except Undeclared as undeclared:
+                return self._finished(args, kwargs, undeclared)
+            except TypeError:
+                if program.has_plain_values():
+                    raise
+                return self._finished(args, kwargs)
+        except Exception as error:
+            hide_own_frames(error)
+            raise
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             captured = capture(self._fun, args, kwargs)
             captured.writes.commit()
             return captured.out
-        args, kwargs = self._prepared(args, kwargs)
-        program, result = self._settle(args, kwargs, lambda program: program.run(args, kwargs))
-        return finish(program, result)
+        return self._finished(*self._prepared(args, kwargs))
+
+    def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:
+        program, result = self._settle(
+            args, kwargs, lambda program: program.run(args, kwargs), undeclared
+        )
+        programs = self._worlds[-1].programs
+        is_plain = len(programs) == 1 and program.is_plain and not program.can_raise
+        self._plain = program if is_plain and not self._donation.selector else None
+        return program.finish(result)
 
     @user_facing
     def trace(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
@@ -193,6 +242,7 @@ class JitFunction:
                 program.staged.clear_cache()
         self._worlds.clear()
         self._traces.clear()
+        self._plain = None
 
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -230,21 +280,39 @@ class JitFunction:
             raise RetraceError(_retraced(self, self._traces[-1], described))
         self._traces.append(described)
 
-    def _settle(self, args: Any, kwargs: Any, run: Callable[[Program], Any]) -> tuple[Program, Any]:
-        """Runs a program that takes all states that the function touches."""
+    def _settle(
+        self,
+        args: Any,
+        kwargs: Any,
+        run: Callable[[Program], Any],
+        undeclared: Undeclared | None = None,
+    ) -> tuple[Program, Any]:
+        """Runs a program that takes all states that the function touches.
+
+        Args:
+            args: The arguments, prepared.
+            kwargs: The keyword arguments, prepared.
+            run: What to do with the program.
+            undeclared: What came of an attempt that has been made.
+
+        Returns:
+            The program, and what came of running it.
+        """
         world = self._world(args, kwargs)
         program = self._known(world, args, kwargs)
         cells = world.states
         for _ in range(_MOST_ATTEMPTS):
+            if undeclared is not None:
+                if getattr(undeclared.owner, "host", None) is not self:
+                    raise undeclared
+                program, cells, undeclared = None, list(undeclared.cells), None
+                del self._traces[-1:]
             try:
                 if program is None:
                     program = self._first(world, cells, args, kwargs)
                 return program, run(program)
-            except Undeclared as undeclared:
-                if getattr(undeclared.owner, "host", None) is not self:
-                    raise
-                program, cells = None, list(undeclared.cells)
-                del self._traces[-1:]
+            except Undeclared as error:
+                undeclared = error
         raise RuntimeError(f"{self} touches other states each time that it is traced")
 
     def _world(self, args: Any, kwargs: Any) -> _World:
@@ -287,19 +355,6 @@ class JitFunction:
         return program
 
 
-def finish(program: Program, result: tuple[Any, Writes]) -> Any:
-    """Commits what a program has written, and gives what it has returned."""
-    out, writes = result
-    frame = active_frame.get()
-    if frame is not None:
-        for cell in program.touched:
-            frame.touch(cell)
-    if any(isinstance(value, Mixed) for value in writes.values):
-        writes = Writes(writes.cells, tuple(map(unmixed, writes.values)))
-    writes.commit()
-    return unmixed(out)
-
-
 class AheadOfTime:
     """A function traced, lowered or compiled for its arguments; all else is as JAX has it."""
 
@@ -326,7 +381,7 @@ class AheadOfTime:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs what was compiled, on the states as they are now."""
         args, kwargs = self._function._prepared(args, kwargs)
-        return finish(self._program, self._stage(*self._program.values(), *args, **kwargs))
+        return self._program.finish(self._stage(*self._program.values(), *args, **kwargs))
 
 
 class _WeakMethod:

@@ -14,9 +14,9 @@ import jax.extend.core
 
 from .._frames import Writes, capture
 from .._units import TreeDef
-from ..state import ENDED, State, active_frame
+from ..state import ENDED, State, active_frame, store_all
 from ._discover import Undeclared
-from ._mixed import mixed, unmixed
+from ._mixed import Mixed, mixed, unmixed
 from ._pure import staged_writes, states_in
 from ._runtime import reraise
 
@@ -57,7 +57,10 @@ class Program:
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
         staged: The staged function of the values of `donated`, of those of `kept`, and of
-            the arguments. It gives the output and the `Writes`.
+            the arguments. It gives the output and the values of the states written: by the
+            place in `outs` of which these are, since a dictionary costs nothing at a call.
+        outs: The states written, for each set of states that a trace has written.
+        is_plain: Whether the values of the states are arrays only.
         signatures: What it was traced for, by the arguments alone.
         can_raise: Whether it may raise an error while it runs.
         host: Whose function it is.
@@ -75,9 +78,11 @@ class Program:
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()
+        self.outs: list[tuple[State, ...]] = [] if replay is None else replay.outs
         self.can_raise = False
         self.host = host
         self._replay = replay
+        self.is_plain = self.has_plain_values()
         self.staged = host.stage(self._pure)
 
     def values(self) -> tuple[list[Any], list[Any]]:
@@ -88,7 +93,11 @@ class Program:
             donated = jax.tree.map(_copied, donated)
         return donated, kept
 
-    def run(self, args: Any, kwargs: Any) -> tuple[Any, Writes]:
+    def has_plain_values(self) -> bool:
+        """Says whether the values of the states are arrays only."""
+        return not any(isinstance(value, Mixed) for part in self.values() for value in part)
+
+    def run(self, args: Any, kwargs: Any) -> Any:
         """Runs the staged function; what it wrote is not committed yet."""
         if not self.can_raise:
             return self.staged(*self.values(), *args, **kwargs)
@@ -97,13 +106,40 @@ class Program:
         except jax.errors.JaxRuntimeError as error:
             reraise(error)
 
+    def run_plainly(self, args: Any, kwargs: Any) -> Any:
+        """Runs the staged function, and stores what it wrote, where no frame is open.
+
+        Nothing but the compiled call should cost anything here.
+        """
+        out, written = self.staged(
+            [cell._value for cell in self.donated],
+            [cell._value for cell in self.kept],
+            *args,
+            **kwargs,
+        )
+        ((number, values),) = written.items()
+        store_all(self.outs[number], values)
+        return out
+
+    def finish(self, result: Any) -> Any:
+        """Commits what a call has written, and gives what it has returned."""
+        out, written = result
+        frame = active_frame.get()
+        if frame is not None:
+            for cell in self.touched:
+                frame.touch(cell)
+        ((number, values),) = written.items()
+        Writes(self.outs[number], tuple(map(unmixed, values))).commit()
+        return unmixed(out)
+
     def _pure(self, donated: list[Any], kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
         cells = (*self.donated, *self.kept)
         values = dict(zip(cells, (*donated, *kept), strict=True))
         if self._replay is not None and self._replay.fits(values, (args, kwargs)):
-            out, writes = self._replay(values, (args, kwargs))
-            self._note(self._replay.touched, writes, args, kwargs)
-            return out, writes
+            out, written = self._replay(values, (args, kwargs))
+            (number,) = written
+            self._note(self._replay.touched, self.outs[number], args, kwargs)
+            return out, written
         self.host.on_trace(self, (values, args, kwargs))
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
         inside = states_in(restored_args, restored_kwargs)
@@ -118,13 +154,16 @@ class Program:
         writes = captured.writes
         if not values.keys() >= set(touched) or not set(writes.cells).issuperset(self.donated):
             raise Undeclared(self, touched)
-        self._note(touched, writes, args, kwargs)
-        return mixed(captured.out, lambda: "the output"), staged_writes(writes)
+        self._note(touched, writes.cells, args, kwargs)
+        if writes.cells not in self.outs:
+            self.outs.append(writes.cells)
+        number = self.outs.index(writes.cells)
+        return mixed(captured.out, lambda: "the output"), {number: staged_writes(writes).values}
 
-    def _note(self, touched: Iterable[State], writes: Writes, args: Any, kwargs: Any) -> None:
-        self.signatures.add(signature_of((args, kwargs)))
+    def _note(self, touched: Iterable[State], written: Iterable[State], *args: Any) -> None:
+        self.signatures.add(signature_of(args))
         self.touched |= dict.fromkeys(touched)
-        self.written |= dict.fromkeys(writes.cells)
+        self.written |= dict.fromkeys(written)
 
 
 class Replay:
@@ -132,10 +171,12 @@ class Replay:
 
     Attributes:
         touched: The states that the function touched in it.
+        outs: The states written, as in the program.
     """
 
     def __init__(self, program: Program, traced: Any, args: Any):
         self.touched = tuple(program.touched)
+        self.outs = program.outs
         self._cells = (*program.donated, *program.kept)
         values = [x for part in program.values() for x in part]
         self._counts = [len(jax.tree.leaves(value)) for value in values]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-import jax.extend.core
 
 _CALLBACKS = ("debug_callback", "io_callback", "pure_callback")
 _raised: deque[Exception] = deque(maxlen=16)
@@ -58,4 +57,5 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr))
+    # Open and closed ones are two classes in some versions of JAX, and one in others.
+    return hasattr(value, "eqns")

@@ -17,18 +17,19 @@ import jax.tree_util as jtu
 
 from .._cell import Holder
 from .._epoch import epoch
-from .._errors import ArgumentTypeError, RetraceError, explain, hide_own_frames, user_facing
+from .._errors import ArgumentTypeError, explain, hide_own_frames, user_facing
 from .._frames import capture
 from .._halves import combine
 from .._trace import TOP, current_trace
-from ..path import format, from_jax
 from ..state import State, active_frame
+from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
-from ._mixed import Mixed, constants, mixed, unmixed
+from ._mixed import constants, mixed, unmixed
 from ._options import Donation, count, names, positions, positions_of
 from ._program import Program, Replay, is_alive, signature_of
 from ._pure import prepared
 from ._reach import reachable, settings
+from ._retrace import TraceGuard
 from ._runtime import can_raise
 
 
@@ -110,8 +111,7 @@ class JitFunction:
         # part of the first argument that is to be donated.
         self._options = {**options, "donate_argnums": (0, 2, *(number + 3 for number in donated))}
         self._donation = Donation(donate_states, name)
-        self._max_traces = count(max_traces, "max_traces", name)
-        self._traces: list[dict[str, str]] = []
+        self._guard = TraceGuard(count(max_traces, "max_traces", name))
         self._worlds: list[_World] = []
         # The program that a call needs do no more than run, as long as nothing has changed.
         self._plain: Program | None = None
@@ -207,7 +207,7 @@ class JitFunction:
         program, traced = self._settle(
             args, kwargs, lambda program: program.staged.trace(*program.values(), *args, **kwargs)
         )
-        return AheadOfTime(traced, program, self)
+        return AheadOfTime(traced, program, self._prepared, repr(self))
 
     @user_facing
     def lower(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
@@ -241,7 +241,7 @@ class JitFunction:
             for program in world.programs:
                 program.staged.clear_cache()
         self._worlds.clear()
-        self._traces.clear()
+        self._guard.clear()
         self._plain = None
 
     def _prepared(
@@ -273,12 +273,7 @@ class JitFunction:
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""
-        if self._max_traces is None:
-            return
-        described = _described(*args)
-        if len(self._traces) == self._max_traces:
-            raise RetraceError(_retraced(self, self._traces[-1], described))
-        self._traces.append(described)
+        self._guard.count(repr(self), *args)
 
     def _settle(
         self,
@@ -306,7 +301,7 @@ class JitFunction:
                 if getattr(undeclared.owner, "host", None) is not self:
                     raise undeclared
                 program, cells, undeclared = None, list(undeclared.cells), None
-                del self._traces[-1:]
+                self._guard.take_back()
             try:
                 if program is None:
                     program = self._first(world, cells, args, kwargs)
@@ -355,35 +350,6 @@ class JitFunction:
         return program
 
 
-class AheadOfTime:
-    """A function traced, lowered or compiled for its arguments; all else is as JAX has it."""
-
-    def __init__(self, stage: Any, program: Program, function: JitFunction):
-        self._stage = stage
-        self._program = program
-        self._function = function
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage, name)
-
-    def __repr__(self) -> str:
-        return f"{type(self._stage).__name__} of {self._function!r}"
-
-    def lower(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
-        """Lowers what was traced; see `jax.stages.Traced`."""
-        return AheadOfTime(self._stage.lower(*args, **kwargs), self._program, self._function)
-
-    def compile(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
-        """Compiles what was lowered; see `jax.stages.Lowered`."""
-        return AheadOfTime(self._stage.compile(*args, **kwargs), self._program, self._function)
-
-    @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs what was compiled, on the states as they are now."""
-        args, kwargs = self._function._prepared(args, kwargs)
-        return self._program.finish(self._stage(*self._program.values(), *args, **kwargs))
-
-
 class _WeakMethod:
     """A method of an object that it doesn't keep alive."""
 
@@ -402,40 +368,6 @@ def _forget(bound: dict[int, Any], key: int, _: weakref.ref) -> None:
 
 def _are_same(some: list[State], others: list[State]) -> bool:
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
-
-
-def _described(values: dict[State, Any], args: Any, kwargs: Any) -> dict[str, str]:
-    """Says of each state and argument what a trace depends on."""
-    found = {}
-    for number, (cell, value) in enumerate(values.items()):
-        label = f"state {cell.name!r}" if cell.name else f"{type(cell).__name__} number {number}"
-        found[label] = _kinds(value)
-    for label, arg in [*enumerate(args[1:]), *kwargs.items()]:
-        if isinstance(arg, Mixed):
-            found[f"argument {label!r}"] = f"{_kinds(arg.traced)} and {arg.static}"
-            continue
-        for keys, leaf in jtu.tree_flatten_with_path(arg)[0]:
-            path = format(from_jax(keys)[0])
-            found[f"argument {label!r}" + (f" at '{path}'" if path else "")] = _kinds(leaf)
-    return found
-
-
-def _kinds(tree: Any) -> str:
-    return ", ".join(str(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)) or "nothing"
-
-
-def _retraced(function: JitFunction, before: dict[str, str], now: dict[str, str]) -> str:
-    changed = [
-        f"{label} was {before.get(label, 'not there')}, and is {now.get(label, 'not there')}"
-        for label in dict.fromkeys((*before, *now))
-        if before.get(label) != now.get(label)
-    ]
-    return explain(
-        f"asked for at most {function._max_traces} traces of {function!r}",
-        f"another one is needed: {'; '.join(changed) or 'nothing that it takes has changed'}",
-        "arguments and states of the same shapes, dtypes and structure in each call",
-        "a larger max_traces",
-    )
 
 
 @user_facing

@@ -4,7 +4,7 @@ The layers, from the bottom up; each file knows its own layer and those below it
 
 ==================  =====================================================================
 ``_cell``           what lenses know of states (``_errors``: every error there is)
-``_epoch``          when a compiled function has to look again
+``_reads``          what a trace has read of mutable modules
 ``path``            paths: from JAX key paths, to text and back (``_scan``)
 ``_pattern``        which paths a written pattern matches
 ``_units``          what a tree is made of: cells, arrays, parts of arrays

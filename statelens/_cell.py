@@ -46,11 +46,10 @@ class Holder(abc.ABC):
         """Returns what takes back all changes of attributes from now on."""
 
     @abc.abstractmethod
-    def _settings(self) -> tuple[Any, ...]:
-        """Returns all that a program which was traced over the node depends on.
+    def _read_attribute(self, name: str | None) -> Any:
+        """Returns what an attribute is: the cell behind it, if there is one.
 
-        Cells and nodes are in it as themselves, so that it changes when another cell takes
-        the place of one; the values of cells are not.
+        None gives the names of all attributes. Nothing takes note of this.
         """
 
     @abc.abstractmethod

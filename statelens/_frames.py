@@ -16,6 +16,7 @@ import numpy as np
 
 from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
+from ._reads import Reads
 from ._trace import TOP, current_trace, has_tracers
 from ._units import TreeDef, flatten
 from .path import Path, format
@@ -75,6 +76,8 @@ class Frame:
         touched: The cells that were read or written.
         made: The cells that were made while the frame was open, in order.
         nodes: Mutable nodes that were made while the frame was open, by id.
+        reads: What is read of mutable nodes, if that matters.
+        can_raise: Whether the function has checks that may fail when it runs.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Frame:
         frozen: Mapping[State, Path],
         on_touch: Callable[[State], None] | None = None,
         undo: list[Callable[[], None]] | None = None,
+        reads: Reads | None = None,
     ):
         self.values: dict[State, Any] = dict(values)
         self.touched: dict[State, None] = {}
@@ -93,9 +97,13 @@ class Frame:
         self._frozen = frozen
         self._on_touch = on_touch
         self._undo = undo
+        self.reads = reads
+        self.can_raise = False
 
     def __enter__(self) -> Self:
         self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
+        if self._parent is not None and self.reads is None:
+            self.reads = self._parent.reads
         self._trace = current_trace()
         self._token = active_frame.set(self)
         return self
@@ -167,6 +175,13 @@ class Frame:
         )
         return self.values[cell]
 
+    def expect_errors(self) -> None:
+        """Notes that the function has checks that may fail when it runs."""
+        frame: Frame | None = self
+        while frame is not None:
+            frame.can_raise = True
+            frame = frame._parent
+
     def check(self, cell: State) -> None:
         """Refuses a write that would be lost, or that would leak a traced value."""
         frame: Frame | None = self
@@ -233,12 +248,14 @@ class Captured(NamedTuple):
         writes: What it wrote.
         touched: The cells that it read or wrote, in order, without those that it made.
         made: The cells that it made, with their values.
+        can_raise: Whether it has checks that may fail when it runs.
     """
 
     out: Any
     writes: Writes
     touched: tuple[State, ...]
     made: Writes
+    can_raise: bool
 
 
 def capture(
@@ -250,6 +267,7 @@ def capture(
     frozen: Mapping[State, Path] = {},
     on_touch: Callable[[State], None] | None = None,
     undo: list[Callable[[], None]] | None = None,
+    reads: Reads | None = None,
 ) -> Captured:
     """Runs a function in a frame of its own, and commits nothing.
 
@@ -262,12 +280,13 @@ def capture(
         on_touch: What to call when a state that isn't among `values` is met first.
         undo: Where to put what takes back new attributes of nodes made outside, or None to
             refuse them.
+        reads: Where to note what is read of mutable nodes.
 
     Returns:
         What it returned, what it wrote and what it touched. States in the output are new
         states with the values at the end.
     """
-    with Frame(values, frozen, on_touch, undo) as frame:
+    with Frame(values, frozen, on_touch, undo, reads) as frame:
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
         # made anew outside of it. A state that is only handed through isn't touched by that.
@@ -278,7 +297,7 @@ def capture(
     outside = {cell: cell.with_value(value) for cell, value in inside.items()}
     out = treedef.unflatten([outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves])
     touched = tuple(cell for cell in frame.touched if cell not in frame.made)
-    return Captured(out, writes, touched, made)
+    return Captured(out, writes, touched, made, frame.can_raise)
 
 
 def this_frame() -> Frame:

@@ -29,7 +29,6 @@ import jax.tree_util as jtu
 
 from ._bound import BoundLens, first_match
 from ._cell import Cell
-from ._epoch import epoch
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -40,10 +39,11 @@ from ._graph import (
     unflatten_graph,
 )
 from ._halves import numel
+from ._reads import MISSING, epoch
 from ._spec import LensSpec, selector_of
 from ._units import flatten, is_array
 from .path import Path
-from .state import State, own, owned
+from .state import State, active_frame, own, owned
 
 __all__ = ["Module"]
 
@@ -119,6 +119,9 @@ class Module(Node):
             held[name].value = value
             self._forget_structure()
             return
+        frame = active_frame.get()
+        if frame is not None and frame.reads is not None:
+            frame.reads.renote(self, name, value)
         hold = _is_held(value)
         if name in held or hold or _has_owners(value) or _has_owners(vars(self).get(name)):
             self._refuse_inside_frames(name)
@@ -132,10 +135,13 @@ class Module(Node):
 
     def __getattribute__(self, name: str) -> Any:
         # Before all else, so that a class attribute of the name doesn't hide the array.
-        held = object.__getattribute__(self, "__dict__").get(_HELD)
-        if held is not None and name in held:
-            return held[name].value
-        return object.__getattribute__(self, name)
+        attributes = object.__getattribute__(self, "__dict__")
+        held = attributes.get(_HELD)
+        cell = held.get(name) if held is not None else None
+        frame = active_frame.get()
+        if frame is not None and frame.reads is not None and (cell or name in attributes):
+            frame.reads.note(self, name, cell or attributes[name])
+        return object.__getattribute__(self, name) if cell is None else cell.value
 
     def _refuse_inside_frames(self, name: str) -> None:
         """Refuses to add or remove states in a call that might yet fail, or be traced."""
@@ -174,13 +180,12 @@ class Module(Node):
 
         return restore
 
-    def _settings(self) -> tuple[Any, ...]:
-        found = []
-        for name, value in sorted(vars(self).items()):
-            if name != _STRUCTURE:
-                leaves, treedef = jax.tree.flatten(value, is_leaf=_is_owner)
-                found.append((name, treedef, tuple(zip(map(type, leaves), leaves, strict=True))))
-        return tuple(found)
+    def _read_attribute(self, name: str | None) -> Any:
+        attributes = object.__getattribute__(self, "__dict__")
+        held = attributes.get(_HELD, {})
+        if name is None:
+            return tuple(sorted({*attributes, *held} - {_HELD, _STRUCTURE}))
+        return held.get(name, attributes.get(name, MISSING))
 
     def _changed(self) -> None:
         epoch.advance()
@@ -195,6 +200,12 @@ class Module(Node):
         return vars(self).get(_HELD, {}).get(name)
 
     def _attributes(self) -> dict[str, Any]:
+        frame = active_frame.get()
+        if frame is not None and frame.reads is not None:
+            names = self._read_attribute(None)
+            frame.reads.note(self, None, names)
+            for name in names:
+                frame.reads.note(self, name, self._read_attribute(name))
         plain = {k: v for k, v in vars(self).items() if k not in (_HELD, _STRUCTURE)}
         held = {name: cell.value for name, cell in vars(self).get(_HELD, {}).items()}
         return dict(sorted((plain | held).items()))

@@ -23,7 +23,6 @@ import jax
 import jax.tree_util as jtu
 
 from ._cell import Cell
-from ._epoch import epoch
 from ._errors import (
     StateTypeError,
     TracerLeakError,
@@ -31,6 +30,7 @@ from ._errors import (
     hide_own_frames,
     user_facing,
 )
+from ._reads import Reads, epoch
 from ._trace import TOP, current_trace, has_tracers
 from .lens import Lens, lens
 
@@ -49,6 +49,7 @@ class FrameLike(Protocol):
     """What a state needs of the frame that reads and writes go to; see `_frames`."""
 
     nodes: WeakValueDictionary[int, Any]
+    reads: Reads | None
 
     def read(self, cell: "State") -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
@@ -67,6 +68,9 @@ class FrameLike(Protocol):
 
     def touch(self, cell: "State") -> None:
         """Notes that the function that runs in the frame has read a cell."""
+
+    def expect_errors(self) -> None:
+        """Notes that the function has checks that may fail when it runs."""
 
     def may_grow(self, node: Any) -> bool:
         """Says whether states may be added to a node that is older than the frame."""
@@ -145,7 +149,6 @@ class State(Cell):
         self.name = name
         self.tag = frozenset([tag] if isinstance(tag, str) else tag or ())
         self._start(value, current_trace())
-        epoch.advance()
 
     def _start(self, value: Any, home: Any) -> None:
         # Where the state was made; a traced value may be assigned there even without a frame.
@@ -179,6 +182,9 @@ class State(Cell):
             self.check_write(value)
             frame = active_frame.get()
             if frame is None:
+                if not isinstance(value, jax.Array) and type(value) is not type(self._value):
+                    # Compiled functions know which states hold arrays only.
+                    epoch.advance()
                 self.store(value)
             else:
                 frame.write(self, value)

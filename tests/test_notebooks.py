@@ -13,6 +13,9 @@ import pytest
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 GRADIENTS = "01_state_aware_gradients"
 LENSES = "02_lenses_on_equinox_models"
+DERIVATIVES = "03_every_derivative"
+PROGRAMS = "04_stateful_programs"
+ALL = [GRADIENTS, LENSES, DERIVATIVES, PROGRAMS]
 
 
 @pytest.fixture(scope="module")
@@ -113,19 +116,37 @@ def test_training_through_a_lens_lowers_the_loss_tenfold(executed):
     ]
 
 
-@pytest.mark.parametrize("name", [GRADIENTS, LENSES])
+def test_the_figures_of_the_derivatives_notebook(executed):
+    printed, notebook = executed(DERIVATIVES)
+    assert "10 of the 10 largest" in printed
+    assert plots(notebook) == 7
+
+
+def test_the_figures_of_the_programs_notebook(executed):
+    printed, notebook = executed(PROGRAMS)
+    assert "the body ran: 1 time" in printed
+    assert plots(notebook) == 5
+
+
+def plots(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_stored_notebooks_were_run_from_top_to_bottom(nbformat, name):
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert all(output.output_type in ("stream", "execute_result") for output in outputs)
+    kinds = ("stream", "execute_result", "display_data")
+    assert all(output.output_type in kinds for output in outputs)
     assert all(output.get("name") != "stderr" for output in outputs)
 
 
 def test_every_notebook_is_tested():
-    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == [GRADIENTS, LENSES]
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == ALL
 
 
 def test_an_error_in_a_cell_is_an_error_of_the_run(nbformat, tmp_path):
@@ -144,7 +165,7 @@ def test_an_error_in_a_cell_is_an_error_of_the_run(nbformat, tmp_path):
 
 
 def test_an_unknown_notebook_is_an_error_that_lists_those_there_are(nbformat, tmp_path):
-    process = run("03", cwd=tmp_path)
+    process = run("99", cwd=tmp_path)
     assert process.returncode != 0
     assert GRADIENTS in process.stderr
 

@@ -12,11 +12,13 @@ import jax.core
 import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
+from .._frames import capture
 from ._carry import are_alike, commit, kinds, run, states_before
 from ._discover import Attempt, settle
 from ._memo import staged
 from ._mixed import mixed, unmixed
 from ._options import function
+from ._pure import states_in
 from ._reach import code_of
 
 
@@ -158,7 +160,11 @@ def _run_branches(
     operands = tuple(mixed(operand, lambda: "an operand") for operand in operands)
     if jax.config.jax_disable_jit and not isinstance(index, jax.core.Tracer):  # type: ignore
         # Then JAX runs a single branch, in Python, and so do we.
-        return functions[min(max(int(index), 0), len(functions) - 1)](*map(unmixed, operands))
+        chosen = functions[min(max(int(index), 0), len(functions) - 1)]
+        given = tuple(map(unmixed, operands))
+        captured = capture(chosen, given, {}, frozen=states_in(given, {}))
+        captured.writes.commit()
+        return captured.out
 
     def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
         before = states_before(attempt)

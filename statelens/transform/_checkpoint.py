@@ -2,36 +2,36 @@
 
 import functools
 from collections.abc import Callable
-from types import MethodType
-from typing import Any
+from typing import Any, Self
 
 import jax
 
 from .._errors import ArgumentTypeError, explain, user_facing
 from ._options import function, positions
 from ._pure import finished, prepared, pure
+from ._wrapper import Wrapper
 
 
-class _Checkpointed:
+class _Checkpointed(Wrapper):
     """A function under `jax.checkpoint`, aware of states."""
 
+    name = "checkpoint"
+
     def __init__(self, fun: Callable[..., Any], static_argnums: Any, **options: Any):
-        self._fun = function(fun, "fun", "checkpoint")
+        super().__init__(fun)
         self._static = positions(static_argnums, "static_argnums", "checkpoint")
         policy = options.get("policy")
         if policy is not None:
             function(policy, "policy", "checkpoint")
         self._options = options
-        functools.update_wrapper(self, fun, updated=())
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __repr__(self) -> str:
-        return f"checkpoint({getattr(self._fun, '__name__', self._fun)!s})"
+    def _bound_to(self, instance: Any) -> Self:
+        bound = super()._bound_to(instance)
+        bound._static = frozenset(number - 1 for number in self._static if number)
+        return bound
 
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         operands = prepared(args, kwargs, self._static)
         return finished(*jax.checkpoint(pure(self._fun), **self._options)(*operands))
 

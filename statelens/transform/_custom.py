@@ -7,41 +7,36 @@ gives cotangents, or takes tangents, of states in the form in which the states w
 
 import functools
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
+import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
-from .._frames import capture
+from .._frames import capture, this_frame
 from .._given import Units, units_of
+from ..state import State
 from ..thread import overlaid_values
+from ._carry import states_before
+from ._discover import Attempt, settle
+from ._mixed import unmixed
 from ._options import function
-from ._pure import staged_writes, states_in
+from ._pure import finished, staged_writes, states_in
+from ._reach import code_of
+from ._wrapper import Wrapper
 
 Rule = Callable[..., Any]
 
 
-class _Custom:
+class _Custom(Wrapper):
     """A function with a derivative rule of its own."""
 
-    name = "custom"
-
     def __init__(self, fun: Callable[..., Any], states: Any):
-        self._fun = function(fun, "fun", self.name)
+        super().__init__(fun)
         self._states = states
         self._given()
-        functools.update_wrapper(self, fun, updated=())
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __repr__(self) -> str:
-        return f"{self.name}({getattr(self._fun, '__name__', self._fun)!s})"
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
 
     def _given(self) -> Units | None:
         return None if self._states is None else units_of(self._states, self.name)
@@ -49,11 +44,37 @@ class _Custom:
     def _values(self, given: Units | None) -> Any:
         return None if given is None else given.rebuild([unit.value for unit in given.units])
 
-    def _run(self, fun: Callable[..., Any], values: Any, args: Any, kwargs: Any) -> Any:
+    def _others(self, attempt: Attempt) -> tuple[Any, ...]:
+        """Reads the other states that the function reads; they have no derivative through it."""
+        return jax.lax.stop_gradient(states_before(attempt))
+
+    def _run(
+        self,
+        fun: Callable[..., Any],
+        attempt: Attempt,
+        values: Any,
+        others: tuple[Any, ...],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
         """Runs the function, or a rule of it, against values of the states."""
         given = self._given()
         overlaid = {} if given is None else overlaid_values(given.units, given.flatten(values))
-        captured = capture(fun, args, kwargs, values=overlaid, frozen=states_in(args, kwargs))
+        known = dict(zip(attempt.cells, map(unmixed, others), strict=True))
+        inside = states_in(args, kwargs)
+
+        def on_touch(cell: State) -> None:
+            if cell not in inside:
+                # Its value may be traced where a rule must not look. This run is given up.
+                frame = this_frame()
+                frame.values[cell] = jax.tree.map(_stand_in, frame.peek(cell))
+
+        captured = capture(
+            fun, args, kwargs, values={**known, **overlaid}, frozen=inside, on_touch=on_touch
+        )
+        touched = [c for c in captured.touched if c not in inside and c not in overlaid]
+        if not set(touched).issubset(attempt.cells):
+            attempt.restart(dict.fromkeys((*attempt.cells, *touched)))
         for cell in captured.writes.cells:
             if cell in overlaid:
                 raise SelectionError(
@@ -94,23 +115,30 @@ class _CustomVjp(_Custom):
         return bwd
 
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._fwd is None or self._bwd is None:
             self._missing("def_fwd" if self._fwd is None else "def_bwd")
+        call = functools.partial(self._attempted, args, jax.lax.stop_gradient(kwargs))
+        out, writes = settle(call, self.name, code_of(self._fun))
+        return finished(out, _stopped(writes))
+
+    def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
 
         @eqx.filter_custom_vjp
-        def call(vjp_arg: Any) -> Any:
+        def call(vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
-            return self._run(self._fun, values, args, kwargs)
+            return _strong(self._run(self._fun, attempt, values, others, args, kwargs))
 
-        def fwd(perturbed: Any, vjp_arg: Any) -> Any:
+        def fwd(perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
             rule = functools.partial(self._fwd, self._part(perturbed, given))  # type: ignore[arg-type]
-            (out, residuals), writes = self._run(rule, values, args, kwargs)
-            return (out, writes), residuals
+            (out, residuals), writes = self._run(rule, attempt, values, others, args, kwargs)
+            return _strong((out, writes)), residuals
 
-        def bwd(residuals: Any, cotangent: Any, perturbed: Any, vjp_arg: Any) -> Any:
+        def bwd(
+            residuals: Any, cotangent: Any, perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any
+        ) -> Any:
             values, args = vjp_arg
             rule = functools.partial(
                 self._bwd,  # type: ignore[arg-type]
@@ -118,7 +146,7 @@ class _CustomVjp(_Custom):
                 cotangent[0],
                 self._part(perturbed, given),
             )
-            cotangents, _ = self._run(rule, values, args, kwargs)
+            cotangents, _ = self._run(rule, attempt, values, others, args, kwargs)
             if given is None:
                 return None, tuple(cotangents)
             if not isinstance(cotangents, tuple) or len(cotangents) != 2:
@@ -133,9 +161,7 @@ class _CustomVjp(_Custom):
 
         call.def_fwd(fwd)
         call.def_bwd(bwd)
-        out, writes = call((self._values(given), args))
-        _stopped(writes).commit()
-        return out
+        return call(_strong((self._values(given), args)), self._others(attempt), kwargs)
 
     @staticmethod
     def _part(perturbed: Any, given: Units | None) -> Any:
@@ -155,31 +181,56 @@ class _CustomJvp(_Custom):
         return jvp
 
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._jvp is None:
             self._missing("def_jvp")
+        call = functools.partial(self._attempted, args, jax.lax.stop_gradient(kwargs))
+        out, writes = settle(call, self.name, code_of(self._fun))
+        return finished(out, _stopped(writes))
+
+    def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
         rule: Rule = self._jvp  # type: ignore[assignment]
 
         @eqx.filter_custom_jvp
-        def call(values: Any, *args: Any) -> Any:
-            return self._run(self._fun, values, args, kwargs)
+        def call(values: Any, args: Any, *, others: Any) -> Any:
+            return self._run(self._fun, attempt, values, others, args, kwargs)
 
-        def jvp(primals: Any, tangents: Any) -> Any:
-            (values, *inner), (moved, *along) = primals, tangents
+        def jvp(primals: Any, tangents: Any, *, others: Any) -> Any:
+            (values, inner), (moved, along) = primals, tangents
 
             def run(*inner: Any) -> Any:
                 if given is None:
                     return rule(inner, tuple(along))
                 return rule((values, inner), (moved, tuple(along)))
 
-            (out, tangent), writes = self._run(run, values, tuple(inner), {})
+            found, writes = self._run(run, attempt, values, others, tuple(inner), {})
+            out, tangent = found
             return (out, writes), (tangent, _zeros(writes))
 
         call.def_jvp(jvp)
-        out, writes = call(self._values(given), *args)
-        _stopped(writes).commit()
-        return out
+        return call(self._values(given), args, others=self._others(attempt))
+
+
+def _stand_in(leaf: Any) -> Any:
+    """Gives some array like a traced one."""
+    if not isinstance(leaf, jax.core.Tracer):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def _strong(tree: Any) -> Any:
+    """Gives numbers a dtype of their own: Equinox takes weakly typed ones for constants."""
+    return jax.tree.map(
+        lambda leaf: (
+            jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
+            if isinstance(leaf, jax.Array) and jax.typeof(leaf).weak_type
+            else leaf
+        ),
+        tree,
+    )
 
 
 def _stopped(writes: Any) -> Any:
@@ -196,6 +247,8 @@ def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
     Args:
         fun: The function; states that it reads and that aren't in `states` have no derivative
             through it. It may write other states than these; what is written has none either.
+            Where it is differentiated the forward rule is run in its place: what that writes
+            is written.
         states: The states that the rule is about, in any bound form.
 
     Returns:

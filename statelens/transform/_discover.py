@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, TypeVar
 
-from .._frames import Captured
+from .._errors import SelectionError, explain
 from ..state import State
 
 T = TypeVar("T")
@@ -92,10 +92,10 @@ def settle(run: Callable[[Attempt], T], name: str, code: CodeType | None) -> T:
         else:
             hints[name] = tuple(map(weakref.ref, cells))
             return result
-    raise RuntimeError("the function touches other states each time that it is run")
-
-
-def final_values(captured: Captured, cells: Iterable[State], before: Iterable[Any]) -> list[Any]:
-    """Returns the value of each state after a run: what was written, or what was there."""
-    written = dict(zip(captured.writes.cells, captured.writes.values, strict=True))
-    return [written.get(cell, value) for cell, value in zip(cells, before, strict=True)]
+    raise SelectionError(
+        explain(
+            f"asked {name} for the states that its function writes",
+            f"they were others each time that it was run, {_MOST_ATTEMPTS} times",
+            "make states before the call, not anew in each",
+        )
+    )

@@ -19,9 +19,10 @@ from ._loops import scan
 from ._options import count
 from ._parts import read_argnums
 from ._vmap import vmap
+from ._wrapper import Wrapper
 
 
-class _OverBatch:
+class _OverBatch(Wrapper):
     """A gradient transform whose function is applied to parts of a batch."""
 
     _needs_value = False
@@ -34,22 +35,20 @@ class _OverBatch:
         batch_argnums: Any,
         **options: Any,
     ):
-        self._name = name
+        self.name = name
+        super().__init__(fun)
         self._has_aux = options["has_aux"]
         self._return_value = options["return_value"]
         options["return_value"] |= self._needs_value
         self._transform = make(fun, transform=_named_grad(name), **options)
         self._batch_argnums = read_argnums(batch_argnums, has_lens=False, asked_by=name)
-        functools.update_wrapper(self, fun, updated=())
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __repr__(self) -> str:
-        return f"{self._name}({getattr(self, '__name__', '...')})"
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+    def _bound_to(self, instance: Any) -> Any:
+        if self._transform.has_tree:  # which is the object itself
+            return MethodType(self, instance)
+        bound = super()._bound_to(instance)
+        bound._transform = self._transform.closed_over(instance)
+        return bound
 
     def _batched(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Returns the positions of the arguments that have a batch axis."""
@@ -61,7 +60,7 @@ class _OverBatch:
             if number >= len(args):
                 raise ArgumentError(
                     explain(
-                        f"asked {self._name} for batch_argnums={numbers}",
+                        f"asked {self.name} for batch_argnums={numbers}",
                         f"the call has {len(args)} positional arguments, counted from 0",
                         "pass what has a batch axis by position, not by keyword",
                     )
@@ -69,7 +68,7 @@ class _OverBatch:
         if not numbers:
             raise ArgumentError(
                 explain(
-                    f"asked {self._name} for a gradient of each part of a batch",
+                    f"asked {self.name} for a gradient of each part of a batch",
                     "the call has no positional argument with a batch axis",
                     "pass the batch by position",
                 )
@@ -79,7 +78,7 @@ class _OverBatch:
 
 class _PerExample(_OverBatch):
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._each(args, kwargs)
 
     def _each(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -90,7 +89,7 @@ class _PerExample(_OverBatch):
 
 class _FisherDiagonal(_PerExample):
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         found = self._each(args, kwargs)
         has_more = self._has_aux or self._return_value
         gradients, *more = found if has_more else (found,)
@@ -106,7 +105,7 @@ class _Accumulated(_OverBatch):
         self._microbatches = microbatches
 
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         batched = self._batched(args)
         parts = [self._split(args[number]) for number in batched]
 
@@ -132,7 +131,7 @@ class _Accumulated(_OverBatch):
             if not size or size % self._microbatches:
                 raise ArgumentError(
                     explain(
-                        f"asked {self._name} for microbatches={self._microbatches}",
+                        f"asked {self.name} for microbatches={self._microbatches}",
                         f"an array of the batch is of shape {jnp.shape(leaf)}",
                         "a leading size that is a multiple of the number of micro-batches",
                         "batch_argnums=..., if not all arguments have a batch axis",

@@ -1,5 +1,6 @@
 """`GradientTransform`: state awareness around anything with the signature of `jax.grad`."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from types import MethodType
@@ -135,7 +136,7 @@ class GradientTransform:
         return f"{self._name}({getattr(self._fun, '__name__', self._fun)!s})"
 
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._differentiated(args, kwargs, lambda plan: {})
 
     def _differentiated(
@@ -157,6 +158,12 @@ class GradientTransform:
         result = self._arrange(plan.shape(derivative), *extra)
         writes.commit()
         return result
+
+    def closed_over(self, instance: Any) -> "GradientTransform":
+        """Returns the transform of a method bound to its object."""
+        bound = copy.copy(self)
+        bound._fun = MethodType(self._fun, instance)
+        return bound
 
     @property
     def has_tree(self) -> bool:

@@ -7,6 +7,7 @@ store the writes.
 """
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable
 from types import MethodType
@@ -16,8 +17,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._cell import Holder
-from .._epoch import epoch
-from .._errors import ArgumentTypeError, explain, hide_own_frames, user_facing
+from .._errors import ArgumentTypeError, SelectionError, explain, hide_own_frames, user_facing
 from .._frames import capture
 from .._halves import combine
 from .._trace import TOP, current_trace
@@ -27,10 +27,10 @@ from ._discover import Undeclared
 from ._mixed import constants, mixed, unmixed
 from ._options import Donation, count, names, positions, positions_of
 from ._program import Program, Replay, is_alive, signature_of
-from ._pure import prepared
-from ._reach import reachable, settings
+from ._pure import prepared, states_in
+from ._reach import reachable
 from ._retrace import TraceGuard
-from ._runtime import can_raise
+from ._runtime import can_raise, reraise
 
 
 class TouchedStates(NamedTuple):
@@ -55,15 +55,7 @@ def _is_array_type(arg: Any) -> bool:
     return False
 
 
-class _World(NamedTuple):
-    """What a function could reach when its programs were made."""
-
-    states: list[State]
-    settings: tuple[Any, ...]
-    programs: list[Program]
-
-
-_MOST_WORLDS = 16
+_MOST_PROGRAMS = 64
 _MOST_ATTEMPTS = 20
 
 
@@ -100,6 +92,11 @@ class JitFunction:
             "max_traces": max_traces,
             **options,
         }
+        self._of_method = {
+            **self._given,
+            "static_argnums": _after_self(positions(static_argnums, "static_argnums", name)),
+            "donate_argnums": _after_self(positions(donate_argnums, "donate_argnums", name)),
+        }
         named = names(static_argnames, "static_argnames", name)
         self._static: frozenset[int | str] = frozenset(
             positions(static_argnums, "static_argnums", name)
@@ -112,10 +109,9 @@ class JitFunction:
         self._options = {**options, "donate_argnums": (0, 2, *(number + 3 for number in donated))}
         self._donation = Donation(donate_states, name)
         self._guard = TraceGuard(count(max_traces, "max_traces", name))
-        self._worlds: list[_World] = []
-        # The program that a call needs do no more than run, as long as nothing has changed.
+        self._programs: list[Program] = []
+        # The program that a call needs do no more than run, as long as it holds.
         self._plain: Program | None = None
-        self._epoch = -1
         self._bound: dict[int, JitFunction] = {}
         functools.update_wrapper(self, fun, updated=())
 
@@ -133,25 +129,30 @@ class JitFunction:
         if not isinstance(instance, Holder) and not jtu.all_leaves([instance]):
             return MethodType(self, instance)
         if id(instance) not in self._bound:
-            forget = functools.partial(_forget, self._bound, id(instance))
-            method = _WeakMethod(self._fun, weakref.ref(instance, forget))
-            self._bound[id(instance)] = JitFunction(method, name=self._name, **self._given)
-        return self._bound[id(instance)]
+            try:
+                reference: Any = weakref.ref(
+                    instance, functools.partial(_forget, self._bound, id(instance))
+                )
+            except TypeError:  # it has __slots__; then it is kept
+                reference = functools.partial(_identity, instance)
+            method = _Method(self._fun, reference)
+            self._bound[id(instance)] = JitFunction(method, name=self._name, **self._of_method)
+        return _Bound(self._bound[id(instance)], instance)
 
     @property
     def states(self) -> TouchedStates:
         """The states that the function was found to read and to write, so far."""
-        programs = [program for world in self._worlds for program in world.programs]
-        read = dict.fromkeys(cell for program in programs for cell in program.touched)
-        written = dict.fromkeys(cell for program in programs for cell in program.written)
+        read = dict.fromkeys(cell for program in self._programs for cell in program.touched)
+        written = dict.fromkeys(cell for program in self._programs for cell in program.written)
         return TouchedStates(tuple(read), tuple(written))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
             program = self._plain
             if (
                 program is None
-                or self._epoch != epoch.now
+                or not program.is_plain
+                or not program.holds()
                 or active_frame.get() is not None
                 or current_trace() != TOP
                 or jax.config.jax_disable_jit  # type: ignore[attr-defined]
@@ -165,20 +166,20 @@ class JitFunction:
                     break
             args, kwargs = ((None, *args), {}) if is_prepared else self._prepared(args, kwargs)
             try:
-                return unmixed(program.run_plainly(args, kwargs))
+                return program.run_plainly(args, kwargs)
             except Undeclared as undeclared:
                 return self._finished(args, kwargs, undeclared)
-            except TypeError:
-                if program.has_plain_values():
+            except (jax.errors.JaxRuntimeError, ValueError) as error:
+                if not program.can_raise:
                     raise
-                return self._finished(args, kwargs)
+                reraise(error)
         except Exception as error:
             hide_own_frames(error)
             raise
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-            captured = capture(self._fun, args, kwargs)
+            captured = capture(self._fun, args, kwargs, frozen=states_in(args, kwargs))
             captured.writes.commit()
             return captured.out
         return self._finished(*self._prepared(args, kwargs))
@@ -187,9 +188,8 @@ class JitFunction:
         program, result = self._settle(
             args, kwargs, lambda program: program.run(args, kwargs), undeclared
         )
-        programs = self._worlds[-1].programs
-        is_plain = len(programs) == 1 and program.is_plain and not program.can_raise
-        self._plain = program if is_plain and not self._donation.selector else None
+        is_only = all(other is program or not other.holds() for other in self._programs)
+        self._plain = program if is_only and self._donation.selector is None else None
         return program.finish(result)
 
     @user_facing
@@ -237,10 +237,9 @@ class JitFunction:
 
     def clear_cache(self) -> None:
         """Forgets all traces and compiled programs."""
-        for world in self._worlds:
-            for program in world.programs:
-                program.staged.clear_cache()
-        self._worlds.clear()
+        for program in self._programs:
+            program.staged.clear_cache()
+        self._programs.clear()
         self._guard.clear()
         self._plain = None
 
@@ -293,9 +292,8 @@ class JitFunction:
         Returns:
             The program, and what came of running it.
         """
-        world = self._world(args, kwargs)
-        program = self._known(world, args, kwargs)
-        cells = world.states
+        program = self._known(args, kwargs)
+        cells: list[State] | None = None
         for _ in range(_MOST_ATTEMPTS):
             if undeclared is not None:
                 if getattr(undeclared.owner, "host", None) is not self:
@@ -304,39 +302,33 @@ class JitFunction:
                 self._guard.take_back()
             try:
                 if program is None:
-                    program = self._first(world, cells, args, kwargs)
+                    program = self._first(cells, args, kwargs)
                 return program, run(program)
             except Undeclared as error:
                 undeclared = error
-        raise RuntimeError(f"{self} touches other states each time that it is traced")
+        raise SelectionError(
+            explain(
+                f"asked {self._name} for the states that {self._fun!r} touches",
+                f"they were others each time that it was traced, {_MOST_ATTEMPTS} times",
+                "make states before the call, not anew in each",
+            )
+        )
 
-    def _world(self, args: Any, kwargs: Any) -> _World:
-        if self._worlds and self._epoch == epoch.now:
-            return self._worlds[-1]
-        now = epoch.now
-        states, modules = reachable([self._fun, *constants(args, kwargs)])
-        states = [cell for cell in states if is_alive(cell)]
-        found = settings(modules)
-        for world in self._worlds:
-            if _are_same(world.states, states) and world.settings == found:
-                self._worlds.remove(world)
-                break
-        else:
-            world = _World(states, found, [])
-        self._worlds = [*self._worlds[1 - _MOST_WORLDS :], world]
-        self._epoch = now
-        return world
-
-    def _known(self, world: _World, args: Any, kwargs: Any) -> Program | None:
-        if len(world.programs) > 1:
+    def _known(self, args: Any, kwargs: Any) -> Program | None:
+        """Finds the program that has been made for such arguments, or that may do for them."""
+        holding = [program for program in self._programs if program.holds()]
+        if len(holding) > 1:
             signature = signature_of((args, kwargs))
-            for program in world.programs:
+            for program in holding:
                 if signature in program.signatures:
                     return program
-        return world.programs[-1] if world.programs else None
+        return holding[-1] if holding else None
 
-    def _first(self, world: _World, cells: list[State], args: Any, kwargs: Any) -> Program:
+    def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> Program:
         """Makes a program, by tracing the function with states that are believed to do."""
+        if cells is None:
+            roots = [self._fun, *constants(args, kwargs)]
+            cells = [cell for cell in reachable(roots) if is_alive(cell)]
         probe = Program(self, (), cells)
         traced = probe.staged.trace(*probe.values(), *args, **kwargs)
         donated = [cell for cell in probe.written if cell in self._donation]
@@ -345,29 +337,72 @@ class JitFunction:
         else:
             kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
-        program.can_raise = can_raise(traced.jaxpr)
-        world.programs.append(program)
+        if probe.can_raise or can_raise(traced.jaxpr):
+            program.can_raise, program.is_plain = True, False
+        self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
         return program
 
+    def _reachable(self) -> list[Any]:
+        return [self._fun]
 
-class _WeakMethod:
+    def __getstate__(self) -> dict[str, Any]:
+        # What was compiled can't be taken along; it is made anew.
+        return {**vars(self), "_programs": [], "_plain": None, "_bound": {}}
+
+
+class _Method:
     """A method of an object that it doesn't keep alive."""
 
-    def __init__(self, function: Callable[..., Any], instance: weakref.ref):
+    def __init__(self, function: Callable[..., Any], instance: Callable[[], Any]):
         functools.update_wrapper(self, function, updated=())
         self._function = function
         self._instance = instance
+        self.__signature__ = _without_self(function)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._function(self._instance(), *args, **kwargs)
+
+    def _reachable(self) -> list[Any]:
+        return [self._instance(), self._function]
+
+
+class _Bound:
+    """A compiled method together with its object, which it keeps alive."""
+
+    def __init__(self, function: JitFunction, instance: Any):
+        functools.update_wrapper(self, function, updated=())
+        self._bound_function = function
+        self.__self__ = instance
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._bound_function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bound_function, name)
+
+    def _reachable(self) -> list[Any]:
+        return [self.__self__, self._bound_function]
+
+
+def _without_self(function: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _identity(instance: Any) -> Any:
+    return instance
+
+
+def _after_self(argnums: frozenset[int]) -> tuple[int, ...]:
+    """Positions of a method's arguments, as its bound form counts them."""
+    return tuple(sorted(number - 1 for number in argnums if number))
 
 
 def _forget(bound: dict[int, Any], key: int, _: weakref.ref) -> None:
     bound.pop(key, None)
-
-
-def _are_same(some: list[State], others: list[State]) -> bool:
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
 @user_facing

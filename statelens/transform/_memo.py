@@ -8,33 +8,65 @@ same function and shapes gathers, runs and commits, and doesn't run Python code 
 import dis
 import functools
 import weakref
-from collections.abc import Callable, Hashable
-from types import CodeType, FunctionType, MethodType
+from collections.abc import Callable, Hashable, Iterator
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import jax
 
+from .._cell import Holder
 from .._trace import TOP, current_trace
+from ..state import State
 from ._jit import JitFunction
 
-_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), FunctionType, type)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 _memo: dict[Hashable, tuple["_Snapshot", JitFunction]] = {}
 
 
 class _Snapshot:
-    """Values that a trace takes over from Python: those of names that functions refer to."""
+    """What a trace takes over from Python: what the names in functions stand for.
+
+    Numbers, texts and functions are compared, and one level of lists, dictionaries and other
+    objects. What lies deeper, and what functions that are called refer to, is taken as JAX takes
+    it, as it was when the function was traced.
+    """
 
     def __init__(self, functions: tuple[Callable[..., Any], ...]):
-        self._values = [value for fun in functions for value in _plain_values(fun)]
+        self._values = [part for fun in functions for v in _values(fun) for part in _level(v)]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Snapshot) or len(self._values) != len(other._values):
             return False
         pairs = zip(self._values, other._values, strict=True)
-        return all(a is b or (type(a) is type(b) and a == b) for a, b in pairs)
+        return all(a is b or _are_equal(a, b) for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and isinstance(a, _PLAIN) and a == b
+
+
+def _level(value: Any) -> Iterator[Any]:
+    if isinstance(value, (*_PLAIN, FunctionType, type)):
+        yield value
+    elif isinstance(value, (list, tuple, set)):
+        yield from map(_weakly, value)
+    elif isinstance(value, dict):
+        yield from map(_weakly, (*value.keys(), *value.values()))
+    elif not isinstance(value, (Holder, State, ModuleType, MethodType)):
+        yield from map(_weakly, getattr(value, "__dict__", {}).values())
+
+
+def _weakly(value: Any) -> Any:
+    """Gives what stands for a value in a comparison, without keeping it alive."""
+    if isinstance(value, _PLAIN):
+        return value
+    try:
+        return weakref.ref(value)  # two of one object are the same
+    except TypeError:
+        return value
 
 
 def staged(
@@ -91,8 +123,10 @@ class _WeakControl:
         self._options = options
 
     def __call__(self, *operands: Any) -> Any:
-        functions = tuple(reference() for reference in self._references)
-        return self._control(functions, self._options, *operands)
+        return self._control(self._reachable(), self._options, *operands)
+
+    def _reachable(self) -> tuple[Any, ...]:
+        return tuple(reference() for reference in self._references)
 
 
 def _named(control: Callable[..., Any], run: Any) -> Any:
@@ -112,11 +146,15 @@ def _identity(function: Callable[..., Any]) -> Hashable:
 
 def _reference(function: Callable[..., Any]) -> Callable[[], Any]:
     if isinstance(function, MethodType):
+        if not isinstance(function.__self__, Holder):
+            # Nobody says when its attributes change.
+            raise TypeError
         return weakref.WeakMethod(function)
     return weakref.ref(function)
 
 
-def _plain_values(function: Callable[..., Any]) -> list[Any]:
+def _values(function: Callable[..., Any]) -> list[Any]:
+    """Lists what the names in a function's code stand for, outside of it."""
     function = function.__func__ if isinstance(function, MethodType) else function
     if not isinstance(function, FunctionType):
         return []
@@ -130,7 +168,7 @@ def _plain_values(function: Callable[..., Any]) -> list[Any]:
     # What the function itself assigns, a count of its runs say, is not what it depends on.
     names = zip((*code.co_names, *code.co_freevars), found, strict=True)
     stored = _stored_names(code)
-    return [v for name, v in names if isinstance(v, _IMMUTABLE) and name not in stored]
+    return [value for name, value in names if name not in stored]
 
 
 @functools.lru_cache(maxsize=4096)

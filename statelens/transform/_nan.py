@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 
 from .._errors import _PACKAGE, NonFiniteError, explain
 from .._trace import has_tracers
+from ..state import active_frame
 from ._runtime import remembering
 
 _LIBRARIES = (
@@ -126,6 +127,9 @@ def _stage_report(
     def locate(counts: jax.Array, inputs: Any) -> None:
         jax.debug.callback(remembering(report), counts, search.run(inputs))
 
+    frame = active_frame.get()
+    if frame is not None:
+        frame.expect_errors()
     inputs = jax.lax.stop_gradient(search.inputs)
     jax.lax.cond(jnp.any(counts > 0), locate, lambda *_: None, counts, inputs)
 

@@ -8,7 +8,7 @@ the parts that a call asks for, and knows nothing else of them.
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -314,24 +314,38 @@ def _argnum(number: Any, asked_by: str) -> int:
     return index
 
 
-def check_touched(call: Call, captured: Captured, asked_by: str) -> None:
-    """Refuses a state that was to be differentiated and that the function didn't touch.
+def first_untouched(call: Call, captured: Captured) -> str | None:
+    """Finds a state that was to be differentiated and that the function didn't touch.
 
     Args:
         call: What the function was called with.
         captured: What came of it.
+
+    Returns:
+        Its label, or None.
+    """
+    touched = set(captured.touched)
+    for cell, label in call.watched.items():
+        if cell not in touched:
+            return label
+    return None
+
+
+def refuse_untouched(label: str, asked_by: str) -> NoReturn:
+    """Refuses a state that the function didn't touch.
+
+    Args:
+        label: What to call it.
         asked_by: The transform, for the message.
 
     Raises:
-        UntouchedStateError: There is one; the message names it.
+        UntouchedStateError: In any case.
     """
-    for cell, label in call.watched.items():
-        if cell not in captured.touched:
-            raise UntouchedStateError(
-                explain(
-                    f"asked {asked_by} for the derivative by the state '{label}'",
-                    "the function never read or wrote it",
-                    "leave it out of grad_states",
-                    "check_states=False, for a derivative of zeros",
-                )
-            )
+    raise UntouchedStateError(
+        explain(
+            f"asked {asked_by} for the derivative by the state '{label}'",
+            "the function never read or wrote it",
+            "leave it out of grad_states",
+            "check_states=False, for a derivative of zeros",
+        )
+    )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, StructureError, explain
-from .._frames import Captured, Writes, capture
+from .._frames import Writes, capture
 from .._picks import Selector
 from ..path import format, from_jax
 from ..thread import value_and_aux
@@ -23,7 +23,8 @@ from ._parts import (
     Differentiable,
     Part,
     arguments_part,
-    check_touched,
+    first_untouched,
+    refuse_untouched,
     states_part,
     tree_part,
 )
@@ -68,7 +69,7 @@ class Plan:
         self._has_aux = has_aux
         self._asked_by = asked_by
         self.argnums = argnums
-        self._traced: list[tuple[Call, Captured]] = []
+        self._untouched: str | None = None
         self.parts: list[Part] = []
         if selector is not None:
             self.parts.append(tree_part(selector, args, allowed, asked_by))
@@ -111,7 +112,8 @@ class Plan:
         captured = capture(
             self._fun, tuple(call.args), self._kwargs, values=call.values, frozen=call.frozen
         )
-        self._traced.append((call, captured))
+        # Nothing that is traced may be kept: it would outlive its trace.
+        self._untouched = first_untouched(call, captured)
         value, aux = (
             value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
         )
@@ -119,7 +121,8 @@ class Plan:
 
     def check_touched(self) -> None:
         """Refuses a state to be differentiated that the function never touched."""
-        check_touched(*self._traced[-1], self._asked_by)
+        if self._untouched is not None:
+            refuse_untouched(self._untouched, self._asked_by)
 
     def shape(self, derivative: Any) -> Any:
         """Gives a derivative in the form that was asked for.
@@ -162,9 +165,10 @@ class Plan:
         given = jax.tree.leaves(result)
         if any(jnp.shape(a) != jnp.shape(b) for a, b in zip(leaves, given, strict=True)):
             self._refuse_vector(vector, option)
-        return treedef.unflatten(
-            [jnp.asarray(b, jnp.result_type(a)) for a, b in zip(leaves, given, strict=True)]
-        )
+        pairs = list(zip(leaves, given, strict=True))
+        if any(jnp.iscomplexobj(b) and not jnp.iscomplexobj(a) for a, b in pairs):
+            self._refuse_vector(vector, option)
+        return treedef.unflatten([_of_dtype(a, b) for a, b in pairs])
 
     def _refuse_vector(self, vector: Any, option: str) -> None:
         raise StructureError(
@@ -176,6 +180,13 @@ class Plan:
                 f"{option} of the very form in which the gradient comes",
             )
         )
+
+
+def _of_dtype(value: Any, tangent: Any) -> Any:
+    """Gives a tangent the dtype that JAX wants for one of a value."""
+    if getattr(tangent, "dtype", None) == jax.dtypes.float0:
+        return tangent
+    return jnp.asarray(tangent, jnp.result_type(value))
 
 
 def name_leaves(derivative: Any) -> list[tuple[str, Any]]:

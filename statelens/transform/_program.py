@@ -13,12 +13,13 @@ import jax.core
 import jax.extend.core
 
 from .._frames import Writes, capture
+from .._reads import Reads, epoch
 from .._units import TreeDef
 from ..state import ENDED, State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import Mixed, mixed, unmixed
 from ._pure import staged_writes, states_in
-from ._runtime import reraise
+from ._runtime import forget_errors, reraise
 
 
 class Signature(NamedTuple):
@@ -60,7 +61,8 @@ class Program:
             the arguments. It gives the output and the values of the states written: by the
             place in `outs` of which these are, since a dictionary costs nothing at a call.
         outs: The states written, for each set of states that a trace has written.
-        is_plain: Whether the values of the states are arrays only.
+        is_plain: Whether all values of states, in and out, are arrays only.
+        reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
         can_raise: Whether it may raise an error while it runs.
         host: Whose function it is.
@@ -81,8 +83,11 @@ class Program:
         self.outs: list[tuple[State, ...]] = [] if replay is None else replay.outs
         self.can_raise = False
         self.host = host
+        self.reads = Reads() if replay is None else replay.reads
         self._replay = replay
-        self.is_plain = self.has_plain_values()
+        self._epoch = -1
+        self._writes_plainly = True
+        self.is_plain = self._has_plain_values()
         self.staged = host.stage(self._pure)
 
     def values(self) -> tuple[list[Any], list[Any]]:
@@ -93,17 +98,30 @@ class Program:
             donated = jax.tree.map(_copied, donated)
         return donated, kept
 
-    def has_plain_values(self) -> bool:
-        """Says whether the values of the states are arrays only."""
-        return not any(isinstance(value, Mixed) for part in self.values() for value in part)
+    def _has_plain_values(self) -> bool:
+        values = [value for part in self.values() for value in part]
+        return self._writes_plainly and not any(isinstance(value, Mixed) for value in values)
+
+    def holds(self) -> bool:
+        """Says whether all that the program has taken over from modules is what it was."""
+        if self._epoch != epoch.now:
+            now = epoch.now
+            if not self.reads.attributes_hold():
+                return False
+            self.is_plain = self._has_plain_values() and not self.can_raise
+            self._epoch = now
+        return self.reads.containers_hold()
 
     def run(self, args: Any, kwargs: Any) -> Any:
         """Runs the staged function; what it wrote is not committed yet."""
-        if not self.can_raise:
-            return self.staged(*self.values(), *args, **kwargs)
+        forget_errors()
         try:
-            return jax.block_until_ready(self.staged(*self.values(), *args, **kwargs))
-        except jax.errors.JaxRuntimeError as error:
+            result = self.staged(*self.values(), *args, **kwargs)
+            return jax.block_until_ready(result) if self.can_raise else result
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            # From the second call on, JAX lets out what XLA makes of it, a ValueError.
+            if not self.can_raise:
+                raise
             reraise(error)
 
     def run_plainly(self, args: Any, kwargs: Any) -> Any:
@@ -118,8 +136,10 @@ class Program:
             **kwargs,
         )
         ((number, values),) = written.items()
+        if not self.is_plain:  # it has just been traced for other arguments
+            return self.finish((out, written))
         store_all(self.outs[number], values)
-        return out
+        return unmixed(out)
 
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""
@@ -128,6 +148,10 @@ class Program:
         if frame is not None:
             for cell in self.touched:
                 frame.touch(cell)
+            if frame.reads is not None:
+                frame.reads.update(self.reads)
+            if self.can_raise:
+                frame.expect_errors()
         ((number, values),) = written.items()
         Writes(self.outs[number], tuple(map(unmixed, values))).commit()
         return unmixed(out)
@@ -149,6 +173,7 @@ class Program:
             restored_kwargs,
             values={cell: unmixed(value) for cell, value in values.items()},
             frozen=inside,
+            reads=self.reads,
         )
         touched = [cell for cell in captured.touched if cell not in inside]
         writes = captured.writes
@@ -158,7 +183,12 @@ class Program:
         if writes.cells not in self.outs:
             self.outs.append(writes.cells)
         number = self.outs.index(writes.cells)
-        return mixed(captured.out, lambda: "the output"), {number: staged_writes(writes).values}
+        values = staged_writes(writes).values
+        if any(isinstance(value, Mixed) for value in values):
+            self._writes_plainly = self.is_plain = False
+        if captured.can_raise:
+            self.can_raise, self.is_plain = True, False
+        return mixed(captured.out, lambda: "the output"), {number: values}
 
     def _note(self, touched: Iterable[State], written: Iterable[State], *args: Any) -> None:
         self.signatures.add(signature_of(args))
@@ -172,11 +202,13 @@ class Replay:
     Attributes:
         touched: The states that the function touched in it.
         outs: The states written, as in the program.
+        reads: What the function has read of mutable modules.
     """
 
     def __init__(self, program: Program, traced: Any, args: Any):
         self.touched = tuple(program.touched)
         self.outs = program.outs
+        self.reads = program.reads
         self._cells = (*program.donated, *program.kept)
         values = [x for part in program.values() for x in part]
         self._counts = [len(jax.tree.leaves(value)) for value in values]

@@ -22,23 +22,32 @@ from ..state import State
 _PLAIN = (jax.Array, np.ndarray, np.generic, str, bytes, bool, int, float, complex, type(None))
 
 # Code of these is not of the user's making, and holds no states.
-_FOREIGN = ("jax", "jaxlib", "numpy", "equinox", "optax", "builtins", "functools", "typing")
+_FOREIGN = (
+    "statelens",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "equinox",
+    "optax",
+    "builtins",
+    "functools",
+    "typing",
+)
 
 # A walk that is longer than that costs more than the second trace that it saves.
 _MOST_OBJECTS = 20_000
 
 
-def reachable(roots: list[Any]) -> tuple[list[State], list[Holder]]:
-    """Lists the states and the mutable modules that can be reached from objects.
+def reachable(roots: list[Any]) -> list[State]:
+    """Lists the states that can be reached from objects.
 
     Args:
         roots: Functions, or anything else.
 
     Returns:
-        The states, each once and in the order in which they are met; and the modules.
+        The states, each once and in the order in which they are met.
     """
     states: dict[State, None] = {}
-    modules: dict[int, Holder] = {}
     seen: set[int] = set()
     stack = list(reversed(roots))
     while stack and len(seen) < _MOST_OBJECTS:
@@ -48,11 +57,9 @@ def reachable(roots: list[Any]) -> tuple[list[State], list[Holder]]:
         seen.add(id(node))
         if isinstance(node, State):
             states[node] = None
-            continue
-        if isinstance(node, Holder):
-            modules[id(node)] = node
-        stack.extend(reversed(list(_below(node))))
-    return list(states), list(modules.values())
+        else:
+            stack.extend(reversed(list(_below(node))))
+    return list(states)
 
 
 def _below(node: Any) -> Iterator[Any]:
@@ -67,6 +74,8 @@ def _below(node: Any) -> Iterator[Any]:
     elif isinstance(node, FunctionType):
         if not _is_foreign(node.__module__):
             yield from _of_function(node)
+        elif "__wrapped__" in vars(node):
+            yield node.__wrapped__
     elif isinstance(node, functools.partial):
         yield from (node.func, *node.args, *node.keywords.values())
     elif isinstance(node, Mapping):
@@ -79,6 +88,10 @@ def _below(node: Any) -> Iterator[Any]:
         return
     elif isinstance(node, Holder) or not _is_foreign(type(node).__module__):
         yield from _of_object(node)
+    elif hasattr(node, "_reachable"):
+        yield from node._reachable()
+    elif "__wrapped__" in getattr(node, "__dict__", ()):
+        yield from vars(node).values()
 
 
 def _of_object(node: Any) -> Iterator[Any]:
@@ -116,11 +129,6 @@ def _names(code: CodeType) -> tuple[str, ...]:
 def _is_foreign(module: str | None) -> bool:
     top = (module or "").partition(".")[0]
     return top in _FOREIGN or top in sys.stdlib_module_names - {"__main__"}
-
-
-def settings(modules: list[Holder]) -> tuple[Any, ...]:
-    """Describes what of modules isn't a state: the program depends on it as well."""
-    return tuple((id(module), module._settings()) for module in modules)
 
 
 def code_of(function: Callable[..., Any]) -> CodeType | None:

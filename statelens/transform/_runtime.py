@@ -31,11 +31,17 @@ def remembering(callback: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def forget_errors() -> None:
+    """Forgets what was raised before; to be called before a program is run."""
+    _raised.clear()
+
+
 def reraise(error: Exception) -> NoReturn:
     """Raises the error that a program raised, in place of the one that JAX made of it."""
+    text = str(error).rstrip()
     for known in reversed(_raised):
-        if str(known) in str(error):
-            _raised.remove(known)
+        if text.endswith(f"{type(known).__name__}: {known}".rstrip()):
+            forget_errors()
             raise known.with_traceback(None) from None
     found = _FROM_EQUINOX.search(str(error))
     if found is not None:

@@ -6,7 +6,6 @@ without one is whole on every device, and may be written only with what is the s
 
 import functools
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import jax
@@ -18,18 +17,20 @@ from ..state import State
 from ._carry import staged, states_before
 from ._discover import Attempt, settle
 from ._mixed import mixed, unmixed
-from ._options import function
 from ._places import Places, read_places
 from ._pure import prepared, states_in
 from ._reach import code_of
+from ._wrapper import Wrapper
 
 
 def _is_spec(place: Any) -> bool:
     return isinstance(place, PartitionSpec)
 
 
-class _Sharded:
+class _Sharded(Wrapper):
     """A function under `jax.shard_map`, aware of states."""
+
+    name = "shard_map"
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class _Sharded:
         out_states: Any,
         options: dict[str, Any],
     ):
-        self._fun = function(fun, "fun", "shard_map")
+        super().__init__(fun)
         if mesh is not None and not isinstance(
             mesh, (jax.sharding.Mesh, jax.sharding.AbstractMesh)
         ):
@@ -59,13 +60,6 @@ class _Sharded:
         self._out_states = out_states
         self._options = options
         self._places()
-        functools.update_wrapper(self, fun, updated=())
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __repr__(self) -> str:
-        return f"shard_map({getattr(self._fun, '__name__', self._fun)!s})"
 
     def _places(self) -> tuple[Places, Places]:
         whole = PartitionSpec()
@@ -84,7 +78,7 @@ class _Sharded:
         return coming, going
 
     @user_facing
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, /, *args: Any) -> Any:
         out, writes = settle(
             functools.partial(self._attempted, args), "shard_map", code_of(self._fun)
         )
@@ -196,7 +190,9 @@ def shard_map(
     """Runs a function on each device's part of arguments and states, as `jax.shard_map` does.
 
     Args:
-        fun: The function; it may read and write states. Left out, it gives a decorator.
+        fun: The function; it may read and write states. Left out, it gives a decorator. A
+            state of random keys is as any other: whole on every device, all of which draw the
+            same numbers. `jax.random.fold_in` with `jax.lax.axis_index` tells them apart.
         mesh: The mesh; None for the one that is set.
         in_specs: The partition of each argument, as for `jax.shard_map`.
         out_specs: The partition of each output, as for `jax.shard_map`.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import ArgumentTypeError, explain, user_facing
-from ..random import DEFAULT
+from .._errors import user_facing
+from ..random import DEFAULT, as_key
 from ._grad import check_scalar
 from ._gradient import make
 from ._options import count
@@ -121,7 +121,7 @@ def fwd_grad(
         debug_nan=debug_nan,
         transform_params={
             "tangent_size": count(tangent_size, "tangent_size", "fwd_grad"),
-            "key": _read_key(key),
+            "key": None if key is None else as_key(key),
         },
     )
 
@@ -147,8 +147,15 @@ def _fwd_grad(
     fun: Callable[..., Any], argnums: int, has_aux: bool, tangent_size: int | None, key: Any
 ) -> Callable[..., Any]:
     def gradient(values: Any) -> tuple[Any, Any]:
-        first = DEFAULT.split_key() if key is None else key
+        before = DEFAULT.value if key is None else None
+        try:
+            return estimate(values, DEFAULT.split_key() if key is None else key)
+        except BaseException:
+            if before is not None:
+                DEFAULT.value = before
+            raise
 
+    def estimate(values: Any, first: Any) -> tuple[Any, Any]:
         def along(tangent_key: Any) -> tuple[Any, Any]:
             leaves, treedef = jax.tree.flatten(values)
             keys = jax.random.split(tangent_key, len(leaves))
@@ -170,21 +177,3 @@ def _fwd_grad(
 
 
 _fwd_grad.__name__ = "fwd_grad"
-
-
-def _read_key(key: Any) -> Any:
-    if key is None:
-        return None
-    if isinstance(key, int) and not isinstance(key, bool):
-        return jax.random.key(key)
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    if isinstance(key, jax.Array) and key.dtype == jnp.uint32:
-        return jax.random.wrap_key_data(key)
-    raise ArgumentTypeError(
-        explain(
-            f"asked fwd_grad for key={key!r}",
-            f"that is a {type(key).__name__}, not a key",
-            "an integer, or a key, as in key=jax.random.key(0)",
-        )
-    )

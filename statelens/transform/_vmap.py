@@ -7,7 +7,6 @@ that holds random keys gives each lane a key of its own.
 
 import functools
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import jax
@@ -21,13 +20,14 @@ from ..state import State, active_frame
 from ._carry import staged
 from ._discover import Attempt, settle
 from ._mixed import Mixed, mixed, unmixed
-from ._options import count, function
+from ._options import count
 from ._places import Places, read_places
 from ._pure import states_in
 from ._reach import code_of
+from ._wrapper import Wrapper
 
 
-class _Batched:
+class _Batched(Wrapper):
     """A function mapped by `jax.vmap`, aware of states."""
 
     def __init__(
@@ -42,36 +42,29 @@ class _Batched:
         new_states: "_NewStates | None" = None,
         **options: Any,
     ):
-        self._name = "vmap" if new_states is None else "vmap_new_states"
-        self._fun = function(fun, "fun", self._name)
-        self._in_axes = _read_axes(in_axes, self._name)
+        self.name = "vmap" if new_states is None else "vmap_new_states"
+        super().__init__(fun)
+        self._in_axes = _read_axes(in_axes, self.name)
         self._out_axes = out_axes
         self._in_states = in_states
         self._out_states = out_states
-        self._axis_size = count(axis_size, "axis_size", self._name, least=0)
+        self._axis_size = count(axis_size, "axis_size", self.name, least=0)
         self._new_states = new_states
         self._options = options
         self._places()
-        functools.update_wrapper(self, fun, updated=())
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __repr__(self) -> str:
-        return f"{self._name}({getattr(self._fun, '__name__', self._fun)!s})"
 
     def _places(self) -> tuple[Places, Places]:
-        coming = read_places(self._in_states, "in_states", self._name, _is_axis, 0)
-        going = read_places(self._out_states, "out_states", self._name, _is_axis, 0)
+        coming = read_places(self._in_states, "in_states", self.name, _is_axis, 0)
+        going = read_places(self._out_states, "out_states", self.name, _is_axis, 0)
         going.cells = {**coming.cells, **going.cells}
         return coming, going
 
     @user_facing
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         def run(attempt: Attempt) -> Any:
             return self._attempted(attempt, args, kwargs)
 
-        return settle(run, self._name, code_of(self._fun))
+        return settle(run, self.name, code_of(self._fun))
 
     def _attempted(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         coming, going = self._places()
@@ -109,15 +102,15 @@ class _Call:
         if len(axes) != len(args):
             raise ArgumentError(
                 explain(
-                    f"asked {batched._name} for in_axes={batched._in_axes}",
+                    f"asked {batched.name} for in_axes={batched._in_axes}",
                     f"the call has {len(args)} positional arguments",
                     "an axis for each, or one integer for all",
                 )
             )
         parts: list[Any] = []
         if coming.selectors:
-            _check_has_tree(args, batched._name)
-            parts, rest = coming.split(args[0], batched._name)
+            _check_has_tree(args, batched.name)
+            parts, rest = coming.split(args[0], batched.name)
             args, axes = (rest, *args[1:]), (None, *axes[1:])
         labelled = [
             (mixed(arg, lambda: f"argument {number}"), arg)  # noqa: B023
@@ -202,7 +195,7 @@ class _Call:
         out, rest = captured.out, None
         if self._going.selectors:
             out, tree = self._pair(out)
-            parts, rest = self._going.split(tree, self._batched._name)
+            parts, rest = self._going.split(tree, self._batched.name)
         else:
             parts = []
         made = self._split_made(captured.made)
@@ -220,9 +213,11 @@ class _Call:
         known = dict(zip(self._coming.cells, map(unmixed, states), strict=True))
         dealt = dict(zip(self._attempt.cells, lanes, strict=True))
 
+        undealt: list[State] = []
+
         def on_touch(cell: State) -> None:
             if type(cell).split_lanes is not State.split_lanes and cell not in frozen:
-                self._attempt.restart((*self._attempt.cells, cell))
+                undealt.append(cell)
 
         captured = capture(
             self._batched._fun,
@@ -233,6 +228,8 @@ class _Call:
             on_touch=on_touch,
             undo=self._undo,
         )
+        if undealt:
+            self._attempt.restart((*self._attempt.cells, *undealt))
         self._attempt.require(cell for cell in self._attempt.cells if cell in captured.touched)
         return captured
 
@@ -251,7 +248,7 @@ class _Call:
             return out
         raise ArgumentTypeError(
             explain(
-                f"asked {self._batched._name} for out_states of a tree, by an unbound lens",
+                f"asked {self._batched.name} for out_states of a tree, by an unbound lens",
                 f"the function returned a {type(out).__name__}, not (out, tree)",
                 "statelens.thread(fun), which returns the tree that it was given",
             )
@@ -271,7 +268,7 @@ class _Call:
             except ValueError:
                 raise SelectionError(
                     explain(
-                        f"asked {self._batched._name} to write {cell!r}, which all lanes share",
+                        f"asked {self._batched.name} to write {cell!r}, which all lanes share",
                         "the value isn't the same in all lanes",
                         "out_states={state: 0}, so that the state has a value for each lane",
                         "one value from all lanes, as by jax.lax.pmean over an axis_name",

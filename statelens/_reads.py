@@ -1,0 +1,119 @@
+"""What a trace has read of mutable modules: when that changes, the trace is no longer good.
+
+States and arguments are inputs of a compiled function. The attributes of a module that are no
+states (``model.training``, a list of layers) are part of the program, so the program is good as
+long as they are what they were. Only what was read is remembered; what isn't an attribute of a
+module (globals, closures, attributes of other objects) is taken as `jax.jit` takes it, as it is
+when the function is traced.
+"""
+
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+from ._cell import Holder
+
+MISSING: Any = object()
+
+
+class Epoch:
+    """A count of attributes set: while it stands still, no attribute need be looked at.
+
+    Attributes:
+        now: What it stands at.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def advance(self) -> None:
+        """Counts one change."""
+        self.now += 1
+
+
+epoch = Epoch()
+
+
+class _Read(NamedTuple):
+    node: "weakref.ref[Holder]"
+    name: str | None
+    value: Callable[[], Any]
+
+
+class Reads:
+    """The attributes that were read, with their values."""
+
+    def __init__(self) -> None:
+        self._attributes: dict[Hashable, _Read] = {}
+        self._containers: dict[int, tuple[Any, list[int], list[Callable[[], Any]]]] = {}
+
+    def note(self, node: Holder, name: str | None, value: Any) -> None:
+        """Notes that an attribute was read.
+
+        Args:
+            node: The module.
+            name: The attribute; None for the names of all that there are.
+            value: What was read.
+        """
+        key = id(node), name
+        known = self._attributes.get(key)
+        if known is not None and known.node() is node:
+            return
+        self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
+        self._note_containers(value)
+
+    def renote(self, node: Holder, name: str, value: Any) -> None:
+        """Notes what the traced function itself has set; JAX takes that for done."""
+        if (id(node), name) in self._attributes:
+            del self._attributes[id(node), name]
+            self.note(node, name, value)
+
+    def update(self, other: "Reads") -> None:
+        """Adds what was read in another trace."""
+        self._attributes.update(other._attributes)
+        self._containers.update(other._containers)
+
+    def attributes_hold(self) -> bool:
+        """Says whether all attributes are what they were."""
+        for ref, name, value in self._attributes.values():
+            node = ref()
+            # A module that is gone can't have changed.
+            if node is not None and not _is_same(value(), node._read_attribute(name)):
+                return False
+        return True
+
+    def containers_hold(self) -> bool:
+        """Says whether all lists and dictionaries among them have what they had."""
+        for container, ids, alive in self._containers.values():
+            if list(map(id, _items(container))) != ids or any(ref() is None for ref in alive):
+                return False
+        return True
+
+    def _note_containers(self, value: Any) -> None:
+        if isinstance(value, (list, dict, set)):
+            items = _items(value)
+            # An id is only good for as long as its object lives.
+            alive = [_reference(item) for item in items if item is not None]
+            self._containers[id(value)] = value, list(map(id, items)), alive
+        if isinstance(value, (list, tuple, dict)):
+            for item in _items(value):
+                if isinstance(item, (list, tuple, dict, set)):
+                    self._note_containers(item)
+
+
+def _items(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        return [*container.keys(), *container.values()]
+    return list(container)
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    """Refers to a module weakly: a program must not keep a model alive."""
+    return weakref.ref(value) if isinstance(value, Holder) else lambda: value
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    if before is now:
+        return True
+    plain = (bool, int, float, complex, str, bytes, tuple)
+    return type(before) is type(now) and isinstance(now, plain) and before == now

@@ -68,6 +68,11 @@ class Reads:
             del self._attributes[id(node), name]
             self.note(node, name, value)
 
+    def settle(self) -> None:
+        """Takes containers as they are when a trace ends: what it did to them is done."""
+        for container, _, _ in list(self._containers.values()):
+            self._note_containers(container)
+
     def update(self, other: "Reads") -> None:
         """Adds what was read in another trace."""
         self._attributes.update(other._attributes)

@@ -240,23 +240,16 @@ def test_complex_values_are_as_in_jax():
     close(T.linearize(lambda: fun(z.value), grad_states=z)[1](vector), slope)
 
 
-integers_have_tangents_of_float0 = pytest.mark.xfail(
-    strict=True, reason="a tangent of float0 is cast to the dtype of its integer"
-)
-
-
 def test_cotangents_of_integers_are_float0():
     by_x, by_n = T.vjp(lambda x, n: x * n, 3.0, 2, argnums=(0, 1))[1](1.0)
     assert (by_x, by_n.dtype) == (2.0, jax.dtypes.float0)
 
 
-@integers_have_tangents_of_float0
 def test_tangents_of_integers_are_float0_for_jvp():
     zero = np.zeros((), jax.dtypes.float0)
     assert T.jvp(lambda x, n: x * n, (3.0, 2), (1.0, zero)) == (6.0, 2.0)
 
 
-@integers_have_tangents_of_float0
 def test_tangents_of_integers_are_float0_for_linearize():
     zero = np.zeros((), jax.dtypes.float0)
     ours = T.linearize(lambda x, n: x * n, 3.0, 2)

@@ -431,7 +431,6 @@ def test_complex_gradients_are_squared_in_absolute_value():
     assert real.dtype == jnp.float32
 
 
-@pytest.mark.xfail(strict=True, reason="gradients of other examples are averaged")
 @pytest.mark.parametrize("argnums", [None, 0])
 def test_accumulated_gradients_by_the_batch_itself_are_those_of_the_batch_or_refused(argnums):
     fun = lambda xs: jnp.mean(xs**2)  # noqa: E731

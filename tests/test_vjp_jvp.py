@@ -330,13 +330,7 @@ def test_a_write_to_a_tree_argument_is_refused(name):
     [
         "vjp",
         "linearize",
-        pytest.param(
-            "jvp",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="jax.jvp flattens the auxiliary output after its trace has ended",
-            ),
-        ),
+        "jvp",
     ],
 )
 def test_thread_returns_the_tree_that_was_written(name):

@@ -113,7 +113,7 @@ def test_as_a_decorator_on_functions_and_methods():
     class Model(eqx.Module):
         w: jax.Array
 
-        @T.vmap(in_axes=(None, 0))
+        @T.vmap
         def __call__(self, x):
             return x @ self.w
 
@@ -125,6 +125,19 @@ def test_as_a_decorator_on_functions_and_methods():
     close(Model(jnp.ones(2))(XS), XS.sum(1))
     close(double(XS), 2 * XS.T)
     assert (double.__name__, double.__doc__) == ("double", "Doubles.")
+
+
+@pytest.mark.parametrize("in_states", [None, "w"])
+def test_positions_count_the_object_of_a_method(in_states):
+    class Model(eqx.Module):
+        w: jax.Array
+
+        @T.vmap(in_axes=(None, 0), in_states=in_states)
+        def run(self, x):
+            return jnp.sum(x * self.w)
+
+    w = jnp.ones(2) if in_states is None else 2 * jnp.ones((3, 2))
+    close(Model(w).run(XS), jnp.sum(XS * w, axis=1))
 
 
 # States that are mapped.
@@ -629,12 +642,6 @@ def test_new_states_may_be_tagged():
     assert list(holder.states(sl.tagged("ensemble"))) == list(holder.states())
 
 
-exclude_is_asked_too_late = pytest.mark.xfail(
-    strict=True, reason="state_to_exclude looks at a state that has ended"
-)
-
-
-@exclude_is_asked_too_late
 def test_some_new_states_may_be_shared():
     holder = sl.nn.Module()
 
@@ -646,7 +653,6 @@ def test_some_new_states_may_be_shared():
     close(holder.layer.shared.value, jnp.zeros(()))
 
 
-@exclude_is_asked_too_late
 def test_a_new_state_that_is_excluded_has_to_be_the_same_in_all_lanes():
     holder = sl.nn.Module()
 

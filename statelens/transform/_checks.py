@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
 
-from .._errors import ArgumentTypeError, explain, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ..state import active_frame
 from ._options import function
 from ._pure import finished, prepared, pure
@@ -81,12 +81,14 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
     if not isinstance(error, str):
         error = function(error, "error", "jit_error_if")
     _check_arguments(pred, "", "jit_error_if")
+    if isinstance(error, str) and (args or kwargs):
+        _check_text(error, args, kwargs)
 
     def refuse(args: Any, kwargs: Any) -> None:
         if not isinstance(error, str):
             error(*args, **kwargs)
             return
-        raise ValueError(error.format(*args, **kwargs))
+        raise ValueError(error.format(*args, **kwargs) if args or kwargs else error)
 
     holds = jnp.any(jnp.asarray(pred))
     if not isinstance(holds, jax.core.Tracer):
@@ -142,6 +144,20 @@ class _Checked(Wrapper):
     def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         error, result = _checkify.checkify(pure(self._fun), self._errors)(*prepared(args, kwargs))
         return error, finished(*result)
+
+
+def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    zeros = jax.tree.map(lambda _: 0.0, (args, kwargs))
+    try:
+        text.format(*zeros[0], **zeros[1])
+    except (IndexError, KeyError, ValueError) as problem:
+        raise ArgumentError(
+            explain(
+                f"asked jit_error_if for the error {text!r}",
+                f"there are {len(args)} values, and {sorted(kwargs)} by name: {problem!r}",
+                "a value for each {} in the text",
+            )
+        ) from None
 
 
 def _expect_errors() -> None:

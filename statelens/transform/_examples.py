@@ -107,6 +107,16 @@ class _Accumulated(_OverBatch):
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         batched = self._batched(args)
+        for number in self._transform.argnums:
+            if number in batched:
+                raise ArgumentError(
+                    explain(
+                        f"asked {self.name} for the mean gradient by argument {number}",
+                        "it has a batch axis: each micro-batch has another part of it",
+                        "grad_states=..., to differentiate by what all micro-batches share",
+                        "batch_argnums=..., if the argument has no batch axis",
+                    )
+                )
         parts = [self._split(args[number]) for number in batched]
 
         def body(total: Any, part: Any) -> tuple[Any, Any]:

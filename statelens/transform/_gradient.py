@@ -62,6 +62,7 @@ class GradientTransform:
         unit_aware: Whether values carry physical units, as for `grad`.
         debug_nan: Whether to refuse a derivative that isn't finite, as for `grad`.
         arrange: Puts derivative, value and auxiliary output in their order.
+        order: How often `transform` differentiates, for the units of what it gives.
 
     Raises:
         ArgumentTypeError: An argument is of the wrong type.
@@ -97,6 +98,7 @@ class GradientTransform:
         unit_aware: bool = False,
         debug_nan: bool = False,
         arrange: Callable[..., Any] = gradient_value_aux,
+        order: int = 1,
     ):
         self._name = getattr(transform, "__name__", "a transform")
         if not callable(fun):
@@ -127,6 +129,7 @@ class GradientTransform:
             require_units(self._name)
         self._debug_nan = debug_nan
         self._arrange = arrange
+        self._order = order
         functools.update_wrapper(self, fun, updated=())
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -146,14 +149,15 @@ class GradientTransform:
         plan = self._plan(args, kwargs)
         params = {**self._params, **more_params(plan)}
         if self._unit_aware:
-            differentiate = functools.partial(with_units, self._transform, plan.pure, **params)
+            differentiate = functools.partial(
+                with_units, self._transform, self._order, plan.pure, **params
+            )
         else:
             differentiate = self._transform(plan.pure, argnums=0, has_aux=True, **params)
         if self._debug_nan:
             differentiate = find_non_finite(differentiate, plan.name_leaves, self._name)
-        derivative, (value, aux, writes) = differentiate(plan.values)
-        if self._check_states:
-            plan.check_touched()
+        derivative, beside = differentiate(plan.values)
+        value, aux, writes = plan.finish(beside, self._check_states)
         extra = (value,) * self._return_value + (aux,) * self._has_aux
         result = self._arrange(plan.shape(derivative), *extra)
         writes.commit()
@@ -169,6 +173,13 @@ class GradientTransform:
     def has_tree(self) -> bool:
         """Whether the first argument is a tree that a lens looks at."""
         return self._selector is not None
+
+    @property
+    def argnums(self) -> tuple[int, ...]:
+        """The arguments that are differentiated."""
+        if self._argnums is None:
+            return () if self._grad_states is not None else (0,)
+        return (self._argnums,) if isinstance(self._argnums, int) else self._argnums
 
     def zeros(self, args: Any, kwargs: Any) -> Any:
         """Gives a gradient of zeros for a call, without making it."""

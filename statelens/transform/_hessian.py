@@ -45,8 +45,9 @@ def hessian(
 
     Returns:
         A function that gives what `grad` gives, with the Hessian for the gradient. With states
-        by path it is ``{path: {path: block}}``; with states and arguments it is
-        ``((by states by states, by states by arguments), (by arguments by states, ...))``.
+        by path it is ``{path: {path: block}}``; with states and arguments the parts are nested as
+        in `jax.hessian` by several arguments: ``blocks[0][path][1]`` is that of a state and
+        the argument.
 
     Raises:
         StateLensError: As for `grad`.
@@ -61,6 +62,7 @@ def hessian(
     return make(
         fun,
         transform=jax.hessian,
+        order=2,
         grad_states=grad_states,
         argnums=argnums,
         has_aux=has_aux,
@@ -129,6 +131,9 @@ def _hessian_diag(
     def diagonal(values: Any) -> tuple[Any, Any]:
         flat, unravel = ravel_pytree(values)
         _, product, aux = jax.linearize(scalar_grad(fun, has_aux=True), values, has_aux=True)
+
+        if not flat.size:
+            return values, aux
 
         def entry(number: Any) -> Any:
             unit_vector = (jnp.arange(flat.size) == number).astype(flat.dtype)

@@ -161,6 +161,9 @@ def _jacrev(
         out, pullback, aux = jax.vjp(fun, values, has_aux=True)
         _check_chunkable(out, holomorphic)
         flat, unravel = ravel_pytree(out)
+        if not flat.size or any(jnp.size(leaf) == 0 for leaf in jax.tree.leaves(values)):
+            whole = jax.jacrev(fun, has_aux=True, holomorphic=holomorphic, allow_int=allow_int)
+            return whole(values)
 
         def row(number: Any) -> Any:
             return pullback(unravel(_unit_vector(number, flat)))[0]
@@ -169,9 +172,9 @@ def _jacrev(
         leaves, treedef = jax.tree.flatten(out)
         blocks, start = [], 0
         for leaf in leaves:
-            end = start + leaf.size
+            end = start + jnp.size(leaf)
             blocks.append(
-                jax.tree.map(lambda r: r[start:end].reshape(leaf.shape + r.shape[1:]), rows)  # noqa: B023
+                jax.tree.map(lambda r: r[start:end].reshape(jnp.shape(leaf) + r.shape[1:]), rows)  # noqa: B023
             )
             start = end
         return treedef.unflatten(blocks), aux
@@ -195,6 +198,8 @@ def _jacfwd(
     def jacobian(values: Any) -> tuple[Any, Any]:
         _check_chunkable(values, holomorphic)
         flat, unravel = ravel_pytree(values)
+        if not flat.size:
+            return jax.jacfwd(fun, has_aux=True, holomorphic=holomorphic)(values)
         _, pushforward, aux = jax.linearize(fun, values, has_aux=True)
 
         def column(number: Any) -> Any:

@@ -104,8 +104,11 @@ class JitFunction:
             | named
         )
         donated = positions(donate_argnums, "donate_argnums", name)
+        donated_names = names(options.pop("donate_argnames", None), "donate_argnames", name)
+        donated |= positions_of(fun, donated_names, name)
         # Before the arguments come the values of states, those to be donated first, and the
         # part of the first argument that is to be donated.
+        options["donate_argnames"] = tuple(sorted(donated_names))
         self._options = {**options, "donate_argnums": (0, 2, *(number + 3 for number in donated))}
         self._donation = Donation(donate_states, name)
         self._guard = TraceGuard(count(max_traces, "max_traces", name))

@@ -415,12 +415,14 @@ def _pair(out: Any, name: str) -> tuple[Any, Any]:
 
 
 def _boolean(value: Any, name: str) -> Any:
-    if jnp.shape(value) == () and jnp.result_type(value) == jnp.bool_:
+    is_leaf: Any = value is not None and jax.tree_util.all_leaves([value])
+    if is_leaf and jax.typeof(value).shape == () and jax.typeof(value).dtype == jnp.bool_:
         return value
+    found = jax.typeof(value).str_short() if is_leaf else f"a {type(value).__name__}"
     raise ArgumentTypeError(
         explain(
             f"asked {name} whether to go on",
-            f"cond_fun returned {jax.typeof(value).str_short()}, not one boolean",
+            f"cond_fun returned {found}, not one boolean",
             "a comparison, such as x > 0; jnp.all or jnp.any of several",
         )
     )

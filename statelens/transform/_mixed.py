@@ -122,6 +122,17 @@ def constant(value: Any, name: Callable[[], str]) -> Mixed:
     return Mixed([], (Constant(value),), jax.tree.structure(0))
 
 
+def packed(tree: Any) -> Mixed:
+    """Takes a tree apart where its values are still good: what holds states ends with a trace."""
+    leaves, treedef = jax.tree.flatten(tree)
+    is_traced = [is_array(leaf) or isinstance(leaf, _NUMBERS) for leaf in leaves]
+    static = tuple(
+        _TRACED if traced else Constant(leaf)
+        for leaf, traced in zip(leaves, is_traced, strict=True)
+    )
+    return Mixed([leaf for leaf, t in zip(leaves, is_traced, strict=True) if t], static, treedef)
+
+
 def unmixed(tree: Any) -> Any:
     """Gives back the tree that `mixed` was given."""
     return tree.tree if isinstance(tree, Mixed) else tree

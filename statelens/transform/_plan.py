@@ -6,7 +6,7 @@ is taken by JAX.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from .._picks import Selector
 from ..path import format, from_jax
 from ..thread import value_and_aux
 from ._carry import kinds
+from ._mixed import packed, unmixed
 from ._parts import (
     Call,
     Differentiable,
@@ -28,6 +29,14 @@ from ._parts import (
     states_part,
     tree_part,
 )
+
+
+class Finished(NamedTuple):
+    """What a function gave, beside what is differentiated."""
+
+    value: Any
+    aux: Any
+    writes: Writes
 
 
 class Plan:
@@ -104,7 +113,7 @@ class Plan:
 
         Returns:
             The function's value; and beside it, not to be differentiated, the value once
-            more, the function's auxiliary output, and what it wrote.
+            more, the function's auxiliary output, and what it wrote: for `finish`.
         """
         call = Call(list(self._args))
         for part, own in zip(self.parts, self._each(values), strict=True):
@@ -117,7 +126,16 @@ class Plan:
         value, aux = (
             value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
         )
-        return value, (value, aux, captured.writes)
+        packed_writes = Writes(captured.writes.cells, tuple(map(packed, captured.writes.values)))
+        return value, (packed(value), packed(aux), packed_writes)
+
+    def finish(self, beside: tuple[Any, Any, Writes], check_states: bool) -> "Finished":
+        """Takes apart what `pure` gives beside the value; nothing is committed yet."""
+        if check_states:
+            self.check_touched()
+        value, aux, writes = beside
+        whole = Writes(writes.cells, tuple(map(unmixed, writes.values)))
+        return Finished(unmixed(value), unmixed(aux), whole)
 
     def check_touched(self) -> None:
         """Refuses a state to be differentiated that the function never touched."""

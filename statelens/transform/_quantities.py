@@ -71,12 +71,17 @@ class Bare:
 
 
 def with_units(
-    transform: Callable[..., Any], fun: Callable[..., Any], values: Any, **params: Any
+    transform: Callable[..., Any],
+    order: int,
+    fun: Callable[..., Any],
+    values: Any,
+    **params: Any,
 ) -> tuple[Any, Any]:
     """Takes a derivative of values that carry units.
 
     Args:
         transform: What takes the derivative, called as a `GradientTransform` calls it.
+        order: How often it differentiates: once or twice.
         fun: A function of the values that gives ``(value, aux)``.
         values: A pytree, with quantities in it.
         **params: For `transform`.
@@ -96,14 +101,14 @@ def with_units(
         return outside[-1].numbers, aux
 
     derivative, aux = transform(bare, argnums=0, has_aux=True, **params)(inside.numbers)
-    return _attached(derivative, outside[-1], inside), aux
+    return _attached(derivative, order, outside[-1], inside), aux
 
 
-def _attached(derivative: Any, out: Bare, inside: Bare) -> Any:
+def _attached(derivative: Any, order: int, out: Bare, inside: Bare) -> Any:
     leaves, treedef = jax.tree.flatten(derivative)
     first = out.treedef.compose(inside.treedef)
     second = first.compose(inside.treedef)
-    if treedef == inside.treedef and treedef != first:
+    if order == 1 and treedef == inside.treedef and treedef != first:
         if any(unit != out.units[0] for unit in out.units):
             raise DifferentiationError(
                 explain(
@@ -113,9 +118,9 @@ def _attached(derivative: Any, out: Bare, inside: Bare) -> Any:
                 )
             )
         units = [out.units[0] / unit for unit in inside.units]
-    elif treedef == first:
+    elif order == 1 and treedef == first:
         units = [of_out / unit for of_out in out.units for unit in inside.units]
-    elif treedef == second:
+    elif order == 2 and treedef == second:
         units = [
             of_out / (unit * other)
             for of_out in out.units

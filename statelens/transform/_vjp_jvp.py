@@ -63,8 +63,8 @@ def vjp(
         (Array([5., 0.], dtype=float32), Array(2., dtype=float32...))
     """
     plan = _plan("vjp", fun, primals, grad_states, argnums, has_aux)
-    out, pullback, (_, aux, writes) = jax.vjp(plan.pure, plan.values, has_aux=True)
-    plan.check_touched()
+    out, pullback, beside = jax.vjp(plan.pure, plan.values, has_aux=True)
+    _, aux, writes = plan.finish(beside, True)
     writes.commit()
 
     @user_facing
@@ -119,10 +119,10 @@ def linearize(
         Array([4., 0.], dtype=float32)
     """
     if argnums is _ARGUMENT_0 and grad_states is None and len(primals) != 1:
-        argnums = tuple(range(len(primals)))
+        argnums = tuple(range(len(primals))) or None
     plan = _plan("linearize", fun, primals, grad_states, argnums, has_aux)
-    out, tangent_map, (_, aux, writes) = jax.linearize(plan.pure, plan.values, has_aux=True)
-    plan.check_touched()
+    out, tangent_map, beside = jax.linearize(plan.pure, plan.values, has_aux=True)
+    _, aux, writes = plan.finish(beside, True)
     writes.commit()
     has_states = grad_states is not None
     several = isinstance(plan.argnums, tuple)
@@ -229,8 +229,8 @@ def jvp(
 
     if debug_nan:
         push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp")
-    out, out_tangent, (_, aux, writes) = push(plan.values, tangent)
-    plan.check_touched()
+    out, out_tangent, beside = push(plan.values, tangent)
+    _, aux, writes = plan.finish(beside, True)
     writes.commit()
     return (out, out_tangent, aux) if has_aux else (out, out_tangent)
 

@@ -7,6 +7,7 @@ that holds random keys gives each lane a key of its own.
 
 import functools
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import jax
@@ -52,6 +53,17 @@ class _Batched(Wrapper):
         self._new_states = new_states
         self._options = options
         self._places()
+
+    def _bound_to(self, instance: Any) -> Any:
+        axes = self._in_axes
+        if self._places()[0].selectors or (
+            isinstance(axes, tuple) and axes and axes[0] is not None
+        ):
+            return MethodType(self, instance)  # the object itself is mapped
+        bound = super()._bound_to(instance)
+        if isinstance(axes, tuple):
+            bound._in_axes = axes[1:]
+        return bound
 
     def _places(self) -> tuple[Places, Places]:
         coming = read_places(self._in_states, "in_states", self.name, _is_axis, 0)
@@ -238,8 +250,8 @@ class _Call:
         if new_states is None:
             return [[], []]
         pairs = list(zip(made.cells, made.values, strict=True))
-        stacked = [(cell, value) for cell, value in pairs if not new_states.excludes(cell)]
-        shared = [(cell, value) for cell, value in pairs if new_states.excludes(cell)]
+        stacked = [pair for pair in pairs if not new_states.excludes(*pair)]
+        shared = [pair for pair in pairs if new_states.excludes(*pair)]
         self._new_cells = [[cell for cell, _ in group] for group in (stacked, shared)]
         return [[staged(value, cell) for cell, value in group] for group in (stacked, shared)]
 
@@ -288,9 +300,11 @@ class _NewStates:
         self._tag = tag
         self._exclude = None if exclude is None else selector_of(exclude)
 
-    def excludes(self, cell: State) -> bool:
+    def excludes(self, cell: State, value: Any) -> bool:
         """Says whether all lanes share a new state."""
-        return self._exclude is not None and bool(focus_on(self._exclude, cell).entries)
+        if self._exclude is None:
+            return False
+        return bool(focus_on(self._exclude, cell.with_value(value)).entries)
 
     def keep(self, cell: State, value: Any) -> None:
         """Gives a new state its value."""

@@ -81,14 +81,14 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
     if not isinstance(error, str):
         error = function(error, "error", "jit_error_if")
     _check_arguments(pred, "", "jit_error_if")
-    if isinstance(error, str) and (args or kwargs):
+    if isinstance(error, str):
         _check_text(error, args, kwargs)
 
     def refuse(args: Any, kwargs: Any) -> None:
         if not isinstance(error, str):
             error(*args, **kwargs)
             return
-        raise ValueError(error.format(*args, **kwargs) if args or kwargs else error)
+        raise ValueError(error.format(*args, **kwargs))
 
     holds = jnp.any(jnp.asarray(pred))
     if not isinstance(holds, jax.core.Tracer):

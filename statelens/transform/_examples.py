@@ -41,7 +41,9 @@ class _OverBatch(Wrapper):
         self._return_value = options["return_value"]
         options["return_value"] |= self._needs_value
         self._transform = make(fun, transform=_named_grad(name), **options)
-        self._batch_argnums = read_argnums(batch_argnums, has_lens=False, asked_by=name)
+        self._batch_argnums = read_argnums(
+            batch_argnums, has_lens=False, asked_by=name, option="batch_argnums"
+        )
 
     def _bound_to(self, instance: Any) -> Any:
         if self._transform.has_tree:  # which is the object itself

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentTypeError, explain, user_facing
 from ._nan import find_non_finite
+from ._options import function
 from ._parts import Differentiable, compile_states, read_argnums
 from ._plan import Plan
 from ._quantities import require_units, with_units
@@ -107,6 +108,15 @@ class GradientTransform:
                     f"asked {self._name} to differentiate a {type(fun).__name__}",
                     "that isn't a function",
                     "the function itself, not what it returns",
+                )
+            )
+        function(transform, "transform", "GradientTransform")
+        if not isinstance(transform_params, (Mapping, type(None))):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked GradientTransform for transform_params={transform_params!r}",
+                    f"that is a {type(transform_params).__name__}",
+                    "a dictionary of keyword arguments for the transform",
                 )
             )
         self._fun = fun

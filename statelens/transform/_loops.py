@@ -61,7 +61,7 @@ def scan(
         >>> sl.transform.scan(body, 0.0, jnp.arange(4.0))[0], seen.value
         (Array(6., dtype=float32...), Array(4, dtype=int32))
     """
-    return _scan(f, init, xs, length, "scan", (bool(reverse), unroll), pbar)
+    return _scan(f, init, xs, length, "scan", (bool(reverse), _unroll(unroll, "scan")), pbar)
 
 
 @user_facing
@@ -144,7 +144,8 @@ def for_loop(
         Array([0., 1., 3., 6.], dtype=float32)
     """
     function(f, "f", "for_loop")
-    return _scan(f, None, xs, length, "for_loop", (bool(reverse), unroll), pbar)[1]
+    options = bool(reverse), _unroll(unroll, "for_loop")
+    return _scan(f, None, xs, length, "for_loop", options, pbar)[1]
 
 
 @user_facing
@@ -255,6 +256,15 @@ def bounded_while_loop(
         >>> jax.grad(root)(4.0)
         Array(0.25..., dtype=float32...)
     """
+    if max_steps is None:
+        raise ArgumentTypeError(
+            explain(
+                "asked bounded_while_loop for max_steps=None",
+                "its derivative needs a bound",
+                "an integer, at least 1",
+                "while_loop, without a bound and a reverse derivative",
+            )
+        )
     bounds = (
         count(max_steps, "max_steps", "bounded_while_loop"),
         count(base, "base", "bounded_while_loop", least=2),
@@ -395,6 +405,10 @@ def _run_while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) 
     attempt, values, result = settle(attempted, name, code_of(body_fun))
     commit(attempt, values)
     return result
+
+
+def _unroll(unroll: Any, name: str) -> Any:
+    return unroll if isinstance(unroll, bool) else count(unroll, "unroll", name)
 
 
 def _second(cond: Callable[[Any], Any], carry: tuple[Any, Any]) -> Any:

@@ -251,13 +251,16 @@ def arguments_part(argnums: Any, args: Sequence[Any], asked_by: str) -> Argument
     return Arguments(argnums, values)
 
 
-def read_argnums(argnums: Any, *, has_lens: bool, asked_by: str) -> int | tuple[int, ...] | None:
+def read_argnums(
+    argnums: Any, *, has_lens: bool, asked_by: str, option: str = "argnums"
+) -> int | tuple[int, ...] | None:
     """Checks `argnums`, which counts positional arguments from 0.
 
     Args:
         argnums: An integer or a sequence of integers, or None.
         has_lens: Whether an unbound lens looks at argument 0.
         asked_by: The transform, for messages.
+        option: What it was given as.
 
     Returns:
         A Python integer or a tuple of them.
@@ -269,11 +272,11 @@ def read_argnums(argnums: Any, *, has_lens: bool, asked_by: str) -> int | tuple[
     if argnums is None:
         return None
     many = isinstance(argnums, Sequence) and not isinstance(argnums, str)
-    numbers = [_argnum(number, asked_by) for number in (argnums if many else [argnums])]
+    numbers = [_argnum(number, asked_by, option) for number in (argnums if many else [argnums])]
     if len(set(numbers)) < len(numbers):
         raise ArgumentError(
             explain(
-                f"asked {asked_by} for argnums={argnums}",
+                f"asked {asked_by} for {option}={argnums}",
                 "an argument is given twice",
                 "each argument once",
             )
@@ -290,7 +293,7 @@ def read_argnums(argnums: Any, *, has_lens: bool, asked_by: str) -> int | tuple[
     return tuple(numbers) if many else numbers[0]
 
 
-def _argnum(number: Any, asked_by: str) -> int:
+def _argnum(number: Any, asked_by: str, option: str) -> int:
     try:
         if isinstance(number, bool):
             raise TypeError
@@ -298,7 +301,7 @@ def _argnum(number: Any, asked_by: str) -> int:
     except TypeError:
         raise ArgumentTypeError(
             explain(
-                f"asked {asked_by} for argnums={number!r}",
+                f"asked {asked_by} for {option}={number!r}",
                 f"that is a {type(number).__name__}, not the position of an argument",
                 "an integer or a tuple of integers, counted from 0",
             )
@@ -306,7 +309,7 @@ def _argnum(number: Any, asked_by: str) -> int:
     if index < 0:
         raise ArgumentError(
             explain(
-                f"asked {asked_by} for argnums={number!r}",
+                f"asked {asked_by} for {option}={number!r}",
                 "a negative position depends on how many arguments a call has",
                 "the position counted from the left, from 0",
             )

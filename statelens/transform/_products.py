@@ -9,17 +9,27 @@ from typing import Any
 
 import jax
 
-from .._errors import user_facing
+from .._errors import ArgumentTypeError, explain, user_facing
 from ._grad import check_scalar, scalar_grad
 from ._gradient import GradientTransform, make
 from ._options import function
+
+_MISSING: Any = object()
 
 
 class _ProductTransform(GradientTransform):
     """A gradient transform whose first argument is a vector in the form of the gradient."""
 
     @user_facing
-    def __call__(self, vector: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, vector: Any = _MISSING, /, *args: Any, **kwargs: Any) -> Any:
+        if vector is _MISSING:
+            raise ArgumentTypeError(
+                explain(
+                    f"asked {self._name} for a product with a vector",
+                    "the call has no argument",
+                    "the vector first, then the arguments of the function",
+                )
+            )
         return self._differentiated(
             args, kwargs, lambda plan: {"vector": plan.read(vector, "a vector")}
         )

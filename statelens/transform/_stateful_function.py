@@ -218,6 +218,8 @@ class StateFinder:
         self._selector = None if filter is None else selector_of(filter)
         self._usage = _one_of(usage, "usage", ("all", "read", "write", "both"))
         self._return_type = _one_of(return_type, "return_type", ("dict", "list", "tuple"))
+        if key_fn is not None:
+            function(key_fn, "key_fn", "StateFinder")
         self._key_fn = key_fn or (lambda number, state: number)
 
     @user_facing
@@ -313,6 +315,7 @@ def make_jaxpr(
         >>> sl.transform.make_jaxpr(lambda x: w.value * x)(jnp.ones(()))
         ({ lambda ; a:f32[] b:f32[]. let c:f32[] = mul a b in (c, a) }, (ParamState(f32[]),))
     """
+    function(fun, "fun", "make_jaxpr")
     stateful = StatefulFunction(fun, static_argnums, static_argnames)
 
     @user_facing

@@ -297,6 +297,14 @@ class _NewStates:
     """
 
     def __init__(self, tag: str | None, exclude: Any):
+        if tag is not None and not isinstance(tag, str):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked vmap_new_states for state_tag={tag!r}",
+                    f"that is a {type(tag).__name__}",
+                    'a text, as in state_tag="ensemble"',
+                )
+            )
         self._tag = tag
         self._exclude = None if exclude is None else selector_of(exclude)
 

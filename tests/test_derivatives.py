@@ -913,7 +913,7 @@ def test_fwd_grad_draws_another_tangent_each_time_from_the_default_key():
 def test_fwd_grad_takes_a_whole_number_of_tangents_a_key_and_a_scalar():
     with pytest.raises(sl.ArgumentError, match="asked fwd_grad for tangent_size=0"):
         T.fwd_grad(jnp.sum, tangent_size=0)
-    with pytest.raises(sl.ArgumentTypeError, match=r"(?s)key of 'a'.*neither a seed nor a key"):
+    with pytest.raises(sl.ArgumentTypeError, match="asked fwd_grad for key='a'"):
         T.fwd_grad(jnp.sum, key="a")
     with pytest.raises(sl.DifferentiationError, match=r"an array of shape \(2,\)"):
         T.fwd_grad(jnp.sin)(W)

@@ -478,7 +478,7 @@ def test_there_has_to_be_a_batch(name):
         transform(lambda xs: w.value.sum(), w, **options)(xs=XS)
     with pytest.raises(sl.ArgumentError, match=rf"asked {name} for batch_argnums=\(3,\)"):
         transform(loss, w, batch_argnums=3, **options)(XS, YS)
-    with pytest.raises(sl.ArgumentTypeError, match=rf"asked {name} for argnums='x'"):
+    with pytest.raises(sl.ArgumentTypeError, match=rf"asked {name} for batch_argnums='x'"):
         transform(loss, w, batch_argnums="x", **options)
 
 

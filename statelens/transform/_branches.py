@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
 from .._frames import capture
-from ._carry import are_alike, commit, kinds, run, states_before
+from ._carry import are_alike, commit, kinds, run, shown, states_before
 from ._discover import Attempt, settle
 from ._memo import staged
 from ._mixed import mixed, unmixed
@@ -214,16 +214,10 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
             raise StructureError(
                 explain(
                     asked,
-                    f"one returns {_shown(out)}, another one {_shown(other_out)}",
+                    f"one returns {shown(out)}, another one {shown(other_out)}",
                     "outputs of the same structure, shape and dtype from all branches",
                 )
             )
-
-
-def _shown(tree: Any) -> str:
-    structure = jax.tree.structure(tree)
-    is_leaf = jax.tree_util.treedef_is_leaf(structure)
-    return kinds(tree) if is_leaf else f"{kinds(tree)} in {structure}"
 
 
 def _functions(branches: Any, name: str) -> tuple[Any, ...]:

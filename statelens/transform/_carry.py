@@ -105,6 +105,29 @@ def kinds(tree: Any) -> str:
     return found or "nothing"
 
 
+def check_carry(before: Any, after: Any, what: str, asked_by: str) -> None:
+    """Refuses a carry that changes its structure, shapes or dtypes.
+
+    Raises:
+        StructureError: It does.
+    """
+    if not are_alike(before, after):
+        raise StructureError(
+            explain(
+                f"asked {asked_by} to carry {what} from step to step",
+                f"it is {shown(before)} before a step, and {shown(after)} after it",
+                "return it with the structure, shapes and dtypes that it came with",
+            )
+        )
+
+
+def shown(tree: Any) -> str:
+    """Describes the arrays in a tree, and its structure where it has one."""
+    structure = jax.tree.structure(unmixed(tree))
+    is_leaf = jax.tree_util.treedef_is_leaf(structure)
+    return kinds(tree) if is_leaf else f"{kinds(tree)} in {structure}"
+
+
 def are_alike(one: Any, other: Any) -> bool:
     """Says whether two trees have the same structure, shapes and dtypes.
 

@@ -138,6 +138,14 @@ class _Checked(Wrapper):
 
     def __init__(self, fun: Callable[..., Any], errors: Any):
         super().__init__(fun)
+        if not isinstance(errors, frozenset):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked checkify for errors={errors!r}",
+                    f"that is a {type(errors).__name__}",
+                    "user_checks, nan_checks, all_checks, ... or several, with |",
+                )
+            )
         self._errors = errors
 
     @user_facing

@@ -14,12 +14,19 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
+from .._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    SelectionError,
+    StructureError,
+    explain,
+    user_facing,
+)
 from .._frames import capture, this_frame
 from .._given import Units, units_of
 from ..state import State
 from ..thread import overlaid_values
-from ._carry import states_before
+from ._carry import kinds, states_before
 from ._discover import Attempt, settle
 from ._mixed import unmixed
 from ._options import function
@@ -86,6 +93,17 @@ class _Custom(Wrapper):
                 )
         return captured.out, staged_writes(captured.writes)
 
+    def _pair(self, found: Any, rule: str, asked: str, form: str) -> tuple[Any, Any]:
+        if isinstance(found, tuple) and len(found) == 2:
+            return found
+        raise ArgumentTypeError(
+            explain(
+                f"asked the {rule} of {self!r} for {asked}",
+                f"it returned a {type(found).__name__}",
+                f"return {form}",
+            )
+        )
+
     def _missing(self, rule: str) -> None:
         raise ArgumentError(
             explain(
@@ -133,7 +151,10 @@ class _CustomVjp(_Custom):
         def fwd(perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
             rule = functools.partial(self._fwd, self._part(perturbed, given))  # type: ignore[arg-type]
-            (out, residuals), writes = self._run(rule, attempt, values, others, args, kwargs)
+            pair, writes = self._run(rule, attempt, values, others, args, kwargs)
+            out, residuals = self._pair(
+                pair, "forward rule", "output and residuals", "(out, residuals)"
+            )
             return _strong((out, writes)), residuals
 
         def bwd(
@@ -147,21 +168,39 @@ class _CustomVjp(_Custom):
                 self._part(perturbed, given),
             )
             cotangents, _ = self._run(rule, attempt, values, others, args, kwargs)
-            if given is None:
-                return None, tuple(cotangents)
-            if not isinstance(cotangents, tuple) or len(cotangents) != 2:
+            by_states = None
+            if given is not None:
+                form = "(cotangents of the states, cotangents of the arguments as a tuple)"
+                by_states, cotangents = self._pair(cotangents, "backward rule", "cotangents", form)
+            if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(args):
                 raise ArgumentTypeError(
                     explain(
                         f"asked the backward rule of {self!r} for cotangents",
-                        f"it returned a {type(cotangents).__name__}",
-                        "(cotangents of the states, cotangents of the arguments as a tuple)",
+                        f"those of the arguments are a {type(cotangents).__name__}",
+                        f"a tuple of {len(args)}, one for each argument",
                     )
                 )
-            return cotangents[0], tuple(cotangents[1])
+            self._check_shapes(cotangents, args)
+            return by_states, tuple(cotangents)
 
         call.def_fwd(fwd)
         call.def_bwd(bwd)
         return call(_strong((self._values(given), args)), self._others(attempt), kwargs)
+
+    def _check_shapes(self, cotangents: Any, args: Any) -> None:
+        for number, (cotangent, arg) in enumerate(zip(cotangents, args, strict=True)):
+            if jax.tree.structure(cotangent) != jax.tree.structure(arg):
+                continue  # None stands for zeros
+            pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(arg), strict=True)
+            if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
+                raise StructureError(
+                    explain(
+                        f"asked the backward rule of {self!r} for cotangents",
+                        f"that of argument {number} is {kinds(cotangent)}, and the argument is "
+                        f"{kinds(arg)}",
+                        "a cotangent of the argument's shape",
+                    )
+                )
 
     @staticmethod
     def _part(perturbed: Any, given: Units | None) -> Any:
@@ -204,8 +243,8 @@ class _CustomJvp(_Custom):
                     return rule(inner, tuple(along))
                 return rule((values, inner), (moved, tuple(along)))
 
-            found, writes = self._run(run, attempt, values, others, tuple(inner), {})
-            out, tangent = found
+            pair, writes = self._run(run, attempt, values, others, tuple(inner), {})
+            out, tangent = self._pair(pair, "rule", "output and tangent", "(out, tangent)")
             return (out, writes), (tangent, _zeros(writes))
 
         call.def_jvp(jvp)

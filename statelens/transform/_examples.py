@@ -86,7 +86,9 @@ class _PerExample(_OverBatch):
     def _each(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         batched = self._batched(args)
         axes = [0 if number in batched else None for number in range(len(args))]
-        return vmap(functools.partial(self._transform, **kwargs), in_axes=axes)(*args)
+        batched_transform = vmap(functools.partial(self._transform, **kwargs), in_axes=axes)
+        batched_transform.name = self.name
+        return batched_transform(*args)
 
 
 class _FisherDiagonal(_PerExample):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import DifferentiationError, explain, user_facing
+from .._units import is_array
 from ._gradient import gradient_value_aux, make
 
 
@@ -19,7 +20,7 @@ def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
 
     def checked(*args: Any) -> tuple[Any, Any]:
         value, aux = fun(*args)
-        check_scalar(value)
+        check_scalar(value, bool(params.get("holomorphic")))
         return value, aux
 
     return jax.grad(checked, **params)
@@ -28,14 +29,27 @@ def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
 scalar_grad.__name__ = "grad"
 
 
-def check_scalar(value: Any) -> None:
-    is_leaf = jax.tree_util.all_leaves([value])
-    if is_leaf and jnp.shape(value) == ():
-        return
+def check_scalar(value: Any, holomorphic: bool = False) -> None:
+    is_leaf: Any = value is not None and jax.tree_util.all_leaves([value])
+    is_number: Any = is_leaf and (is_array(value) or isinstance(value, (bool, int, float, complex)))
+    shape = jax.typeof(value).shape if is_number else None
+    if shape == ():
+        dtype = jax.typeof(value).dtype
+        if jnp.issubdtype(dtype, jnp.complexfloating if holomorphic else jnp.floating):
+            return
+        kind = "complex" if holomorphic else "real"
+        raise DifferentiationError(
+            explain(
+                "asked grad for the gradient of a loss, which is a scalar",
+                f"it is of dtype {dtype}, where a {kind} floating-point number is meant",
+                "a floating-point loss, as by jnp.mean of squares",
+                "holomorphic=True, if the function is holomorphic, and complex all through",
+            )
+        )
     if value is None:
         found, remedy = "it returned None", "return the loss; is there a 'return'?"
-    elif is_leaf:
-        found = f"it returned an array of shape {jnp.shape(value)}"
+    elif is_number:
+        found = f"it returned an array of shape {shape}"
         remedy = "jnp.mean or jnp.sum of it, for one number"
     elif type(value).__name__ == "Quantity":
         found, remedy = f"it returned the quantity {value}", "unit_aware=True"

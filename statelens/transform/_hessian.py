@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from .._errors import user_facing
 from ._grad import scalar_grad
 from ._gradient import make
+from ._jacobian import checked_output
 from ._options import count
 
 
@@ -61,7 +62,7 @@ def hessian(
     """
     return make(
         fun,
-        transform=jax.hessian,
+        transform=_hessian,
         order=2,
         grad_states=grad_states,
         argnums=argnums,
@@ -123,6 +124,13 @@ def hessian_diag(
         debug_nan=debug_nan,
         transform_params={"chunk_size": count(chunk_size, "chunk_size", "hessian_diag")},
     )
+
+
+def _hessian(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
+    return jax.hessian(checked_output(fun, "hessian"), **params)
+
+
+_hessian.__name__ = "hessian"
 
 
 def _hessian_diag(

@@ -154,7 +154,11 @@ def _jacrev(
 ) -> Callable[..., Any]:
     if chunk_size is None:
         return jax.jacrev(
-            fun, argnums, has_aux=has_aux, holomorphic=holomorphic, allow_int=allow_int
+            checked_output(fun, "jacrev"),
+            argnums,
+            has_aux=has_aux,
+            holomorphic=holomorphic,
+            allow_int=allow_int,
         )
 
     def jacobian(values: Any) -> tuple[Any, Any]:
@@ -223,6 +227,27 @@ def _jacfwd(
 
 
 _jacfwd.__name__ = "jacfwd"
+
+
+def checked_output(fun: Callable[..., Any], asked_by: str) -> Callable[..., Any]:
+    """Makes a function refuse to return what has no derivative."""
+
+    def checked(values: Any) -> tuple[Any, Any]:
+        value, aux = fun(values)
+        for leaf in jax.tree.leaves(value):
+            dtype = jnp.result_type(leaf)
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                raise DifferentiationError(
+                    explain(
+                        f"asked {asked_by} for the derivative of a function's output",
+                        f"there is a number of dtype {dtype} in it, which has none",
+                        "floating-point outputs",
+                        "has_aux=True, and such numbers in the second part of a pair",
+                    )
+                )
+        return value, aux
+
+    return checked
 
 
 def _unit_vector(number: Any, flat: Any) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
-from ._carry import check_kept, commit, run, states_before
+from ._carry import check_carry, check_kept, commit, run, states_before
 from ._chunks import scan_in_chunks, while_in_chunks
 from ._discover import Attempt, settle
 from ._memo import staged
@@ -301,7 +301,9 @@ def _run_scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, x
                 new, y = _pair(out, name)
             attempt.require(written)
             check_kept(attempt, values, after, name)
-            return (after, mixed(new, lambda: "the carry")), mixed(y, lambda: "the output")
+            carried = mixed(new, lambda: "the carry")
+            check_carry(inner, carried, "the carry", name)
+            return (after, carried), mixed(y, lambda: "the output")
 
         def ticking(carry: Any, x: Any) -> tuple[Any, Any]:
             index, inner = carry
@@ -373,7 +375,9 @@ def _run_while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) 
             new, written, after = run(body_fun, attempt, values, (), (inner,))
             attempt.require(written)
             check_kept(attempt, values, after, name)
-            return after, mixed(new, lambda: "the value")
+            value = mixed(new, lambda: "the value")
+            check_carry(inner, value, "the value", name)
+            return after, value
 
         def ticking(carry: Any) -> Any:
             index, inner = carry

@@ -128,6 +128,34 @@ def positions_of(
     return frozenset(number for number, name in enumerate(positional) if name in argnames)
 
 
+def read_lens(spec: Any, option: str, asked_by: str) -> Selector:
+    """Reads a lens in any form.
+
+    Args:
+        spec: What was given.
+        option: What it was given as.
+        asked_by: The transform, for messages.
+
+    Returns:
+        The selector.
+
+    Raises:
+        ArgumentTypeError: It is nothing that selects.
+        PatternError: A text can't be read.
+    """
+    try:
+        return selector_of(spec)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            explain(
+                f"asked {asked_by} for {option}={spec!r:.80}",
+                f"that is a {type(spec).__name__}, neither states nor a lens",
+                "states, as in model.states(ParamState) or [model.weight]",
+                "a lens: a path pattern, a class, a predicate, a list of these",
+            )
+        ) from None
+
+
 class Donation:
     """Which states may be donated.
 
@@ -151,7 +179,7 @@ class Donation:
             units = units_of(spec, asked_by).units
             self._cells = {unit if isinstance(unit, State) else unit.cell for unit in units}  # type: ignore
         else:
-            self.selector = selector_of(spec)
+            self.selector = read_lens(spec, "donate_states", asked_by)
 
     def __contains__(self, cell: State) -> bool:
         if self._all or cell in self._cells:

@@ -26,11 +26,11 @@ from .._given import Units, is_bound, units_of
 from .._halves import combine, read, split
 from .._picks import Selector
 from .._resolve import focus_on
-from .._spec import selector_of
 from .._units import cells, hidden_cells
 from ..path import Path, format
 from ..state import State
 from ..thread import overlaid_values
+from ._options import read_lens
 
 
 @dataclass
@@ -145,10 +145,12 @@ class Differentiable:
     Attributes:
         integers: Whether integers are allowed, with derivatives of dtype `float0`.
         complexes: Whether complex numbers are allowed, as of a holomorphic function.
+        any_argument: Whether arguments may be anything, as JAX has it for linear maps.
     """
 
     integers: bool = False
     complexes: bool = False
+    any_argument: bool = False
 
     def check(self, label: str, value: Any, asked_by: str) -> None:
         """Refuses a value that has no derivative.
@@ -202,7 +204,7 @@ def compile_states(grad_states: Any, asked_by: str) -> Selector | None:
     if is_bound(grad_states):
         units_of(grad_states, asked_by)
         return None
-    return selector_of(grad_states)
+    return read_lens(grad_states, "grad_states", asked_by)
 
 
 def states_part(grad_states: Any, allowed: Differentiable, asked_by: str) -> States:
@@ -235,7 +237,9 @@ def tree_part(
     return Tree(*split(leaves, treedef, entries))
 
 
-def arguments_part(argnums: Any, args: Sequence[Any], asked_by: str) -> Arguments:
+def arguments_part(
+    argnums: Any, args: Sequence[Any], allowed: Differentiable, asked_by: str
+) -> Arguments:
     """Returns the part of some arguments; `argnums` has been read by `read_argnums`."""
     single = isinstance(argnums, int)
     for argnum in [argnums] if single else argnums:
@@ -247,6 +251,8 @@ def arguments_part(argnums: Any, args: Sequence[Any], asked_by: str) -> Argument
                     "pass what is differentiated by position, not by keyword",
                 )
             )
+    for argnum in () if allowed.any_argument else [argnums] if single else argnums:
+        allowed.check(f"argument {argnum}", args[argnum], asked_by)
     values = args[argnums] if single else tuple(args[argnum] for argnum in argnums)
     return Arguments(argnums, values)
 

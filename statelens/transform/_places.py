@@ -14,8 +14,8 @@ from .._given import is_bound, units_of
 from .._halves import combine, split
 from .._picks import Selector
 from .._resolve import focus_on
-from .._spec import selector_of
 from ..state import State
+from ._options import read_lens
 
 
 @dataclass
@@ -74,7 +74,7 @@ def read_places(
     places = Places()
     for states, place in _pairs(spec, option, asked_by, is_place, default):
         if not is_bound(states):
-            places.selectors.append((selector_of(states), place))
+            places.selectors.append((read_lens(states, option, asked_by), place))
             continue
         for unit in units_of(states, asked_by).units:
             if not isinstance(unit, State):

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, StructureError, explain
+from .._errors import ArgumentError, DifferentiationError, StructureError, explain
 from .._frames import Writes, capture
 from .._picks import Selector
+from .._units import is_array
 from ..path import format, from_jax
 from ..thread import value_and_aux
 from ._carry import kinds
@@ -96,7 +97,7 @@ class Plan:
                     )
                 )
         if argnums is not None:
-            self.parts.append(arguments_part(argnums, args, asked_by))
+            self.parts.append(arguments_part(argnums, args, allowed, asked_by))
         # With one part only, its values go in as they are, so that a transform of the
         # user's sees the very tree that was asked for.
         each = tuple(part.values for part in self.parts)
@@ -127,7 +128,19 @@ class Plan:
             value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
         )
         packed_writes = Writes(captured.writes.cells, tuple(map(packed, captured.writes.values)))
+        self._check_output(value)
         return value, (packed(value), packed(aux), packed_writes)
+
+    def _check_output(self, value: Any) -> None:
+        for leaf in jax.tree.leaves(value):
+            if not is_array(leaf) and not isinstance(leaf, (bool, int, float, complex)):
+                raise DifferentiationError(
+                    explain(
+                        f"asked {self._asked_by} for the derivative of a function's output",
+                        f"a {type(leaf).__name__} is in it: {leaf!r:.60}",
+                        "has_aux=True, and such things in the second part of a pair",
+                    )
+                )
 
     def finish(self, beside: tuple[Any, Any, Writes], check_states: bool) -> "Finished":
         """Takes apart what `pure` gives beside the value; nothing is committed yet."""
@@ -181,6 +194,8 @@ class Plan:
             self._refuse_vector(vector, option)
         leaves, treedef = jax.tree.flatten(self.values)
         given = jax.tree.leaves(result)
+        if not all(is_array(b) or isinstance(b, (bool, int, float, complex)) for b in given):
+            self._refuse_vector(vector, option)
         if any(jnp.shape(a) != jnp.shape(b) for a, b in zip(leaves, given, strict=True)):
             self._refuse_vector(vector, option)
         pairs = list(zip(leaves, given, strict=True))
@@ -192,12 +207,19 @@ class Plan:
         raise StructureError(
             explain(
                 f"asked {self._asked_by} for a product with {option}",
-                f"it is {kinds(vector)} in {jax.tree.structure(vector)}, where "
+                f"it is {_described(vector)}, where "
                 f"{kinds(self.values)} in {jax.tree.structure(self.shape(self.values))} "
                 "is differentiated",
                 f"{option} of the very form in which the gradient comes",
             )
         )
+
+
+def _described(vector: Any) -> str:
+    leaves = jax.tree.leaves(vector)
+    if all(is_array(leaf) or isinstance(leaf, (bool, int, float, complex)) for leaf in leaves):
+        return f"{kinds(vector)} in {jax.tree.structure(vector)}"
+    return f"{vector!r:.60}, a {type(vector).__name__}"
 
 
 def _of_dtype(value: Any, tangent: Any) -> Any:

@@ -23,6 +23,12 @@ from ._reach import code_of
 from ._wrapper import Wrapper
 
 
+def _names(part: Any) -> tuple[Any, ...]:
+    if part is None or part is PartitionSpec.UNCONSTRAINED:
+        return ()
+    return part if isinstance(part, tuple) else (part,)
+
+
 def _is_spec(place: Any) -> bool:
     return isinstance(place, PartitionSpec)
 
@@ -61,6 +67,43 @@ class _Sharded(Wrapper):
         self._options = options
         self._places()
 
+    def _check_specs(self, places: list[Any]) -> None:
+        """Refuses what is no partition, and axes that the mesh hasn't."""
+        mesh = self._mesh if self._mesh is not None else jax.sharding.get_abstract_mesh()
+        if mesh.empty:
+            raise ArgumentError(
+                explain(
+                    "asked shard_map to run on the devices of a mesh",
+                    "none is given, and none is set",
+                    'mesh=jax.make_mesh((8,), ("data",))',
+                    "with jax.set_mesh(mesh): around the call",
+                )
+            )
+        for option, specs in (("in_specs", self._in_specs), ("out_specs", self._out_specs)):
+            leaves = jax.tree.leaves(specs, is_leaf=lambda node: node is None or _is_spec(node))
+            if option == "in_specs" and not leaves:
+                continue
+            for spec in leaves:
+                if not _is_spec(spec):
+                    raise ArgumentTypeError(
+                        explain(
+                            f"asked shard_map for {option}={specs!r}",
+                            f"{spec!r} is a {type(spec).__name__}",
+                            "a PartitionSpec, or a tree of them; PartitionSpec() for a whole array",
+                        )
+                    )
+            places = [*places, *leaves]
+        names = [name for place in places for part in place for name in _names(part)]
+        for name in names:
+            if name not in mesh.axis_names:
+                raise ArgumentError(
+                    explain(
+                        f"asked shard_map for a partition along the axis {name!r}",
+                        f"the axes of the mesh are {', '.join(map(repr, mesh.axis_names))}",
+                        "one of these",
+                    )
+                )
+
     def _places(self) -> tuple[Places, Places]:
         whole = PartitionSpec()
         coming = read_places(self._in_states, "in_states", "shard_map", _is_spec, whole)
@@ -87,6 +130,7 @@ class _Sharded(Wrapper):
 
     def _attempted(self, args: tuple[Any, ...], attempt: Attempt) -> tuple[Any, Writes]:
         coming, going = self._places()
+        self._check_specs([*coming.cells.values(), *going.cells.values(), *coming.of_parts])
         missing = [cell for cell in coming.cells if cell not in attempt.cells]
         if missing:
             attempt.restart((*attempt.cells, *missing))
@@ -105,6 +149,14 @@ class _Sharded(Wrapper):
             args = (rest, *args[1:])
             if isinstance(specs, (list, tuple)) and not _is_spec(specs):
                 specs = (PartitionSpec(), *specs[1:])
+        if isinstance(specs, (list, tuple)) and not _is_spec(specs) and len(specs) != len(args):
+            raise ArgumentError(
+                explain(
+                    f"asked shard_map for in_specs={self._in_specs!r}",
+                    f"the call has {len(args)} positional arguments",
+                    "a PartitionSpec for each, or one for all",
+                )
+            )
         parts = [mixed(part, lambda: "argument 0") for part in parts]
         operands, _ = prepared(args, {})
         cells = attempt.cells

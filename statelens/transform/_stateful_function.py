@@ -13,12 +13,11 @@ import jax
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from .._frames import capture
 from .._resolve import focus_on
-from .._spec import selector_of
 from ..state import State
 from ..thread import functionalize
 from ._jit import TouchedStates
 from ._mixed import mixed, unmixed
-from ._options import function, names, positions, positions_of
+from ._options import function, names, positions, positions_of, read_lens
 from ._pure import prepared, states_in
 
 
@@ -215,7 +214,7 @@ class StateFinder:
         key_fn: Callable[[int, State], Hashable] | None = None,
     ):
         self._stateful = StatefulFunction(function(fun, "fun", "StateFinder"))
-        self._selector = None if filter is None else selector_of(filter)
+        self._selector = None if filter is None else read_lens(filter, "filter", "StateFinder")
         self._usage = _one_of(usage, "usage", ("all", "read", "write", "both"))
         self._return_type = _one_of(return_type, "return_type", ("dict", "list", "tuple"))
         if key_fn is not None:

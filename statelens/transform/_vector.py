@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import user_facing
+from .._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    StateLensError,
+    explain,
+    user_facing,
+)
 from ..random import DEFAULT, as_key
 from ._grad import check_scalar
 from ._gradient import make
@@ -121,7 +127,7 @@ def fwd_grad(
         debug_nan=debug_nan,
         transform_params={
             "tangent_size": count(tangent_size, "tangent_size", "fwd_grad"),
-            "key": None if key is None else as_key(key),
+            "key": _read_key(key),
         },
     )
 
@@ -177,3 +183,18 @@ def _fwd_grad(
 
 
 _fwd_grad.__name__ = "fwd_grad"
+
+
+def _read_key(key: Any) -> Any:
+    try:
+        return None if key is None else as_key(key)
+    except StateLensError as error:
+        kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
+        shape = getattr(key, "shape", None)
+        raise kind(
+            explain(
+                f"asked fwd_grad for key={key!r}",
+                f"that is a {type(key).__name__}" + (f" of shape {shape}" if shape else ""),
+                "an integer, or one key, as in key=jax.random.key(0)",
+            )
+        ) from None

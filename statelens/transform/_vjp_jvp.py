@@ -264,7 +264,7 @@ def _plan(
         grad_states=grad_states,
         selector=selector,
         argnums=argnums,
-        allowed=Differentiable(complexes=True),
+        allowed=Differentiable(complexes=True, any_argument=True),
         has_aux=has_aux,
         asked_by=name,
     )

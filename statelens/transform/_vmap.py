@@ -16,12 +16,11 @@ import jax.numpy as jnp
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
 from .._frames import Captured, Writes, capture
 from .._resolve import focus_on
-from .._spec import selector_of
 from ..state import State, active_frame
 from ._carry import staged
 from ._discover import Attempt, settle
 from ._mixed import Mixed, mixed, unmixed
-from ._options import count
+from ._options import count, read_lens
 from ._places import Places, read_places
 from ._pure import states_in
 from ._reach import code_of
@@ -46,6 +45,15 @@ class _Batched(Wrapper):
         self.name = "vmap" if new_states is None else "vmap_new_states"
         super().__init__(fun)
         self._in_axes = _read_axes(in_axes, self.name)
+        for axis in jax.tree.leaves(out_axes):
+            if not _is_axis(axis):
+                raise ArgumentTypeError(
+                    explain(
+                        f"asked {self.name} for out_axes={out_axes!r}",
+                        f"{axis!r} is a {type(axis).__name__}",
+                        "an integer or None, or a tree of them that the output begins with",
+                    )
+                )
         self._out_axes = out_axes
         self._in_states = in_states
         self._out_states = out_states
@@ -81,6 +89,7 @@ class _Batched(Wrapper):
     def _attempted(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         coming, going = self._places()
         call = _Call(self, attempt, coming, going, args, kwargs)
+        call.check_sizes()
         undo: list[Callable[[], None]] = []
         try:
             out = call.run(None if self._new_states is None else undo)
@@ -137,6 +146,45 @@ class _Call:
             tuple(_axes_of(a, *pair) for a, pair in zip(axes, labelled, strict=True)),
             0,
         )
+
+    def check_sizes(self) -> None:
+        """Refuses axes that aren't there, and sizes that differ."""
+        states, parts, args, named = self._operands
+        labels = [f"the state {cell.name or repr(cell)!r}" for cell in self._coming.cells]
+        labels += [f"part {n} of argument 0" for n, _ in enumerate(parts)]
+        labels += [f"argument {n}" for n, _ in enumerate(args)]
+        labels += [f"argument {name!r}" for name in named]
+        axes = [*self._operand_axes[0], *self._operand_axes[1], *self._operand_axes[2]]
+        axes += [0] * len(named)
+        sizes: dict[int, str] = {}
+        size = self._batched._axis_size
+        if size is not None:
+            sizes[size] = f"axis_size={size}"
+        operands = [*states, *parts, *args, *named.values()]
+        for label, operand, own in zip(labels, operands, axes, strict=True):
+            for leaf, axis in _leaves_with_axes(operand, own, label, self._batched.name):
+                shape = jnp.shape(leaf)
+                if axis is None:
+                    continue
+                if not -len(shape) <= axis < len(shape):
+                    raise ArgumentError(
+                        explain(
+                            f"asked {self._batched.name} to map {label} over axis {axis}",
+                            f"there is an array of shape {shape} in it",
+                            "an axis that it has; None for what all lanes share",
+                        )
+                    )
+                sizes.setdefault(shape[axis], label)
+        if len(sizes) != 1:
+            found = ", ".join(f"{label}: {size}" for size, label in sizes.items())
+            raise ArgumentError(
+                explain(
+                    f"asked {self._batched.name} to map over an axis",
+                    f"its size isn't one number: {found}" if found else "nothing says its size",
+                    "arrays of the same size along the axes that are mapped",
+                    "axis_size=n, if nothing is mapped",
+                )
+            )
 
     def run(self, undo: list[Callable[[], None]] | None) -> Any:
         """Runs the function in all lanes; what it wrote is kept for `commit`."""
@@ -286,6 +334,15 @@ class _Call:
                         "one value from all lanes, as by jax.lax.pmean over an axis_name",
                     )
                 ) from error
+        if "out_axes" in str(error) and "None" in str(error):
+            raise ArgumentError(
+                explain(
+                    f"asked {self._batched.name} for out_axes={self._batched._out_axes!r}",
+                    "an output where it is None isn't the same in all lanes",
+                    "an axis for that output",
+                    "one value from all lanes, as by jax.lax.pmean over an axis_name",
+                )
+            ) from error
 
 
 class _NewStates:
@@ -306,7 +363,9 @@ class _NewStates:
                 )
             )
         self._tag = tag
-        self._exclude = None if exclude is None else selector_of(exclude)
+        self._exclude = (
+            None if exclude is None else read_lens(exclude, "state_to_exclude", "vmap_new_states")
+        )
 
     def excludes(self, cell: State, value: Any) -> bool:
         """Says whether all lanes share a new state."""
@@ -346,6 +405,34 @@ def _read_axes(in_axes: Any, name: str) -> Any:
             "an integer, None, or one of these (or a tree of them) for each argument",
         )
     )
+
+
+def _leaves_with_axes(operand: Any, axes: Any, label: str, name: str) -> list[tuple[Any, Any]]:
+    """Pairs the arrays of an operand with their axes."""
+    if _is_axis(axes):
+        return [(leaf, axes) for leaf in jax.tree.leaves(operand)]
+    found = jax.tree.leaves(axes, is_leaf=lambda node: node is None)
+    for axis in found:
+        if not _is_axis(axis):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked {name} for in_axes={axes!r} of {label}",
+                    f"{axis!r} is a {type(axis).__name__}",
+                    "an integer or None, or a tree of them",
+                )
+            )
+    try:
+        spread = jax.tree.broadcast(axes, operand, is_leaf=lambda node: node is None)
+    except ValueError as error:
+        raise ArgumentError(
+            explain(
+                f"asked {name} for in_axes={axes!r} of {label}",
+                f"its structure is {jax.tree.structure(operand)}: {error}",
+                "a tree that the argument begins with",
+            )
+        ) from None
+    spread = jax.tree.leaves(spread, is_leaf=lambda node: node is None)
+    return list(zip(jax.tree.leaves(operand), spread, strict=True))
 
 
 def _axes_of(axes: Any, operand: Any, arg: Any) -> Any:

@@ -1,0 +1,1009 @@
+"""`sl.jit`: what it computes, which programs it makes, and what becomes of the states."""
+
+import functools
+import gc
+import re
+import threading
+import weakref
+from collections import Counter
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import statelens as sl
+
+T = sl.transform
+X = jnp.array([1.0, 2.0, 3.0])
+
+
+class Net(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = sl.ParamState(jnp.linspace(-1.0, 1.0, 9).reshape(3, 3), name="w")
+        self.b = sl.ParamState(jnp.full(3, 0.5, jnp.float32), name="b")
+        self.calls = sl.State(jnp.zeros((), jnp.int32), name="calls")
+
+    def __call__(self, x):
+        self.calls.value += 1
+        return jnp.tanh(x @ self.w.value + self.b.value)
+
+
+def plain_net(values, x):
+    w, b, calls = values
+    return jnp.tanh(x @ w + b), (w, b, calls + 1)
+
+
+def values_of(net):
+    return net.w.value, net.b.value, net.calls.value
+
+
+def counted(fun):
+    runs = []
+
+    def run(*args, **kwargs):
+        runs.append(1)
+        return fun(*args, **kwargs)
+
+    return run, runs
+
+
+def operations(lowered):
+    return Counter(re.findall(r"= \"?(stablehlo\.\w+)", lowered.as_text()))
+
+
+def close(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert jnp.result_type(x) == jnp.result_type(y)
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+
+
+# What it computes is what jax.jit computes of the pure form.
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3),
+    st.integers(1, 3),
+)
+def test_values_are_those_of_jax_jit_over_the_pure_form(x, calls):
+    net = Net()
+    f, x = sl.jit(lambda x: net(x)), jnp.array(x, jnp.float32)
+    values = values_of(net)
+    for _ in range(calls):
+        out, values = jax.jit(plain_net)(values, x)
+        close(f(x), out)
+    close(values_of(net), values)
+
+
+@pytest.mark.parametrize("x", [1.5, 2, True, 1j, np.float32(3), np.arange(3), [1.0, (2, 3)], {}])
+def test_arguments_are_promoted_as_by_jax_jit(x):
+    def f(x):
+        return jax.tree.map(lambda leaf: leaf * 2, x)
+
+    ours, theirs = sl.jit(f)(x), jax.jit(f)(x)
+    close(ours, theirs)
+    weak = [[jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(t)] for t in (ours, theirs)]
+    assert weak[0] == weak[1]
+
+
+def test_keyword_arguments_and_defaults():
+    scale = sl.State(jnp.array(2.0))
+
+    @sl.jit
+    def f(x, *, y=1.0, **more):
+        return scale.value * x + y + sum(more.values())
+
+    assert [f(1.0), f(1.0, y=2.0), f(x=1.0, y=3.0), f(1.0, z=5.0)] == [3, 4, 5, 8]
+
+
+def test_the_wrapper_has_the_name_and_text_of_the_function():
+    def energy(x):
+        """Kinetic and potential."""
+        return x
+
+    f = sl.jit(energy)
+    assert (f.__name__, f.__doc__, repr(f)) == ("energy", "Kinetic and potential.", "jit(energy)")
+    assert "jit_energy" in f.lower(1.0).as_text()
+
+
+def test_it_decorates_with_options_and_without():
+    @sl.jit
+    def one(x):
+        return x + 1
+
+    @sl.jit(max_traces=1)
+    def two(x):
+        return x + 2
+
+    assert (one(1.0), two(1.0)) == (2, 3)
+
+
+# How often the body runs.
+
+
+def test_the_body_runs_once_at_first_never_later_and_once_for_another_shape_or_dtype():
+    net = Net()
+    run, runs = counted(lambda x: net(x))
+    f = sl.jit(run)
+    for x, expected in [(X, 1), (-X, 1), (jnp.ones((2, 3)), 2), (jnp.arange(3), 3), (X, 3)]:
+        f(x)
+        assert len(runs) == expected
+    assert net.calls.value == 5
+
+
+def test_the_body_runs_once_if_states_are_found_that_it_does_not_touch():
+    net, other = Net(), Net()
+    run, runs = counted(lambda x: net(x) if other else None)
+    sl.jit(run)(X)
+    assert len(runs) == 1
+
+
+hidden: list = []
+
+
+class Registered:
+    registry: list = []  # noqa: RUF012
+
+
+@pytest.mark.parametrize("where", ["weakref", "class attribute", "text"])
+def test_the_body_runs_twice_if_a_state_cannot_be_found_beforehand(where):
+    state = sl.State(jnp.array(1.0))
+    Registered.registry[:] = hidden[:] = [state]
+    look_up = {
+        "weakref": functools.partial(lambda ref: ref(), _opaque(state)),
+        "class attribute": lambda: Registered.registry[0],
+        "text": lambda: globals()["hid" + "den"][0],
+    }[where]
+
+    def body(x):
+        look_up().value += x
+        return look_up().value
+
+    run, runs = counted(body)
+    f = sl.jit(run)
+    assert [f(1.0), f(1.0)] == [2, 3]
+    assert len(runs) == 2
+    assert f.states.written == (state,)
+    f(jnp.ones(()))  # strong, so another program; the state is known by now
+    assert len(runs) == 3
+
+
+class _opaque:
+    __slots__ = ("ref",)
+
+    def __init__(self, state):
+        self.ref = weakref.ref(state)
+
+    def __call__(self):
+        return self.ref()
+
+
+@pytest.mark.parametrize(
+    "reach",
+    ["closure", "global", "default", "partial", "bound", "list", "object", "weakref", "lens"],
+)
+def test_states_are_found_where_python_code_finds_things(reach):
+    global module_state
+    state = module_state = sl.State(jnp.array(1.0))
+    holder = Net()
+    holder.calls = state
+    ref = weakref.ref(state)
+    states = [{"a": (state,)}]
+    bound = holder.states("calls")
+
+    class Plain:
+        def __init__(self):
+            self.inner = {"s": state}
+
+        def __call__(self, x):
+            return self.inner["s"].value * x
+
+        def method(self, x):
+            return self(x)
+
+    plain = Plain()
+    fun = {
+        "closure": lambda x: state.value * x,
+        "global": lambda x: module_state.value * x,
+        "default": lambda x, s=state: s.value * x,
+        "partial": functools.partial(lambda s, x: s().value * x, lambda: state),
+        "bound": plain.method,
+        "list": lambda x: states[0]["a"][0].value * x,
+        "object": plain,
+        "weakref": lambda x: ref().value * x,
+        "lens": lambda x: bound["calls"].value * x,
+    }[reach]
+    f = sl.jit(fun, max_traces=1)
+    assert f(3.0) == 3
+    state.value = jnp.array(2.0)
+    assert f(3.0) == 6
+    assert state in f.states.read
+
+
+# What is an input, what is an output, what is a constant.
+
+
+def test_a_state_found_for_nothing_is_no_input_of_the_program():
+    net, unused = Net(), sl.State(jnp.ones(7))
+    f = sl.jit(lambda x: net(x) if isinstance(unused, sl.State) else x)
+    assert "7xf32" not in f.lower(X).as_text()
+    assert set(f.states.read) == set(net.states().values())
+    assert f.states.written == (net.calls,)
+
+
+def test_before_the_first_call_no_states_are_known():
+    net = Net()
+    assert sl.jit(net).states == ((), ())
+
+
+def test_a_state_that_is_only_written_is_touched():
+    state = sl.State(jnp.zeros(3))
+
+    @sl.jit
+    def f(x):
+        state.value = x
+
+    f(X)
+    assert f.states == ((state,), (state,))
+    close(state.value, X)
+
+
+def test_states_touched_in_one_program_and_not_in_another():
+    a, b = sl.State(jnp.array(1.0), name="a"), sl.State(jnp.array(2.0), name="b")
+
+    @sl.jit
+    def f(x):
+        if x.ndim:
+            a.value = a.value + 1
+            return a.value * x
+        b.value = b.value + 1
+        return b.value * x
+
+    assert f(1.0) == 3
+    close(f(jnp.ones(2)), 2 * jnp.ones(2))
+    assert (f(1.0), a.value, b.value) == (4, 2, 4)
+    assert set(f.states.read) == set(f.states.written) == {a, b}
+    close(f(jnp.ones(2)), 3 * jnp.ones(2))
+    assert (a.value, b.value) == (3, 4)
+
+
+def test_parameters_are_never_constants():
+    big = sl.ParamState(jnp.full(5, 1234.5))
+    model = eqx.nn.Linear(2, 3, key=jax.random.key(0))
+    f = sl.jit(lambda model, x: model(x).sum() + big.value)
+    lowered = f.lower(model, jnp.ones(2))
+    assert "1.2345" not in lowered.as_text()
+    assert lowered.as_text().count("tensor<5xf32>") > 0
+    close(f(model, jnp.ones(2)), model(jnp.ones(2)).sum() + 1234.5 * jnp.ones(5))
+    big.value = jnp.zeros(5)
+    close(f(model, jnp.ones(2)), model(jnp.ones(2)).sum() + jnp.zeros(5))
+
+
+def test_only_states_that_are_written_are_outputs():
+    net = Net()
+    outs = jax.tree.leaves(sl.jit(lambda x: net(x)).trace(X).out_info)
+    assert sorted((out.shape, out.dtype.name) for out in outs) == [((), "int32"), ((3,), "float32")]
+
+
+def test_the_program_is_the_hand_written_one():
+    net = Net()
+    ours = sl.jit(lambda x: net(x)).lower(X)
+    theirs = jax.jit(plain_net).lower(values_of(net), X)
+    by_hand = jax.jit(lambda w, b, c, x: (jnp.tanh(x @ w + b), c + 1)).lower(*values_of(net), X)
+    assert operations(ours) == operations(theirs) == operations(by_hand)
+    arguments = [
+        len(re.findall(r"%arg\d+: tensor", low.as_text().partition("-> (")[0]))
+        for low in (ours, by_hand)
+    ]
+    assert arguments[0] == arguments[1] == 4
+
+
+def test_a_training_step_is_the_hand_written_one():
+    net = Net()
+
+    @sl.jit
+    def step(x):
+        grads, value = sl.grad(lambda: jnp.sum(net(x) ** 2), [net.w, net.b], return_value=True)()
+        net.w.value -= 0.1 * grads[0]
+        net.b.value -= 0.1 * grads[1]
+        return value
+
+    @jax.jit
+    def by_hand(w, b, calls, x):
+        def loss(params):
+            return jnp.sum(jnp.tanh(x @ params[0] + params[1]) ** 2)
+
+        value, grads = jax.value_and_grad(loss)((w, b))
+        return value, w - 0.1 * grads[0], b - 0.1 * grads[1], calls + 1
+
+    values = values_of(net)
+    assert operations(step.lower(X)) == operations(by_hand.lower(*values, X))
+    for _ in range(3):
+        expected, *values = by_hand(*values, X)
+        close(step(X), expected)
+    close(values_of(net), tuple(values))
+
+
+# Nothing changes where the call fails.
+
+
+def test_nothing_changes_when_the_function_raises_while_it_is_traced():
+    net = Net()
+    before = values_of(net)
+
+    @sl.jit
+    def f(x):
+        net.w.value = 2 * net.w.value
+        net(x)
+        raise KeyError("boom")
+
+    for _ in range(2):
+        with pytest.raises(KeyError, match="boom"):
+            f(X)
+    assert all(a is b for a, b in zip(values_of(net), before, strict=True))
+
+
+@pytest.mark.parametrize("check", [eqx.error_if, T.error_if], ids=["equinox", "statelens"])
+def test_nothing_changes_when_the_program_raises_while_it_runs(check):
+    net = Net()
+
+    @sl.jit
+    def f(x):
+        net.w.value = 2 * net.w.value
+        return check(net(x), jnp.any(x > 10), "x is large")
+
+    f(X)
+    before = values_of(net)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="x is large"):
+            jax.block_until_ready(f(100 * X))
+        assert all(a is b for a, b in zip(values_of(net), before, strict=True))
+    f(X)
+    assert net.calls.value == 2
+
+
+def test_a_value_that_python_branches_on_is_refused_as_by_jax():
+    flag = sl.State(jnp.array(True))
+    f = sl.jit(lambda x: x if flag.value else -x)
+    with pytest.raises(jax.errors.TracerBoolConversionError, match="boolean conversion of traced"):
+        f(1.0)
+
+
+@pytest.mark.xfail(strict=True, reason="looking up a bound lens reads all states of its module")
+def test_looking_up_a_bound_lens_touches_what_it_selects():
+    net = Net()
+    bound = net.states("b")
+    f = sl.jit(lambda x: bound["b"].value * x)
+    f(X)
+    assert f.states.read == (net.b,)
+
+
+# Other models, other programs.
+
+
+class Dropout(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = sl.ParamState(jnp.array(2.0))
+        self.layers = [sl.ParamState(jnp.array(3.0))]
+        self.training = True
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer.value * x
+        return self.w.value * x if self.training else x
+
+
+def test_another_attribute_of_a_module_means_another_program_and_going_back_costs_nothing():
+    model = Dropout()
+    run, runs = counted(lambda x: model(x))
+    f = sl.jit(run)
+    assert f(1.0) == 6
+    model.training = False
+    assert f(1.0) == 3
+    model.training = True
+    assert f(1.0) == 6
+    model.w.value = jnp.array(5.0)
+    assert f(1.0) == 15
+    assert len(runs) == 2
+
+
+def test_replacing_a_state_object_is_seen():
+    model = Dropout()
+    f = sl.jit(lambda x: model(x))
+    assert f(1.0) == 6
+    old, model.w = model.w, sl.ParamState(jnp.array(10.0))
+    assert f(1.0) == 30
+    old.value = jnp.array(0.0)
+    assert f(1.0) == 30
+    model.w.value = jnp.array(20.0)
+    assert f(1.0) == 60
+    model.w = old
+    assert f(1.0) == 0
+
+
+def test_appending_a_layer_is_seen():
+    model = Dropout()
+    run, runs = counted(lambda x: model(x))
+    f = sl.jit(run)
+    f(1.0)
+    model.layers.append(sl.ParamState(jnp.array(7.0)))
+    assert (f(1.0), len(runs)) == (42, 2)
+    assert set(f.states.read) == {model.w, *model.layers}
+
+
+def test_another_shape_dtype_or_structure_of_a_value_means_another_trace():
+    state = sl.State(jnp.ones(2))
+    run, runs = counted(lambda x: jax.tree.map(lambda leaf: leaf * x, state.value))
+    f = sl.jit(run)
+    values = [jnp.ones(2), jnp.ones(3), jnp.arange(3), {"a": jnp.ones(1)}, (jnp.ones(1),) * 2, 2.0]
+    for number, value in enumerate(values, 1):
+        state.value = value
+        for _ in range(2):
+            close(f(2), jax.tree.map(lambda leaf: jnp.asarray(leaf * 2), value))
+        assert len(runs) == number
+    state.value = values[0]
+    f(2)
+    assert len(runs) == len(values)
+
+
+def test_a_state_of_things_that_are_no_arrays():
+    state = sl.State({"name": "adam", "rate": jnp.array(0.5), "none": None})
+    run, runs = counted(lambda x: x * state.value["rate"] + len(state.value["name"]))
+    f = sl.jit(run)
+    assert [f(1.0), f(2.0)] == [4.5, 5.0]
+    state.value = {**state.value, "name": "sgd"}
+    assert f(1.0) == 3.5
+    assert len(runs) == 2
+
+
+# Methods.
+
+
+def test_a_method_of_a_facade_module():
+    class Model(Net):
+        @sl.jit
+        def step(self, x):
+            runs.append(1)
+            return self(x)
+
+    runs: list[int] = []
+    one, other = Model(), Model()
+    other.w.value = jnp.zeros((3, 3))
+    close(one.step(X), plain_net(values_of(Net()), X)[0])
+    close(other.step(X), jnp.tanh(other.b.value))
+    one.step(X), other.step(X)
+    assert (len(runs), one.calls.value, other.calls.value) == (2, 2, 2)
+    assert set(one.step.states.written) == {one.calls}
+    assert Model.step.__name__ == "step"
+
+
+def test_a_method_of_a_plain_class():
+    class Counter:
+        def __init__(self, start):
+            self.count = sl.State(jnp.array(start))
+
+        @sl.jit
+        def add(self, x):
+            runs.append(1)
+            self.count.value += x
+            return self.count.value
+
+    runs: list[int] = []
+    one, other = Counter(0), Counter(10)
+    assert [one.add(1), one.add(2), other.add(1), one.add(1)] == [1, 3, 11, 4]
+    assert len(runs) == 2
+    assert one.add.states.read == (one.count,)
+
+
+def test_a_method_of_an_equinox_module():
+    class Scale(eqx.Module):
+        w: jax.Array
+        power: int
+        f: object
+
+        @sl.jit
+        def step(self, x):
+            runs.append(1)
+            return self.f(self.w * x) ** self.power
+
+    runs: list[int] = []
+    model = Scale(jnp.array(3.0), 2, jnp.negative)
+    assert model.step(2.0) == 36
+    model = eqx.tree_at(lambda m: m.w, model, jnp.array(1.0))
+    assert (model.step(2.0), len(runs)) == (4, 1)
+    model = eqx.tree_at(lambda m: m.power, model, 3)
+    assert (model.step(2.0), len(runs)) == (-8, 2)
+    assert model.step(x=2.0) == -8
+
+
+def test_a_jitted_method_does_not_keep_its_object_alive():
+    class Model(Net):
+        @sl.jit
+        def step(self, x):
+            return self(x)
+
+    model, count = Model(), sum(isinstance(o, Model) for o in gc.get_objects())
+    assert count == 1
+    model.step(X)
+    refs = weakref.ref(model), weakref.ref(model.w)
+    del model
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
+
+
+# Arguments.
+
+
+def test_equinox_models_with_functions_and_numbers_in_them():
+    mlp = eqx.nn.MLP(2, 1, 4, 2, activation=jax.nn.gelu, key=jax.random.key(0))
+    dropout = eqx.nn.Dropout(0.5)
+    run, runs = counted(lambda model, layer, x: layer(jax.vmap(model)(x), key=jax.random.key(1)))
+    f, xs = sl.jit(run), jnp.ones((3, 2))
+    theirs = eqx.filter_jit(lambda m, d, x: d(jax.vmap(m)(x), key=jax.random.key(1)))
+    close(f(mlp, dropout, xs), theirs(mlp, dropout, xs))
+    other = eqx.nn.MLP(2, 1, 4, 2, activation=jax.nn.gelu, key=jax.random.key(2))
+    close(f(other, dropout, xs), theirs(other, dropout, xs))
+    assert len(runs) == 1
+    close(f(mlp, eqx.nn.Dropout(0.25), xs), theirs(mlp, eqx.nn.Dropout(0.25), xs))
+    close(f(mlp, eqx.nn.Dropout(0.5, inference=True), xs), jax.vmap(mlp)(xs))
+    assert len(runs) == 3
+
+
+def test_a_model_comes_back_as_it_went_in():
+    mlp = eqx.nn.MLP(2, 1, 4, 2, key=jax.random.key(0))
+    double = sl.jit(lambda model: sl.inexact.update(model, lambda x: 2 * x))
+    after = double(mlp)
+    assert after.activation is mlp.activation
+    close(after.layers[0].weight, 2 * mlp.layers[0].weight)
+    assert jax.tree.structure(after) == jax.tree.structure(mlp)
+
+
+def test_functions_texts_and_none_are_part_of_the_program():
+    run, runs = counted(lambda f, mode, nothing, x: f(x) if mode == "f" and nothing is None else x)
+    f = sl.jit(run)
+    assert f(jnp.sin, "f", None, 0.5) == jnp.sin(0.5)
+    assert f(jnp.cos, "f", None, 0.5) == jnp.cos(0.5)
+    assert f(jnp.cos, "g", None, 0.5) == 0.5
+    assert f(jnp.cos, "f", 1.0, 0.5) == 0.5
+    assert f(jnp.sin, "f", None, 0.25) == jnp.sin(0.25)
+    assert len(runs) == 4
+
+
+def test_states_that_a_function_argument_closes_over_are_found():
+    state = sl.State(jnp.array(2.0))
+
+    def inner(x):
+        state.value += 1
+        return state.value * x
+
+    run, runs = counted(lambda g, x: g(x))
+    f = sl.jit(run)
+    assert [f(inner, 1.0), f(inner, 1.0)] == [3, 4]
+    assert len(runs) == 1
+
+
+def test_what_cannot_be_hashed_is_refused_by_the_name_of_the_argument():
+    f = sl.jit(lambda a, b: b, static_argnums=0)
+    with pytest.raises(sl.ArgumentTypeError, match=r"argument 0 part of the program(?s:.*)a list"):
+        f([1], 2.0)
+    g = sl.jit(lambda *, mode: mode, static_argnames="mode")
+    with pytest.raises(sl.ArgumentTypeError, match=r"argument 'mode'.*(?s:.*)tuple in place of a"):
+        g(mode=[1])
+    with pytest.raises(sl.ArgumentTypeError, match=r"argument 1 at '\[0\]\.a'(?s:.*)a set"):
+        sl.jit(lambda x, y: x)(1.0, [{"a": {1}}])
+
+
+def test_static_argnums():
+    run, runs = counted(lambda n, x, shape: x**n * jnp.ones(shape))
+    f = sl.jit(run, static_argnums=(0, 2))
+    close(f(2, 3.0, (2,)), jnp.full(2, 9.0))
+    close(f(2, 4.0, (2,)), jnp.full(2, 16.0))
+    close(f(3, 2.0, (1, 1)), jnp.full((1, 1), 8.0))
+    assert len(runs) == 2
+
+
+def test_static_argnames_by_position_and_by_keyword():
+    def power(x, n, *, times=1):
+        assert isinstance(n, int)
+        assert isinstance(times, int)
+        runs.append(1)
+        return times * x**n
+
+    runs: list[int] = []
+    f = sl.jit(power, static_argnames=("n", "times"))
+    assert [f(2.0, 3), f(2.0, n=3), f(2.0, 3, times=2), f(2.0, n=3, times=2)] == [8, 8, 16, 16]
+    assert f(x=3.0, n=2) == 9
+    assert len(runs) <= 5
+    runs.clear()
+    assert [f(5.0, 3), f(5.0, n=3), f(1.0, n=3, times=2)] == [125, 125, 2]
+    assert not runs
+
+
+@pytest.mark.parametrize("pair", [(1, 1.0), (1, True), (0.0, False)])
+def test_static_values_of_different_types_are_different(pair):
+    f = sl.jit(lambda s: jnp.asarray(s), static_argnums=0)
+    for value in pair:
+        assert f(value).dtype == jnp.asarray(value).dtype
+
+
+def test_positional_arguments_are_not_mistaken_for_keywords():
+    f = sl.jit(lambda x, y: x - y)
+    assert [f(3.0, 1.0), f(3.0, y=1.0), f(y=1.0, x=3.0), f(x=1.0, y=3.0)] == [2, 2, 2, -2]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
+        f(1.0)
+
+
+# Donation.
+
+
+def test_arguments_are_donated():
+    f = sl.jit(lambda x, y: (x + 1, y * 2), donate_argnums=0)
+    x, y = jnp.ones(3), jnp.ones(4)
+    close(f(x, y), (jnp.full(3, 2.0), jnp.full(4, 2.0)))
+    assert (x.is_deleted(), y.is_deleted()) == (True, False)
+    g = sl.jit(lambda x, y: (x + 1, y * 2), donate_argnames="y")
+    x, y, z = jnp.ones(3), jnp.ones(4), jnp.ones(4)
+    g(x, y), g(x, y=z)
+    assert (x.is_deleted(), y.is_deleted(), z.is_deleted()) == (False, True, True)
+
+
+def step_of(net):
+    def step(x):
+        net.w.value = net.w.value + x
+        net.b.value = net.b.value + x
+        return jnp.sum(x)
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("spec", "deleted"),
+    [
+        (lambda net: True, "wb"),
+        (lambda net: sl.ParamState, "wb"),
+        (lambda net: sl.tagged("big"), "w"),
+        (lambda net: net.states("w"), "w"),
+        (lambda net: [net.b], "b"),
+        (lambda net: net.b, "b"),
+        (lambda net: {"x": net.w}, "w"),
+        (lambda net: sl.HiddenState, ""),
+        (lambda net: False, ""),
+    ],
+    ids=["all", "class", "tag", "bound", "list", "one", "dict", "other class", "none"],
+)
+def test_states_are_donated(spec, deleted):
+    net = Net()
+    net.w = sl.ParamState(jnp.ones((3, 3)), tag="big")
+    run, runs = counted(step_of(net))
+    f = sl.jit(run, donate_states=spec(net))
+    for number in range(3):
+        before = {"w": net.w.value, "b": net.b.value, "calls": net.calls.value}
+        f(jnp.ones(3))
+        assert {name for name, x in before.items() if x.is_deleted()} == set(deleted)
+        close(net.w.value, jnp.full((3, 3), 2.0 + number))
+    assert len(runs) == 1
+
+
+def test_a_state_that_is_only_read_is_never_donated():
+    net = Net()
+    f = sl.jit(lambda x: net(x), donate_states=True)
+    for _ in range(2):
+        before = values_of(net)
+        f(X)
+        assert [x.is_deleted() for x in before] == [False, False, True]
+
+
+def test_an_unbound_lens_donates_in_the_first_argument():
+    model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    before = model.layers[0].weight, model.layers[1].weight, model.layers[0].bias
+    f = sl.jit(
+        lambda model, x: sl.inexact.update(model, lambda leaf: leaf + x),
+        donate_states="**.weight",
+    )
+    expected = jax.tree.map(np.array, eqx.filter(model, eqx.is_array))
+    after = f(model, 1.0)
+    assert [x.is_deleted() for x in before] == [True, True, False]
+    close(
+        eqx.filter(after, eqx.is_array),
+        jax.tree.map(lambda leaf: jnp.asarray(leaf + 1), expected),
+    )
+    again = f(after, 1.0)
+    assert after.layers[0].weight.is_deleted()
+    assert again.activation is model.activation
+
+
+def test_donation_inside_of_another_transform_deletes_nothing_that_is_still_needed():
+    state = sl.State(jnp.ones(3))
+    inner = sl.jit(lambda x: setattr(state, "value", state.value * x), donate_states=True)
+    before = state.value
+
+    def fails(x):
+        inner(x)
+        raise ValueError("after the call")
+
+    with pytest.raises(ValueError, match="after the call"):
+        sl.grad(fails)(2.0)
+    with sl.overlay():
+        inner(2.0)
+    assert state.value is before
+    assert not before.is_deleted()
+
+
+# Ahead of time.
+
+
+def test_lowered_and_compiled_it_reads_and_commits():
+    net = Net()
+    compiled = sl.jit(lambda x: net(x)).lower(X).compile()
+    assert net.calls.value == 0
+    close(compiled(X), plain_net(values_of(net), X)[0])
+    net.w.value = jnp.zeros((3, 3))
+    close(compiled(X), jnp.tanh(net.b.value))
+    assert net.calls.value == 2
+    assert compiled.cost_analysis()
+
+
+def test_lowering_takes_shapes_and_runs_nothing():
+    net = Net()
+    run, runs = counted(lambda x: net(x))
+    f = sl.jit(run)
+    lowered = f.lower(jax.ShapeDtypeStruct((3,), jnp.float32))
+    close(lowered.compile()(X), plain_net(values_of(Net()), X)[0])
+    f(X)
+    assert len(runs) == 1
+
+
+def test_trace_and_eval_shape():
+    net = Net()
+    f = sl.jit(lambda x: {"y": net(x)})
+    jaxpr = f.trace(X).jaxpr
+    assert sum(eqn.primitive.name == "tanh" for eqn in jaxpr.eqns) == 1
+    assert f.eval_shape(X) == {"y": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    assert net.calls.value == 0
+
+
+def test_clear_cache():
+    net = Net()
+    run, runs = counted(lambda x: net(x))
+    f = sl.jit(run)
+    f(X)
+    f.clear_cache()
+    assert f.states == ((), ())
+    f(X)
+    assert (len(runs), net.calls.value) == (2, 2)
+
+
+def test_a_trace_too_many_is_refused_with_what_has_changed():
+    state = sl.State(jnp.ones(3), name="gain")
+    f = sl.jit(lambda x, y: state.value * x + y["k"], max_traces=1)
+    f(1.0, {"k": 2.0})
+    f(3.0, {"k": 4.0})
+    with pytest.raises(
+        sl.RetraceError,
+        match=r"(?s)at most 1 traces of .*argument 1 at 'k' was ~float32\[\], and is float32\[3\]",
+    ):
+        f(1.0, {"k": X})
+    state.value = jnp.ones(3, jnp.int32)
+    with pytest.raises(
+        sl.RetraceError, match=r"state 'gain' was float32\[3\], and is int32\[3\].*\n"
+    ):
+        f(1.0, {"k": 2.0})
+    close(state.value, jnp.ones(3, jnp.int32))
+    f.clear_cache()
+    f(1.0, {"k": 2.0})
+
+
+# One inside another.
+
+
+def test_jit_in_jit():
+    net = Net()
+    run, runs = counted(lambda x: net(x))
+    inner = sl.jit(run)
+    outer = sl.jit(lambda x: inner(inner(x)))
+    values, x = values_of(net), X
+    for _ in range(2):
+        x, values = plain_net(values, x)
+    close(outer(X), x)
+    close(values_of(net), values)
+    assert (outer.states.written, set(outer.states.read)) == (
+        (net.calls,),
+        set(net.states().values()),
+    )
+    outer(X), inner(X)
+    assert (len(runs), net.calls.value) == (1, 5)
+
+
+def test_in_jax_jit_by_functionalize():
+    net = Net()
+    pure = sl.functionalize(sl.jit(lambda x: net(x)), net.states())
+    values = net.states().values_dict()
+    out, new = jax.jit(pure)(values, X)
+    close(out, plain_net(values_of(net), X)[0])
+    assert (new["calls",], net.calls.value) == (1, 0)
+
+
+def test_in_jax_jit_by_itself_a_write_is_refused():
+    net = Net()
+    f = sl.jit(lambda x: net(x))
+    f(X)
+    with pytest.raises(sl.TracerLeakError, match=r"(?s)plain JAX transform.*statelens.jit"):
+        jax.jit(lambda x: f(x))(X)
+    assert net.calls.value == 1
+
+
+def loss_of(net):
+    return lambda x: jnp.sum(net(x) ** 2)
+
+
+def plain_gradient(net):
+    def loss(w, b):
+        return jnp.sum(plain_net((w, b, 0), X)[0] ** 2)
+
+    return list(jax.grad(loss, (0, 1))(net.w.value, net.b.value))
+
+
+def test_jit_in_grad():
+    net = Net()
+    run, runs = counted(loss_of(net))
+    gradient = sl.grad(sl.jit(run), [net.w, net.b])
+    close(gradient(X), plain_gradient(net))
+    close(gradient(X), plain_gradient(net))
+    assert (len(runs), net.calls.value) == (1, 2)
+
+
+def test_grad_in_jit():
+    net = Net()
+    run, runs = counted(loss_of(net))
+    gradient = sl.jit(lambda x: sl.grad(run, [net.w, net.b])(x))
+    close(gradient(X), plain_gradient(net))
+    close(gradient(X), plain_gradient(net))
+    assert (len(runs), net.calls.value) == (1, 2)
+    decorated = sl.jit(sl.grad(loss_of(net), [net.w, net.b], argnums=0))
+    close(decorated(X)[0], plain_gradient(net))
+
+
+def test_grad_by_an_argument_through_jit():
+    net = Net()
+    f = sl.jit(loss_of(net))
+    expected = jax.grad(lambda x: jnp.sum(plain_net(values_of(net), x)[0] ** 2))(X)
+    close(sl.grad(f)(X), expected)
+    close(sl.jit(sl.grad(sl.jit(f)))(X), expected)
+    assert net.calls.value == 2
+
+
+def test_vmap_of_jit_by_functionalize():
+    net = Net()
+    pure = sl.functionalize(sl.jit(lambda x: net(x)), net.states())
+    xs = jnp.stack([X, -X])
+    out, new = jax.vmap(pure, (None, 0))(net.states().values_dict(), xs)
+    close(out, jnp.tanh(xs @ net.w.value + net.b.value))
+    assert new["calls",].tolist() == [1, 1]
+
+
+def test_a_module_that_is_made_inside_is_returned_whole():
+    @sl.jit
+    def make(scale):
+        net = Net()
+        net.w.value = scale * net.w.value
+        net(X)
+        return net, {"loose": sl.HiddenState(scale, name="loose", tag="t")}
+
+    net, rest = make(2.0)
+    close(net.w.value, 2 * Net().w.value)
+    assert (net.calls.value, net.w.name, type(rest["loose"])) == (1, "w", sl.HiddenState)
+    assert (rest["loose"].value, rest["loose"].tag) == (2, frozenset({"t"}))
+    assert not make.states.read
+    other, _ = make(3.0)
+    close(other.w.value, 3 * Net().w.value)
+    assert other.w is not net.w
+    net(X)
+    f = sl.jit(lambda x: net(x))
+    f(X)
+    assert (net.calls.value, other.calls.value) == (3, 1)
+
+
+def test_a_returned_state_is_a_new_one_and_the_old_one_is_written():
+    state = sl.State(jnp.array(1.0))
+
+    @sl.jit
+    def f():
+        state.value = state.value + 1
+        return state
+
+    out = f()
+    assert (state.value, out.value) == (2, 2)
+
+
+def test_writes_to_states_of_an_argument_are_refused():
+    net = Net()
+    f = sl.jit(lambda net, x: net(x))
+    with pytest.raises(sl.FrozenTreeError, match=r"(?s)calls.*statelens\.thread"):
+        f(net, X)
+    assert net.calls.value == 0
+    out, after = sl.jit(sl.thread(lambda net, x: net(x)))(net, X)
+    close(out, plain_net(values_of(net), X)[0])
+    assert (net.calls.value, after.calls.value) == (0, 1)
+    close(sl.jit(lambda net, x: x @ net.w.value)(net, X), X @ net.w.value)
+
+
+def test_without_jit_it_runs_in_python():
+    net = Net()
+    run, runs = counted(lambda x: float(net(x)[0]) if x[0] > 0 else None)
+    f = sl.jit(run)
+    with jax.disable_jit():
+        assert isinstance(f(X), float)
+        f(X)
+        assert (len(runs), net.calls.value) == (2, 2)
+
+        @sl.jit
+        def fails(x):
+            net(x)
+            raise ValueError("later")
+
+        with pytest.raises(ValueError, match="later"):
+            fails(X)
+        with pytest.raises(sl.FrozenTreeError, match="thread"):
+            sl.jit(lambda net: net(X))(net)
+    assert net.calls.value == 2
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_two_threads_call_at_once(known):
+    net = Net()
+    f = sl.jit(lambda x: net.w.value.sum() + loss_of(net)(x))
+    if known:
+        f(X)
+    results, barrier = [], threading.Barrier(2)
+    expected = net.w.value.sum() + jnp.sum(plain_net(values_of(net), X)[0] ** 2)
+
+    def work():
+        barrier.wait(timeout=30)
+        results.extend(f(X) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 10
+    np.testing.assert_allclose(results, expected, rtol=1e-6)
+    # What both have read before either has written counts once, as with `+=` in Python.
+    assert 1 <= int(net.calls.value) - known <= 10
+
+
+# Random numbers.
+
+
+def test_a_random_state_is_an_input_and_an_output():
+    rng = sl.random.RandomState(0)
+    run, runs = counted(lambda: rng.normal(size=(2,)))
+    f = sl.jit(run)
+    key, drawn = jax.random.key(0), []
+    for _ in range(3):
+        key, sub = jax.random.split(key)
+        drawn.append(jax.random.normal(sub, (2,)))
+    close([f() for _ in range(3)], drawn)
+    assert f.states.written == (rng,)
+    assert len(runs) == 1
+    rng.seed(0)
+    close(f(), drawn[0])
+    assert len(runs) == 1
+
+
+def test_the_default_random_state_is_found():
+    with sl.random.seed_context(3):
+        eager = [sl.random.uniform() for _ in range(2)]
+    run, runs = counted(lambda: sl.random.uniform())
+    f = sl.jit(run)
+    with sl.random.seed_context(3):
+        compiled = [f() for _ in range(2)]
+    close(compiled, eager)
+    assert len(runs) <= 2

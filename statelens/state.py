@@ -116,6 +116,20 @@ class _Ended:
 ENDED = _Ended()
 
 
+def peek(cell: "State") -> Any:
+    """Returns the value that a state has in the active frame, without touching the state."""
+    frame = active_frame.get()
+    return cell._value if frame is None else frame.peek(cell)
+
+
+def is_alive(cell: "State") -> bool:
+    """Says whether a state has a value here; one that was made in another trace has none."""
+    value = peek(cell)
+    if value is ENDED:
+        return False
+    return cell._home is None or cell.is_at_home or not has_tracers(value)
+
+
 class State(Cell):
     """A mutable cell that holds a pytree of arrays.
 
@@ -170,7 +184,7 @@ class State(Cell):
             frame = active_frame.get()
             value = self._value if frame is None else frame.read(self)
             if value is ENDED or (frame is None and self._home is not None and _has_died(value)):
-                _refuse_ended(self)
+                refuse_ended(self)
             return value
         except Exception as error:
             hide_own_frames(error)
@@ -276,8 +290,7 @@ class State(Cell):
         return True
 
     def __repr__(self) -> str:
-        frame = active_frame.get()
-        value = self._value if frame is None else frame.peek(self)
+        value = peek(self)
         shown = ["<ended>" if value is ENDED else eqx.tree_pformat(value)]
         if self.name is not None:
             shown.append(f"name={self.name!r}")
@@ -362,7 +375,15 @@ def _has_died(value: Any) -> bool:
     return current_trace() == TOP and has_tracers(value)
 
 
-def _refuse_ended(cell: State) -> NoReturn:
+def refuse_ended(cell: State) -> NoReturn:
+    """Refuses to give the value of a state that ended with the call in which it was made.
+
+    Args:
+        cell: The state.
+
+    Raises:
+        TracerLeakError: In any case.
+    """
     raise TracerLeakError(
         explain(
             f"asked for the value of a {type(cell).__name__}"

@@ -216,7 +216,6 @@ def test_numbers_that_branches_write_take_the_type_of_the_state(number):
         assert (state.value, state.value.dtype) == (number, F32)
 
 
-@pytest.mark.xfail(strict=True, reason="a weak type counts as alike to any dtype; JAX refuses it")
 @pytest.mark.parametrize(
     "run",
     [

@@ -181,12 +181,10 @@ def test_without_steps_nothing_is_written():
     close(values_of(cell), before)
 
 
-@pytest.mark.xfail(strict=True, reason="equinox.internal.scan takes no length of 0")
 def test_a_checkpointed_loop_of_no_steps():
     assert T.checkpointed_for_loop(lambda: 1.0, length=0).shape == (0,)
 
 
-@pytest.mark.xfail(strict=True, reason="equinox.internal.scan takes no length of 0")
 def test_a_checkpointed_scan_over_nothing():
     cell = Cell()
     close(T.checkpointed_scan(cell.step, INIT, jnp.zeros(0)), T.scan(cell.step, INIT, jnp.zeros(0)))
@@ -358,9 +356,6 @@ def test_another_shape_or_length_is_another_program():
     assert len(runs) <= 2 + 1 + 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a list is compared as it was before the first run, which appends to it"
-)
 def test_a_body_that_appends_to_a_list_runs_no_more_often_than_others():
     runs = []
 
@@ -389,7 +384,6 @@ class Multiply:
         return x * self.factor
 
 
-@pytest.mark.xfail(strict=True, reason="what a name stands for is compared by what is in it alone")
 @pytest.mark.parametrize(
     "make",
     [Factor, lambda k: Multiply(k).method, jnp.array, np.float32],
@@ -408,7 +402,6 @@ def test_a_name_that_stands_for_another_thing_is_seen(make):
     close(T.for_loop(body, XS), 3 * XS)
 
 
-@pytest.mark.xfail(strict=True, reason="what a name stands for is compared by what is in it alone")
 def test_a_name_that_stands_for_another_state_is_seen():
     old = state = sl.State(jnp.zeros((), F32))
 
@@ -422,7 +415,6 @@ def test_a_name_that_stands_for_another_state_is_seen():
     assert (old.value, state.value) == (XS.sum(), XS.sum())
 
 
-@pytest.mark.xfail(strict=True, reason="only the names in plain functions and methods are compared")
 def test_an_attribute_of_a_callable_object_is_seen():
     body = Multiply(2.0)
     close(T.for_loop(body, XS), 2 * XS)
@@ -430,7 +422,6 @@ def test_an_attribute_of_a_callable_object_is_seen():
     close(T.for_loop(body, XS), 3 * XS)
 
 
-@pytest.mark.xfail(strict=True, reason="only the names in plain functions and methods are compared")
 def test_a_number_that_a_partial_function_closes_over_is_seen():
     rate = 2.0
     body = functools.partial(lambda k, x: k * rate * x, 1.0)
@@ -454,9 +445,6 @@ def over_a_new_state(x):
     return cell, T.for_loop(body, jnp.arange(3.0))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the states of the last loop over the same code are read as a first guess"
-)
 def test_a_compiled_function_that_makes_its_state_takes_two_shapes():
     f = sl.jit(over_a_new_state)
     f(jnp.ones(1))
@@ -464,9 +452,6 @@ def test_a_compiled_function_that_makes_its_state_takes_two_shapes():
     close((cell.total.value, ys.shape), (jnp.full(2, 4.0, F32), (3, 2)))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the states of the last loop over the same code are read as a first guess"
-)
 def test_two_derivatives_of_a_function_that_makes_its_state():
     kept = []
 
@@ -486,9 +471,6 @@ def adding_to(state):
     return body
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the states of the last loop over the same code are read as a first guess"
-)
 def test_a_loop_over_the_same_code_does_not_make_other_states_touched():
     a, b = sl.State(jnp.zeros(()), name="a"), sl.State(jnp.zeros(()), name="b")
     T.for_loop(adding_to(a), XS)
@@ -501,9 +483,6 @@ def test_a_loop_over_the_same_code_does_not_make_other_states_touched():
         sl.grad(loss, a)(1.0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the states of the last loop over the same code are read as a first guess"
-)
 def test_the_body_runs_twice_at_most_for_another_state_too():
     states = [sl.State(jnp.zeros(())) for _ in range(2)]
     counts = []
@@ -921,3 +900,53 @@ def test_what_is_staged_keeps_no_function_alive():
     refs = make()
     gc.collect()
     assert [ref() for ref in refs] == [None, None]
+
+
+scale = 1.0
+
+
+def scaled(x):
+    return scale * x
+
+
+def test_a_number_in_a_function_that_the_body_calls_is_seen():
+    global scale
+    scale = 2.0
+
+    def body(x):
+        return scaled(x)
+
+    close(T.for_loop(body, XS), 2 * XS)
+    scale = 3.0
+    close(T.for_loop(body, XS), 3 * XS)
+
+
+class Counting(Multiply):
+    runs = 0
+
+    def __call__(self, x):
+        Counting.runs += 1
+        return super().__call__(x)
+
+    def method(self, x):
+        return self(x)
+
+
+@pytest.mark.parametrize("body", [Counting(2.0), Counting(2.0).method])
+def test_an_object_that_stays_as_it_is_is_run_once(body):
+    Counting.runs = 0
+    for _ in range(3):
+        T.for_loop(body, XS)
+    assert Counting.runs == 1
+
+
+def drawing_from(random):
+    return lambda x: x + random.normal()
+
+
+def test_a_key_that_another_function_of_the_same_code_drew_from_is_not_split():
+    first, second = sl.random.RandomState(0), sl.random.RandomState(1)
+    T.vmap(drawing_from(first))(XS)
+    before = first.value
+    T.vmap(drawing_from(second))(XS)
+    assert (first.value == before).all()

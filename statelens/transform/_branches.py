@@ -19,7 +19,6 @@ from ._memo import staged
 from ._mixed import mixed, unmixed
 from ._options import function
 from ._pure import states_in
-from ._reach import code_of
 
 
 @user_facing
@@ -192,7 +191,7 @@ def _run_branches(
             out, values = jax.lax.switch(index, branches, *operands)
         return attempt, values, unmixed(out)
 
-    attempt, values, result = settle(attempted, name, code_of(functions[-1]))
+    attempt, values, result = settle(attempted, name, functions[-1])
     commit(attempt, values)
     return result
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from .._errors import StructureError, explain
 from .._frames import Writes, capture
-from ..state import State, active_frame
+from ..state import State
 from ._discover import Attempt
-from ._mixed import mixed, unmixed
-from ._pure import states_in
+from ._mixed import unmixed
+from ._pure import staged, staged_value, states_in
 
 
 class Step(NamedTuple):
@@ -29,8 +29,8 @@ class Step(NamedTuple):
 
 
 def states_before(attempt: Attempt) -> tuple[Any, ...]:
-    """Reads the values that the carried states have before the loop."""
-    return tuple(staged(_read(cell), cell) for cell in attempt.cells)
+    """Looks up the values that the states have before the loop."""
+    return tuple(map(staged_value, attempt.cells))
 
 
 def run(
@@ -69,11 +69,6 @@ def run(
     return Step(captured.out, writes.cells, staged_values)
 
 
-def staged(value: Any, cell: State) -> Any:
-    """Returns a state's value as a loop carries it."""
-    return value if isinstance(value, jax.Array) else mixed(value, lambda: repr(cell))
-
-
 def commit(attempt: Attempt, values: Sequence[Any]) -> None:
     """Gives the carried states the values that they have after the loop."""
     Writes(attempt.cells, tuple(map(unmixed, values))).commit()
@@ -88,7 +83,7 @@ def check_kept(
         StructureError: One does; the message names it.
     """
     for cell, old, new in zip(attempt.cells, before, after, strict=True):
-        if not are_alike(old, new):
+        if not _can_be_carried(old, new):
             raise StructureError(
                 explain(
                     f"asked {asked_by} to carry {cell!r} from step to step",
@@ -111,7 +106,7 @@ def check_carry(before: Any, after: Any, what: str, asked_by: str) -> None:
     Raises:
         StructureError: It does.
     """
-    if not are_alike(before, after):
+    if not _can_be_carried(before, after):
         raise StructureError(
             explain(
                 f"asked {asked_by} to carry {what} from step to step",
@@ -129,26 +124,33 @@ def shown(tree: Any) -> str:
 
 
 def are_alike(one: Any, other: Any) -> bool:
-    """Says whether two trees have the same structure, shapes and dtypes.
+    """Says whether two trees have the same structure, shapes and dtypes."""
+    return _all_leaves(_are_alike, one, other)
 
-    A Python number takes the dtype of what it meets; whether it can is for JAX to say.
+
+def _can_be_carried(before: Any, after: Any) -> bool:
+    """Says whether a loop can carry a tree that becomes another one in a step.
+
+    A Python number at the start takes the dtype that it has after a step, as with `jax.lax.scan`.
     """
+    return _all_leaves(lambda a, b: _are_alike(_promoted(a, b), b), before, after)
+
+
+def _all_leaves(holds: Callable[[Any, Any], bool], one: Any, other: Any) -> bool:
     if jax.tree.structure(one) != jax.tree.structure(other):
         return False
-    return all(
-        jnp.shape(a) == jnp.shape(b)
-        and (jax.typeof(a).dtype == jax.typeof(b).dtype or _is_weak(a) or _is_weak(b))
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    )
+    leaves = jax.tree.leaves(one), jax.tree.leaves(other)
+    return all(holds(jax.typeof(a), jax.typeof(b)) for a, b in zip(*leaves, strict=True))
 
 
-def _is_weak(leaf: Any) -> bool:
-    return jax.typeof(leaf).weak_type
+def _are_alike(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
 
 
-def _read(cell: State) -> Any:
-    frame = active_frame.get()
-    return cell.value if frame is None else frame.read(cell)
+def _promoted(before: Any, after: Any) -> Any:
+    if not before.weak_type:
+        return before
+    return before.update(dtype=jnp.result_type(before, after))
 
 
 def _rebuilt(tree: Any) -> Any:

@@ -31,7 +31,6 @@ from ._discover import Attempt, settle
 from ._mixed import unmixed
 from ._options import function
 from ._pure import finished, staged_writes, states_in
-from ._reach import code_of
 from ._wrapper import Wrapper
 
 Rule = Callable[..., Any]
@@ -80,8 +79,7 @@ class _Custom(Wrapper):
             fun, args, kwargs, values={**known, **overlaid}, frozen=inside, on_touch=on_touch
         )
         touched = [c for c in captured.touched if c not in inside and c not in overlaid]
-        if not set(touched).issubset(attempt.cells):
-            attempt.restart(dict.fromkeys((*attempt.cells, *touched)))
+        attempt.cover(touched)
         for cell in captured.writes.cells:
             if cell in overlaid:
                 raise SelectionError(
@@ -137,7 +135,7 @@ class _CustomVjp(_Custom):
         if self._fwd is None or self._bwd is None:
             self._missing("def_fwd" if self._fwd is None else "def_bwd")
         call = functools.partial(self._attempted, args, jax.lax.stop_gradient(kwargs))
-        out, writes = settle(call, self.name, code_of(self._fun))
+        out, writes = settle(call, self.name, self._fun)
         return finished(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
@@ -224,7 +222,7 @@ class _CustomJvp(_Custom):
         if self._jvp is None:
             self._missing("def_jvp")
         call = functools.partial(self._attempted, args, jax.lax.stop_gradient(kwargs))
-        out, writes = settle(call, self.name, code_of(self._fun))
+        out, writes = settle(call, self.name, self._fun)
         return finished(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:

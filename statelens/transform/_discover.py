@@ -7,12 +7,13 @@ Nothing is lost by that: what the function wrote stayed in its frame.
 """
 
 import weakref
-from collections.abc import Callable, Iterable
-from types import CodeType
-from typing import Any, TypeVar
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from .._errors import SelectionError, explain
-from ..state import State
+from ..state import State, active_frame, is_alive
+from ._reach import code_of, owners_of
 
 T = TypeVar("T")
 
@@ -38,16 +39,20 @@ class Undeclared(BaseException):
 class Attempt:
     """One run of a function, with the states that are believed to matter.
 
+    The belief may be wrong: values of these states are looked up without touching them. What
+    counts as touched is what the run is found to touch.
+
     Attributes:
         cells: These states.
-        is_first: Whether no run has been ended yet.
+        found: Those that the function was found to touch.
     """
 
-    def __init__(self, cells: tuple[State, ...], is_first: bool):
+    def __init__(self, cells: tuple[State, ...], is_guess: bool):
         self.cells = cells
-        self.is_first = is_first
+        self.found: dict[State, None] = {}
+        self._is_guess = is_guess
 
-    def restart(self, cells: Iterable[State]) -> None:
+    def restart(self, cells: Iterable[State]) -> NoReturn:
         """Ends this run; the next one will be with other states."""
         raise Undeclared(self, cells)
 
@@ -56,33 +61,41 @@ class Attempt:
 
         Too many are put up with after the first run, so that runs come to an end.
         """
+        found = self.cover(cells)
+        if self._is_guess and len(found) < len(self.cells):
+            self.restart(found)
+
+    def cover(self, cells: Iterable[State]) -> dict[State, None]:
+        """Ends this run unless these states were declared, beside others."""
         found = dict.fromkeys(cells)
         missing = [cell for cell in found if cell not in self.cells]
         if missing:
-            self.restart((*self.cells, *missing) if not self.is_first else found)
-        if self.is_first and len(found) < len(self.cells):
-            self.restart(found)
+            self.restart(found if self._is_guess else (*self.cells, *missing))
+        self.found |= found
+        return found
 
 
-_hints: weakref.WeakKeyDictionary[CodeType, dict[str, tuple[weakref.ref[State], ...]]]
-_hints = weakref.WeakKeyDictionary()
+_MOST_HINTS = 4096
+_hints: OrderedDict[Hashable, tuple[weakref.ref[State], ...]] = OrderedDict()
 
 
-def settle(run: Callable[[Attempt], T], name: str, code: CodeType | None) -> T:
+def settle(run: Callable[[Attempt], T], name: str, function: Callable[..., Any]) -> T:
     """Runs something with one guess after another, until the guess is right.
 
     Args:
-        run: What to run; it calls `require` or `restart` on the attempt.
+        run: What to run; it calls `require`, `cover` or `restart` on the attempt.
         name: The transform that runs it.
-        code: What is run, by its code: the first guess is what was right for it last.
+        function: What is run: the first guess is what was right last, for a function of the
+            same code over the same objects.
 
     Returns:
         What came of the run with the right guess.
     """
-    hints = _hints.setdefault(code, {}) if code is not None else {}
-    cells = tuple(cell for ref in hints.get(name, ()) if (cell := ref()) is not None)
+    key = name, code_of(function), tuple(map(id, owners_of(function)))
+    hinted = (ref() for ref in _hints.get(key, ()))
+    cells = tuple(cell for cell in hinted if cell is not None and is_alive(cell))
     for number in range(_MOST_ATTEMPTS):
-        attempt = Attempt(cells, number == 0)
+        attempt = Attempt(cells, is_guess=number == 0)
         try:
             result = run(attempt)
         except Undeclared as undeclared:
@@ -90,7 +103,13 @@ def settle(run: Callable[[Attempt], T], name: str, code: CodeType | None) -> T:
                 raise
             cells = undeclared.cells
         else:
-            hints[name] = tuple(map(weakref.ref, cells))
+            _hints[key] = tuple(map(weakref.ref, attempt.found))
+            _hints.move_to_end(key)
+            while len(_hints) > _MOST_HINTS:
+                _hints.popitem(last=False)
+            frame = active_frame.get()
+            for cell in attempt.found if frame is not None else ():
+                frame.touch(cell)  # type: ignore[union-attr]
             return result
     raise SelectionError(
         explain(

@@ -21,12 +21,12 @@ from .._errors import ArgumentTypeError, SelectionError, explain, hide_own_frame
 from .._frames import capture
 from .._halves import combine
 from .._trace import TOP, current_trace
-from ..state import State, active_frame
+from ..state import State, active_frame, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
 from ._mixed import constants, mixed, unmixed
 from ._options import Donation, count, names, positions, positions_of
-from ._program import Program, Replay, is_alive, signature_of
+from ._program import Program, Replay, signature_of
 from ._pure import prepared, states_in
 from ._reach import reachable
 from ._retrace import TraceGuard

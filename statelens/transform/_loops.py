@@ -21,7 +21,6 @@ from ._memo import staged
 from ._mixed import mixed, unmixed
 from ._options import count, function
 from ._progress import as_progress_bar
-from ._reach import code_of
 
 
 @user_facing
@@ -61,7 +60,7 @@ def scan(
         >>> sl.transform.scan(body, 0.0, jnp.arange(4.0))[0], seen.value
         (Array(6., dtype=float32...), Array(4, dtype=int32))
     """
-    return _scan(f, init, xs, length, "scan", (bool(reverse), _unroll(unroll, "scan")), pbar)
+    return _scan(f, init, xs, length, "scan", _order(reverse, unroll, "scan"), pbar)
 
 
 @user_facing
@@ -105,7 +104,7 @@ def checkpointed_scan(
         Array(0.003..., dtype=float32...)
     """
     count(base, "base", "checkpointed_scan", least=2)
-    kept = count(checkpoints, "checkpoints", "checkpointed_scan")
+    kept = ("checkpoints", count(checkpoints, "checkpoints", "checkpointed_scan"))
     return _scan(f, init, xs, length, "checkpointed_scan", (kept,), pbar)
 
 
@@ -144,8 +143,7 @@ def for_loop(
         Array([0., 1., 3., 6.], dtype=float32)
     """
     function(f, "f", "for_loop")
-    options = bool(reverse), _unroll(unroll, "for_loop")
-    return _scan(f, None, xs, length, "for_loop", options, pbar)[1]
+    return _scan(f, None, xs, length, "for_loop", _order(reverse, unroll, "for_loop"), pbar)[1]
 
 
 @user_facing
@@ -184,7 +182,7 @@ def checkpointed_for_loop(
     """
     function(f, "f", "checkpointed_for_loop")
     count(base, "base", "checkpointed_for_loop", least=2)
-    kept = count(checkpoints, "checkpoints", "checkpointed_for_loop")
+    kept = ("checkpoints", count(checkpoints, "checkpoints", "checkpointed_for_loop"))
     return _scan(f, None, xs, length, "checkpointed_for_loop", (kept,), pbar)[1]
 
 
@@ -287,7 +285,8 @@ def _run_scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, x
     is_loop = name.endswith("for_loop")
 
     def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
-        again = name.startswith("checkpointed")
+        is_checkpointed = name.startswith("checkpointed")
+        again = is_checkpointed and length > 0
         progress = None if bar is None else bar.start(length, replays=again)
 
         def body(carry: Any, x: Any) -> tuple[Any, Any]:
@@ -322,21 +321,21 @@ def _run_scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, x
         first = 0 if progress is None else min(progress.every or 1, length)
         start = (states_before(attempt), init)
         if again:
-            kind: Any = {"kind": "checkpointed", "checkpoints": settings[0]}
+            kind: Any = {"kind": "checkpointed", **dict(settings)}
             if progress is None:
                 (values, carry), ys = eqxi.scan(body, start, xs, length, **kind)
             else:
                 zero = jnp.zeros((), jnp.int32)
                 (_, (values, carry)), ys = eqxi.scan(ticking, (zero, start), xs, length, **kind)
         else:
-            how: Any = dict(zip(("reverse", "unroll"), settings, strict=True))
+            how: Any = {} if is_checkpointed else dict(settings)
             if progress is None or not length:
                 (values, carry), ys = jax.lax.scan(body, start, xs, length, **how)
             else:
                 (values, carry), ys = scan_in_chunks(body, start, xs, length, first, mark, **how)
         return attempt, values, (unmixed(carry), unmixed(ys))
 
-    attempt, values, result = settle(attempted, name, code_of(f))
+    attempt, values, result = settle(attempted, name, f)
     commit(attempt, values)
     return result
 
@@ -406,13 +405,15 @@ def _run_while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) 
             progress.done(steps)
         return attempt, end[0], unmixed(end[1])
 
-    attempt, values, result = settle(attempted, name, code_of(body_fun))
+    attempt, values, result = settle(attempted, name, body_fun)
     commit(attempt, values)
     return result
 
 
-def _unroll(unroll: Any, name: str) -> Any:
-    return unroll if isinstance(unroll, bool) else count(unroll, "unroll", name)
+def _order(reverse: Any, unroll: Any, name: str) -> tuple[tuple[str, Any], ...]:
+    if not isinstance(unroll, bool):
+        unroll = count(unroll, "unroll", name)
+    return ("reverse", bool(reverse)), ("unroll", unroll)
 
 
 def _second(cond: Callable[[Any], Any], carry: tuple[Any, Any]) -> Any:

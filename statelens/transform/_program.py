@@ -15,10 +15,10 @@ import jax.extend.core
 from .._frames import Writes, capture
 from .._reads import Reads, epoch
 from .._units import TreeDef
-from ..state import ENDED, State, active_frame, store_all
+from ..state import State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import Mixed, mixed, unmixed
-from ._pure import staged_writes, states_in
+from ._pure import staged_value, staged_writes, states_in
 from ._runtime import forget_errors, reraise
 
 
@@ -237,16 +237,3 @@ class Replay:
 def _copied(leaf: Any) -> Any:
     is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     return jax.numpy.copy(leaf) if is_concrete else leaf
-
-
-def staged_value(cell: State) -> Any:
-    """Returns a state's value, as a staged function takes it."""
-    frame = active_frame.get()
-    value = cell._value if frame is None else frame.peek(cell)
-    return value if isinstance(value, jax.Array) else mixed(value, lambda: repr(cell))
-
-
-def is_alive(cell: State) -> bool:
-    """Says whether a state has a value; one that was made in an ended trace has none."""
-    frame = active_frame.get()
-    return (cell._value if frame is None else frame.peek(cell)) is not ENDED

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from .._frames import Writes, capture
 from .._units import cells, hidden_cells
 from ..path import Path
-from ..state import State
+from ..state import ENDED, State, peek, refuse_ended
 from ._mixed import constant, mixed, unmixed
 
 
@@ -54,11 +56,22 @@ def pure(fun: Callable[..., Any]) -> Callable[..., tuple[Any, Writes]]:
     return run
 
 
+def staged(value: Any, cell: State) -> Any:
+    """Returns a state's value as a staged function takes it, or gives it."""
+    return value if isinstance(value, jax.Array) else mixed(value, lambda: repr(cell))
+
+
+def staged_value(cell: State) -> Any:
+    """Looks up a state's value, as a staged function takes it."""
+    value = peek(cell)
+    if value is ENDED:
+        refuse_ended(cell)
+    return staged(value, cell)
+
+
 def staged_writes(writes: Writes) -> Writes:
     """Returns writes whose values are pytrees of arrays."""
-    return Writes(
-        writes.cells, tuple(mixed(v, lambda: "the value of a state") for v in writes.values)
-    )
+    return Writes(writes.cells, tuple(map(staged, writes.values, writes.cells)))
 
 
 def finished(out: Any, writes: Writes) -> Any:

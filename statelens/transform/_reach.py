@@ -9,7 +9,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import jax
@@ -72,7 +72,7 @@ def _below(node: Any) -> Iterator[Any]:
         yield node.__self__
         yield node.__func__
     elif isinstance(node, FunctionType):
-        if not _is_foreign(node.__module__):
+        if not is_foreign(node.__module__):
             yield from _of_function(node)
         elif "__wrapped__" in vars(node):
             yield node.__wrapped__
@@ -86,7 +86,7 @@ def _below(node: Any) -> Iterator[Any]:
         yield node()
     elif isinstance(node, (type, ModuleType)):
         return
-    elif isinstance(node, Holder) or not _is_foreign(type(node).__module__):
+    elif isinstance(node, Holder) or not is_foreign(type(node).__module__):
         yield from _of_object(node)
     elif hasattr(node, "_reachable"):
         yield from node._reachable()
@@ -96,24 +96,20 @@ def _below(node: Any) -> Iterator[Any]:
 
 def _of_object(node: Any) -> Iterator[Any]:
     yield from getattr(node, "__dict__", {}).values()
-    call = _call_of(node)
-    if isinstance(call, FunctionType) and not _is_foreign(call.__module__):
+    call = call_of(node)
+    if isinstance(call, FunctionType) and not is_foreign(call.__module__):
         yield call
 
 
 def _of_function(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
+    yield from closed_over(function)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     names = _names(function.__code__)
     for name in names:
         value = function.__globals__.get(name)
         yield value
-        if isinstance(value, ModuleType) and not _is_foreign(value.__name__):
+        if isinstance(value, ModuleType) and not is_foreign(value.__name__):
             yield from (vars(value).get(inner) for inner in names)
     wrapped = vars(function).get("__wrapped__")
     if wrapped is not None:
@@ -126,24 +122,54 @@ def _names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*code.co_names, *inner)))
 
 
-def _is_foreign(module: str | None) -> bool:
+def is_foreign(module: str | None) -> bool:
+    """Says whether a module is not of the user's making, and knows nothing of states."""
     top = (module or "").partition(".")[0]
     return top in _FOREIGN or top in sys.stdlib_module_names - {"__main__"}
 
 
 def code_of(function: Callable[..., Any]) -> CodeType | None:
     """Returns the code that a function runs, if it is written in Python."""
-    while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
+    *_, inner = unwrapped(function)
+    return getattr(inner, "__code__", None) or getattr(call_of(inner), "__code__", None)
+
+
+def owners_of(function: Callable[..., Any]) -> list[Any]:
+    """Lists the states and modules that a function is bound to, or closes over itself."""
+    found: list[Any] = []
+    for layer in unwrapped(function):
+        if isinstance(layer, MethodType):
+            found.append(layer.__self__)
+        elif isinstance(layer, functools.partial):
+            found += [*layer.args, *layer.keywords.values()]
+        elif isinstance(layer, FunctionType):
+            found += closed_over(layer)
         else:
-            break
-    return getattr(function, "__code__", None) or getattr(_call_of(function), "__code__", None)
+            found.append(layer)
+    return [each for each in found if isinstance(each, (State, Holder))]
 
 
-def _call_of(node: Any) -> Any:
+def unwrapped(function: Any) -> Iterator[Any]:
+    """Goes from a bound method or a partial function to the function inside."""
+    while isinstance(function, (functools.partial, MethodType)):
+        yield function
+        function = function.func if isinstance(function, functools.partial) else function.__func__
+    yield function
+
+
+def closed_over(function: FunctionType) -> list[Any]:
+    """Lists what a function closes over, None for what isn't assigned yet."""
+    return [_contents(cell) for cell in function.__closure__ or ()]
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def call_of(node: Any) -> Any:
     """Finds the ``__call__`` that an object's class defines."""
     for cls in type(node).__mro__:
         if "__call__" in vars(cls):

@@ -19,7 +19,6 @@ from ._discover import Attempt, settle
 from ._mixed import mixed, unmixed
 from ._places import Places, read_places
 from ._pure import prepared, states_in
-from ._reach import code_of
 from ._wrapper import Wrapper
 
 
@@ -122,9 +121,7 @@ class _Sharded(Wrapper):
 
     @user_facing
     def __call__(self, /, *args: Any) -> Any:
-        out, writes = settle(
-            functools.partial(self._attempted, args), "shard_map", code_of(self._fun)
-        )
+        out, writes = settle(functools.partial(self._attempted, args), "shard_map", self._fun)
         writes.commit()
         return out
 
@@ -176,8 +173,7 @@ class _Sharded(Wrapper):
             before = dict(zip(cells, map(unmixed, values), strict=True))
             captured = capture(self._fun, tuple(given), {}, values=before, frozen=inside)
             touched = [cell for cell in captured.touched if cell not in inside]
-            if not set(touched).issubset(cells):
-                attempt.restart(dict.fromkeys((*cells, *touched)))
+            attempt.cover(touched)
             written = dict(zip(captured.writes.cells, captured.writes.values, strict=True))
             found[:] = [
                 [cell for cell in written if going.cells.get(cell, PartitionSpec()) == group]

@@ -16,14 +16,13 @@ import jax.numpy as jnp
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
 from .._frames import Captured, Writes, capture
 from .._resolve import focus_on
-from ..state import State, active_frame
+from ..state import State, active_frame, peek
 from ._carry import staged
 from ._discover import Attempt, settle
 from ._mixed import Mixed, mixed, unmixed
 from ._options import count, read_lens
 from ._places import Places, read_places
 from ._pure import states_in
-from ._reach import code_of
 from ._wrapper import Wrapper
 
 
@@ -84,7 +83,7 @@ class _Batched(Wrapper):
         def run(attempt: Attempt) -> Any:
             return self._attempted(attempt, args, kwargs)
 
-        return settle(run, self.name, code_of(self._fun))
+        return settle(run, self.name, self._fun)
 
     def _attempted(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         coming, going = self._places()
@@ -235,7 +234,7 @@ class _Call:
             sizes = self._mapped(lambda *_: jnp.zeros(()), 0)
             size = jax.eval_shape(sizes, [], *self._operands).shape[0]
             for cell in self._attempt.cells:
-                dealt = cell.split_lanes(_read(cell), size)
+                dealt = cell.split_lanes(peek(cell), size)
                 assert dealt is not None
                 lanes.append(dealt[0])
                 self._next.append((cell, dealt[1]))
@@ -288,9 +287,8 @@ class _Call:
             on_touch=on_touch,
             undo=self._undo,
         )
-        if undealt:
-            self._attempt.restart((*self._attempt.cells, *undealt))
-        self._attempt.require(cell for cell in self._attempt.cells if cell in captured.touched)
+        used = [cell for cell in self._attempt.cells if cell in captured.touched]
+        self._attempt.require((*used, *undealt))
         return captured
 
     def _split_made(self, made: Writes) -> list[list[Any]]:

@@ -691,6 +691,34 @@ def test_states_are_donated(spec, deleted):
     assert len(runs) == 1
 
 
+def test_a_state_whose_array_another_one_has_too_is_not_donated():
+    net = Net()
+    net.b.value = net.w.value
+    f = sl.jit(
+        lambda x: (net.w.value * x, setattr(net.w, "value", net.b.value + 1)), donate_states=net.w
+    )
+    for _ in range(2):
+        with pytest.raises(
+            sl.ArgumentError, match=r"donate the array of ParamState.*\n.*ParamState.*same array"
+        ):
+            f(X)
+    assert not net.w.value.is_deleted()
+    net.b.value = jnp.copy(net.w.value)
+    f(X)
+    assert net.w.value is not net.b.value
+
+
+def test_a_state_whose_array_is_an_argument_too_is_not_donated():
+    state = sl.State(jnp.ones(3), name="weight")
+    f = sl.jit(lambda x: setattr(state, "value", state.value + x), donate_states=True)
+    with pytest.raises(
+        sl.ArgumentError, match=r"name='weight'.*\nargument 0 has the very same array"
+    ):
+        f(state.value)
+    f(jnp.ones(3))
+    assert (state.value == 2).all()
+
+
 def test_a_state_that_is_only_read_is_never_donated():
     net = Net()
     f = sl.jit(lambda x: net(x), donate_states=True)

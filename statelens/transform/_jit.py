@@ -30,7 +30,7 @@ from ._program import Program, Replay, signature_of
 from ._pure import prepared, states_in
 from ._reach import reachable
 from ._retrace import TraceGuard
-from ._runtime import can_raise, reraise
+from ._runtime import PROGRAM_ERRORS, can_raise
 
 
 class TouchedStates(NamedTuple):
@@ -172,10 +172,8 @@ class JitFunction:
                 return program.run_plainly(args, kwargs)
             except Undeclared as undeclared:
                 return self._finished(args, kwargs, undeclared)
-            except (jax.errors.JaxRuntimeError, ValueError) as error:
-                if not program.can_raise:
-                    raise
-                reraise(error)
+            except PROGRAM_ERRORS as error:
+                program.reraise(error, args, kwargs)
         except Exception as error:
             hide_own_frames(error)
             raise

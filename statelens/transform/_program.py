@@ -6,7 +6,7 @@ program is made that repeats the equations of the first one; the function isn't 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import jax
 import jax.core
@@ -19,7 +19,7 @@ from ..state import State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import Mixed, mixed, unmixed
 from ._pure import staged_value, staged_writes, states_in
-from ._runtime import forget_errors, reraise
+from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
 
 class Signature(NamedTuple):
@@ -118,11 +118,16 @@ class Program:
         try:
             result = self.staged(*self.values(), *args, **kwargs)
             return jax.block_until_ready(result) if self.can_raise else result
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
-            # From the second call on, JAX lets out what XLA makes of it, a ValueError.
-            if not self.can_raise:
-                raise
-            reraise(error)
+        except PROGRAM_ERRORS as error:
+            self.reraise(error, args, kwargs)
+
+    def reraise(self, error: Exception, args: Any, kwargs: Any) -> NoReturn:
+        """Raises what came of running the program as the caller should see it."""
+        if "donat" in str(error):
+            refuse_shared_arrays(self.donated, self.kept, args[1:], kwargs)
+        if not self.can_raise:
+            raise error
+        reraise(error)
 
     def run_plainly(self, args: Any, kwargs: Any) -> Any:
         """Runs the staged function, and stores what it wrote, where no frame is open.

@@ -7,10 +7,16 @@ what they were.
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
+
+from .._errors import ArgumentError, explain
+from ..state import State, peek
+
+# From the second call on, JAX lets out what XLA makes of an error, a ValueError.
+PROGRAM_ERRORS = (jax.errors.JaxRuntimeError, ValueError)
 
 _CALLBACKS = ("debug_callback", "io_callback", "pure_callback")
 _raised: deque[Exception] = deque(maxlen=16)
@@ -47,6 +53,39 @@ def reraise(error: Exception) -> NoReturn:
     if found is not None:
         raise RuntimeError(found.group(1).strip()) from None
     raise error
+
+
+def refuse_shared_arrays(
+    donated: Iterable[State], kept: Iterable[State], args: Iterable[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuses a state whose array is to be donated, and is used under another name too.
+
+    Args:
+        donated: The states that are donated.
+        kept: The other states that the program takes.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        ArgumentError: There is such a state; the message names both places.
+    """
+    places: list[tuple[str, Any]] = [(repr(cell), peek(cell)) for cell in (*donated, *kept)]
+    places += [(f"argument {label!r}", arg) for label, arg in (*enumerate(args), *kwargs.items())]
+    seen: dict[int, str] = {}
+    for name, value in places:
+        for leaf in jax.tree.leaves(value):
+            for shard in leaf.addressable_shards if isinstance(leaf, jax.Array) else ():
+                pointer = shard.data.unsafe_buffer_pointer()
+                if pointer in seen:
+                    raise ArgumentError(
+                        explain(
+                            f"asked jit to donate the array of {seen[pointer]}",
+                            f"{name} has the very same array, which donation would delete",
+                            "an array of its own for each, as by jnp.copy(state.value)",
+                            "donate_states as a lens that leaves it out",
+                        )
+                    ) from None
+                seen[pointer] = name
 
 
 def can_raise(jaxpr: Any) -> bool:

@@ -20,7 +20,7 @@ from ._reads import Reads
 from ._trace import TOP, current_trace, has_tracers
 from ._units import TreeDef, flatten
 from .path import Path, format
-from .state import ENDED, State, active_frame, refuse_leak
+from .state import ENDED, State, active_frame, held_value, refuse_leak
 
 
 @jtu.register_pytree_node_class
@@ -122,6 +122,8 @@ class Frame:
             cell.store(ENDED)
         elif self._parent is not None:
             self._parent.adopt(cell, value)
+        elif current_trace() == TOP:
+            cell.settle(value)
         else:
             cell.store(value)
 
@@ -145,7 +147,7 @@ class Frame:
             if cell in frame.values:
                 return frame.values[cell]
             frame = frame._parent
-        return cell._value
+        return held_value(cell)
 
     def touch(self, cell: State) -> None:
         """Notes that the function has read a cell."""

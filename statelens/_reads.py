@@ -7,6 +7,7 @@ module (globals, closures, attributes of other objects) is taken as `jax.jit` ta
 when the function is traced.
 """
 
+import operator
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
@@ -41,11 +42,15 @@ class _Read(NamedTuple):
 
 
 class Reads:
-    """The attributes that were read, with their values."""
+    """The attributes that were read, with their values.
+
+    Attributes:
+        containers: The lists and dictionaries among them, with what they have in them.
+    """
 
     def __init__(self) -> None:
         self._attributes: dict[Hashable, _Read] = {}
-        self._containers: dict[int, tuple[Any, list[int], list[Callable[[], Any]]]] = {}
+        self.containers: dict[int, tuple[Any, list[Any]]] = {}
 
     def note(self, node: Holder, name: str | None, value: Any) -> None:
         """Notes that an attribute was read.
@@ -70,13 +75,13 @@ class Reads:
 
     def settle(self) -> None:
         """Takes containers as they are when a trace ends: what it did to them is done."""
-        for container, _, _ in list(self._containers.values()):
+        for container, _ in list(self.containers.values()):
             self._note_containers(container)
 
     def update(self, other: "Reads") -> None:
         """Adds what was read in another trace."""
         self._attributes.update(other._attributes)
-        self._containers.update(other._containers)
+        self.containers.update(other.containers)
 
     def attributes_hold(self) -> bool:
         """Says whether all attributes are what they were."""
@@ -89,17 +94,15 @@ class Reads:
 
     def containers_hold(self) -> bool:
         """Says whether all lists and dictionaries among them have what they had."""
-        for container, ids, alive in self._containers.values():
-            if list(map(id, _items(container))) != ids or any(ref() is None for ref in alive):
+        for container, items in self.containers.values():
+            now = container if type(container) is list else _items(container)
+            if len(now) != len(items) or not all(map(operator.is_, now, items)):
                 return False
         return True
 
     def _note_containers(self, value: Any) -> None:
         if isinstance(value, (list, dict, set)):
-            items = _items(value)
-            # An id is only good for as long as its object lives.
-            alive = [_reference(item) for item in items if item is not None]
-            self._containers[id(value)] = value, list(map(id, items)), alive
+            self.containers[id(value)] = value, _items(value)
         if isinstance(value, (list, tuple, dict)):
             for item in _items(value):
                 if isinstance(item, (list, tuple, dict, set)):

@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 import jax.core
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-__all__ = ["TOP", "current_trace", "has_tracers"]
+__all__ = ["TOP", "concrete_types", "current_trace", "has_tracers", "is_concrete"]
 
 
 def current_trace() -> Any:
@@ -25,3 +26,19 @@ TOP = current_trace()
 def has_tracers(tree: Any) -> bool:
     """Says whether a leaf of the tree is a traced value."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+concrete_types: set[type] = {bool, int, float, complex, np.ndarray}
+"""Classes of arrays and numbers that are never traced, as far as they have been met."""
+
+
+def is_concrete(value: Any) -> bool:
+    """Says whether a value is an array or a number, and isn't traced."""
+    # A class that has been met is sooner looked up than asked about.
+    if type(value) in concrete_types:
+        return True
+    is_array = isinstance(value, (jax.Array, np.generic))
+    if is_array and not isinstance(value, jax.core.Tracer):
+        concrete_types.add(type(value))
+        return True
+    return False

@@ -23,7 +23,6 @@ methods of `DEFAULT`, the state that programs share.
     True
 """
 
-import functools
 import inspect
 import operator
 import os
@@ -105,12 +104,14 @@ class RandomState(State):
         if value is not _LATER:
             super().store(value)
 
-    @functools.cached_property
-    def _value(self) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        if name != "_value":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         # Reached only while nothing is stored. It may be in the middle of a trace, and the
         # key has to outlive that.
         with jax.ensure_compile_time_eval():
-            return as_key(None)
+            self._value = as_key(None)
+        return self._value
 
     @user_facing
     def seed(self, seed_or_key: SeedOrKey | None = None) -> None:
@@ -207,10 +208,6 @@ class RandomState(State):
         if n is None:
             return self.clone()
         return [self.with_value(key) for key in self.split_key(n)]
-
-    if TYPE_CHECKING:
-        # The samplers, which are added below.
-        def __getattr__(self, name: str) -> Callable[..., jax.Array]: ...
 
 
 def as_key(seed_or_key: Any) -> jax.Array:

@@ -30,7 +30,7 @@ from ._errors import (
     hide_own_frames,
     user_facing,
 )
-from ._reads import Reads, epoch
+from ._reads import Reads
 from ._trace import TOP, current_trace, has_tracers
 from .lens import Lens, lens
 
@@ -106,7 +106,7 @@ def owned(node: Any) -> bool:
 def store_all(cells: Sequence["State"], values: Sequence[Any]) -> None:
     """Puts values in cells themselves, past all frames; for frames and programs to call."""
     for cell, value in zip(cells, values, strict=True):
-        cell.store(value)
+        cell._value = value
 
 
 class _Ended:
@@ -116,10 +116,28 @@ class _Ended:
 ENDED = _Ended()
 
 
+class Deferred:
+    """A value as a compiled function has given it, made a tree when someone looks at it.
+
+    Attributes:
+        tree: The value.
+    """
+
+    tree: Any
+
+
+def held_value(cell: "State") -> Any:
+    """Returns the value in a cell itself, past all frames."""
+    value = cell._value
+    if isinstance(value, Deferred):
+        value = cell._value = value.tree
+    return value
+
+
 def peek(cell: "State") -> Any:
     """Returns the value that a state has in the active frame, without touching the state."""
     frame = active_frame.get()
-    return cell._value if frame is None else frame.peek(cell)
+    return held_value(cell) if frame is None else frame.peek(cell)
 
 
 def is_alive(cell: "State") -> bool:
@@ -127,7 +145,7 @@ def is_alive(cell: "State") -> bool:
     value = peek(cell)
     if value is ENDED:
         return False
-    return cell._home is None or cell.is_at_home or not has_tracers(value)
+    return not cell.is_of_a_trace or cell.is_at_home or not has_tracers(value)
 
 
 class State(Cell):
@@ -153,6 +171,9 @@ class State(Cell):
         >>> weight
         ParamState(f32[2,3], tag='decay')
     """
+
+    # What compiled functions read and write at each call is sooner found in a slot.
+    __slots__ = ("_home", "_value")
 
     def __init__(self, value: Any, name: str | None = None, tag: str | Iterable[str] | None = None):
         try:
@@ -182,8 +203,8 @@ class State(Cell):
         """The value: any pytree of arrays."""
         try:
             frame = active_frame.get()
-            value = self._value if frame is None else frame.read(self)
-            if value is ENDED or (frame is None and self._home is not None and _has_died(value)):
+            value = held_value(self) if frame is None else frame.read(self)
+            if value is ENDED or (frame is None and self.is_of_a_trace and _has_died(value)):
                 refuse_ended(self)
             return value
         except Exception as error:
@@ -196,9 +217,6 @@ class State(Cell):
             self.check_write(value)
             frame = active_frame.get()
             if frame is None:
-                if not isinstance(value, jax.Array) and type(value) is not type(self._value):
-                    # Compiled functions know which states hold arrays only.
-                    epoch.advance()
                 self.store(value)
             else:
                 frame.write(self, value)
@@ -229,9 +247,19 @@ class State(Cell):
         self._value = value
 
     @property
+    def is_of_a_trace(self) -> bool:
+        """Whether the state was made in a trace, and may hold what is traced there."""
+        return self._home is not None
+
+    def settle(self, value: Any) -> None:
+        """Puts a value that isn't traced in a state that outlives the trace it was made in."""
+        self.store(value)
+        self._home = None
+
+    @property
     def is_at_home(self) -> bool:
         """Whether the state was made in the trace that is running now."""
-        return self._home is not None and self._home == current_trace()
+        return self.is_of_a_trace and self._home == current_trace()
 
     def with_value(self, value: Any) -> Self:
         """Returns a new state of the same class, name and tags with another value.
@@ -247,11 +275,7 @@ class State(Cell):
     @property
     def metadata(self) -> Hashable:
         """Name, tags and further attributes: all but the value."""
-        return tuple(
-            (name, attribute)
-            for name, attribute in sorted(vars(self).items())
-            if name not in ("_value", "_home")
-        )
+        return tuple(sorted(vars(self).items()))
 
     def split_lanes(self, value: Any, count: int) -> tuple[Any, Any] | None:
         """Says how a value is dealt out to the lanes of a `vmap` that doesn't map the state.

@@ -17,20 +17,20 @@ import jax
 import jax.tree_util as jtu
 
 from .._cell import Holder
-from .._errors import ArgumentTypeError, SelectionError, explain, hide_own_frames, user_facing
+from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
 from .._frames import capture
 from .._halves import combine
-from .._trace import TOP, current_trace
-from ..state import State, active_frame, is_alive
+from ..state import State, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
-from ._mixed import constants, mixed, unmixed
+from ._dispatch import dispatch
+from ._mixed import apart, constants, mixed, unmixed
 from ._options import Donation, count, names, positions, positions_of
 from ._program import Program, Replay, signature_of
 from ._pure import prepared, states_in
 from ._reach import reachable
 from ._retrace import TraceGuard
-from ._runtime import PROGRAM_ERRORS, can_raise
+from ._runtime import can_raise
 
 
 class TouchedStates(NamedTuple):
@@ -43,16 +43,6 @@ class TouchedStates(NamedTuple):
 
     read: tuple[State, ...]
     written: tuple[State, ...]
-
-
-_array_types: set[type] = set()
-
-
-def _is_array_type(arg: Any) -> bool:
-    if isinstance(arg, jax.Array):
-        _array_types.add(type(arg))
-        return True
-    return False
 
 
 _MOST_PROGRAMS = 64
@@ -106,17 +96,17 @@ class JitFunction:
         donated = positions(donate_argnums, "donate_argnums", name)
         donated_names = names(options.pop("donate_argnames", None), "donate_argnames", name)
         donated |= positions_of(fun, donated_names, name)
-        # Before the arguments come the values of states, those to be donated first, and the
-        # part of the first argument that is to be donated.
         options["donate_argnames"] = tuple(sorted(donated_names))
-        self._options = {**options, "donate_argnums": (0, 2, *(number + 3 for number in donated))}
+        self._options = options
+        self._donated_args = donated
         self._donation = Donation(donate_states, name)
+        self.lends = self._donation.selector is not None
         self._guard = TraceGuard(count(max_traces, "max_traces", name))
         self._programs: list[Program] = []
-        # The program that a call needs do no more than run, as long as it holds.
-        self._plain: Program | None = None
+        # What a call comes down to, where one program is all that it needs.
+        self._dispatched: Callable[..., Any] | None = None
         self._bound: dict[int, JitFunction] = {}
-        functools.update_wrapper(self, fun, updated=())
+        functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"{self._name}({getattr(self._fun, '__name__', self._fun)!s})"
@@ -130,7 +120,7 @@ class JitFunction:
         if instance is None:
             return self
         if not isinstance(instance, Holder) and not jtu.all_leaves([instance]):
-            return MethodType(self, instance)
+            return MethodType(self, instance)  # type: ignore[arg-type]
         if id(instance) not in self._bound:
             try:
                 reference: Any = weakref.ref(
@@ -149,48 +139,34 @@ class JitFunction:
         written = dict.fromkeys(cell for program in self._programs for cell in program.written)
         return TouchedStates(tuple(read), tuple(written))
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            program = self._plain
-            if (
-                program is None
-                or not program.is_plain
-                or not program.holds()
-                or active_frame.get() is not None
-                or current_trace() != TOP
-                or jax.config.jax_disable_jit  # type: ignore[attr-defined]
-            ):
-                return self._call(args, kwargs)
-            is_prepared = not kwargs and not self._static
-            for arg in args:
-                # A class that has been seen is sooner looked up than asked about.
-                if type(arg) not in _array_types and not _is_array_type(arg):
-                    is_prepared = False
-                    break
-            args, kwargs = ((None, *args), {}) if is_prepared else self._prepared(args, kwargs)
-            try:
-                return program.run_plainly(args, kwargs)
-            except Undeclared as undeclared:
-                return self._finished(args, kwargs, undeclared)
-            except PROGRAM_ERRORS as error:
-                program.reraise(error, args, kwargs)
-        except Exception as error:
-            hide_own_frames(error)
-            raise
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """Calls the function.
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        A property, since that is the cheapest way to a closure that Python has.
+        """
+        return self._dispatched or self._call
+
+    @user_facing
+    def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             captured = capture(self._fun, args, kwargs, frozen=states_in(args, kwargs))
             captured.writes.commit()
             return captured.out
         return self._finished(*self._prepared(args, kwargs))
 
+    def _start_again(self, args: Any, kwargs: Any, undeclared: Undeclared) -> Any:
+        return self._finished((None, *args), kwargs, undeclared)
+
     def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:
         program, result = self._settle(
             args, kwargs, lambda program: program.run(args, kwargs), undeclared
         )
         is_only = all(other is program or not other.holds() for other in self._programs)
-        self._plain = program if is_only and self._donation.selector is None else None
+        is_plain = program.is_plain and is_only and not self.lends
+        self._dispatched = (
+            dispatch(program, self._static, self._call, self._start_again) if is_plain else None
+        )
         return program.finish(result)
 
     @user_facing
@@ -206,7 +182,7 @@ class JitFunction:
         """
         args, kwargs = self._prepared(args, kwargs)
         program, traced = self._settle(
-            args, kwargs, lambda program: program.staged.trace(*program.values(), *args, **kwargs)
+            args, kwargs, lambda program: program.staged.trace(*program.inputs(args), **kwargs)
         )
         return AheadOfTime(traced, program, self._prepared, repr(self))
 
@@ -242,16 +218,16 @@ class JitFunction:
             program.staged.clear_cache()
         self._programs.clear()
         self._guard.clear()
-        self._plain = None
+        self._dispatched = None
 
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         lent = None
-        if args and self._donation.selector is not None:
+        if args and self.lends:
             lent, rest = self._donation.halves(args[0])
             lent, args = mixed(lent, lambda: "argument 0"), (rest, *args[1:])
-        positional, named = prepared(args, kwargs, self._static)
+        positional, named = prepared(args, kwargs, self._static, apart)
         return (lent, *positional), named
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
@@ -261,15 +237,18 @@ class JitFunction:
             positional[0] = combine(lent, positional[0])
         return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
 
-    def stage(self, pure: Callable[..., Any]) -> Any:
-        """Stages a pure function by `jax.jit`, its first argument donated."""
+    def stage(self, pure: Callable[..., Any], donates: bool) -> Any:
+        """Stages a pure function by `jax.jit`, its first argument donated if that is said."""
 
-        def staged(donated: Any, kept: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return pure(donated, kept, *args, **kwargs)
+        def staged(*args: Any, **kwargs: Any) -> Any:
+            return pure(*args, **kwargs)
 
         # JAX names the program after it. No more than the name: it would read the signature.
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
-        return jax.jit(staged, **self._options)
+        # Before the arguments comes what is to be donated, and the values of other states.
+        first = 2 if donates else 1
+        donated = (*range(donates), *(number + first for number in self._donated_args))
+        return jax.jit(staged, donate_argnums=donated, **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""
@@ -331,7 +310,7 @@ class JitFunction:
             roots = [self._fun, *constants(args, kwargs)]
             cells = [cell for cell in reachable(roots) if is_alive(cell)]
         probe = Program(self, (), cells)
-        traced = probe.staged.trace(*probe.values(), *args, **kwargs)
+        traced = probe.staged.trace(*probe.inputs(args), **kwargs)
         donated = [cell for cell in probe.written if cell in self._donation]
         if not donated and len(probe.touched) == len(cells):
             program = probe
@@ -339,7 +318,7 @@ class JitFunction:
             kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
         if probe.can_raise or can_raise(traced.jaxpr):
-            program.can_raise, program.is_plain = True, False
+            program.expect_errors()
         self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
         return program
 
@@ -348,7 +327,7 @@ class JitFunction:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was compiled can't be taken along; it is made anew.
-        return {**vars(self), "_programs": [], "_plain": None, "_bound": {}}
+        return {**vars(self), "_programs": [], "_dispatched": None, "_bound": {}}
 
 
 class _Method:
@@ -371,12 +350,14 @@ class _Bound:
     """A compiled method together with its object, which it keeps alive."""
 
     def __init__(self, function: JitFunction, instance: Any):
-        functools.update_wrapper(self, function, updated=())
+        functools.update_wrapper(self, function, updated=())  # type: ignore[arg-type]
         self._bound_function = function
         self.__self__ = instance
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._bound_function(*args, **kwargs)
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """Calls the method."""
+        return self._bound_function.__call__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bound_function, name)

@@ -6,7 +6,7 @@ that are passed as they are, or in lists, tuples, dictionaries and states, are t
 `jax.jit` does.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -16,47 +16,75 @@ from .._cell import Cell
 from .._errors import ArgumentTypeError, explain
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
+from ..state import Deferred
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
 
 
 @jtu.register_pytree_node_class
-class Mixed:
+class Mixed(Deferred):
     """A tree of which only some leaves are traced.
 
     Attributes:
         traced: The leaves that are traced.
-        static: For each leaf what it is if it isn't traced, else `_TRACED`.
-        treedef: The tree's structure.
+        static: All else of the tree.
     """
 
-    def __init__(self, traced: list[Any], static: tuple[Any, ...], treedef: TreeDef):
+    def __init__(self, traced: Sequence[Any], static: "Static"):
         self.traced = traced
         self.static = static
-        self.treedef = treedef
 
-    def tree_flatten(self) -> tuple[list[Any], tuple[tuple[Any, ...], TreeDef]]:
-        return self.traced, (self.static, self.treedef)
+    def tree_flatten(self) -> tuple[Sequence[Any], "Static"]:
+        return self.traced, self.static
 
     @classmethod
-    def tree_unflatten(cls, aux: tuple[tuple[Any, ...], TreeDef], traced: Any) -> Self:
-        return cls(list(traced), *aux)
+    def tree_unflatten(cls, static: "Static", traced: Any) -> Self:
+        return cls(tuple(traced), static)
 
     def with_traced(self, leaves: list[Any]) -> "Mixed":
         """Returns a tree of the same structure for one thing for each leaf."""
-        return Mixed(
-            [leaf for leaf, s in zip(leaves, self.static, strict=True) if s is _TRACED],
-            self.static,
-            self.treedef,
-        )
+        return Mixed([leaves[position] for position in self.static.holes], self.static)
 
     @property
     def tree(self) -> Any:
         """The tree as it was."""
-        traced = iter(self.traced)
-        leaves = [next(traced) if leaf is _TRACED else leaf.value for leaf in self.static]
-        return self.treedef.unflatten(leaves)
+        return self.static.filled(self.traced)
+
+
+class Static:
+    """The static half of a tree: its structure, and its leaves but for the traced ones.
+
+    Attributes:
+        leaves: For each leaf what it is if it isn't traced, else `_TRACED`.
+        holes: Where the traced leaves are.
+    """
+
+    def __init__(self, leaves: Sequence[Any], treedef: TreeDef):
+        self.leaves = tuple(leaves)
+        self.holes = [position for position, leaf in enumerate(leaves) if leaf is _TRACED]
+        self._treedef = treedef
+        self._values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
+
+    def filled(self, traced: Sequence[Any]) -> Any:
+        """Returns the tree with these leaves traced."""
+        values = self._values.copy()
+        for hole, leaf in zip(self.holes, traced, strict=True):
+            values[hole] = leaf
+        return self._treedef.unflatten(values)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Static):
+            return False
+        return self.leaves == other.leaves and self._treedef == other._treedef
+
+    def __hash__(self) -> int:
+        return hash((self.leaves, self._treedef))
+
+    def __repr__(self) -> str:
+        return repr(self.leaves)
 
 
 class _Traced:
@@ -98,39 +126,97 @@ def mixed(tree: Any, name: Callable[[], str]) -> Any:
     Raises:
         ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
     """
-    if isinstance(tree, (jax.Array, *_NUMBERS)):
+    found = apart(tree, name)
+    if not isinstance(found, Mixed) or len(found.traced) == len(found.static.leaves):
+        return tree
+    return found
+
+
+def apart(tree: Any, name: Callable[[], str]) -> Any:
+    """Sets apart what isn't traced as `mixed` does; JAX need not go through a tree once more.
+
+    Args:
+        tree: Any pytree.
+        name: Gives what to call the tree in messages.
+
+    Returns:
+        An array or number as it is, any other tree as a `Mixed` one.
+
+    Raises:
+        ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
+    """
+    if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
         return tree
     leaves, treedef = jax.tree.flatten(tree)
-    if all(map(is_array, leaves)):
-        return tree
-    is_traced = _are_traced(tree)
-    if all(is_traced):
-        return tree
-    for position, leaf in enumerate(leaves):
-        if not is_traced[position]:
-            _check_hashable(leaf, tree, position, name)
-    static = tuple(
-        _TRACED if traced else Constant(leaf)
-        for leaf, traced in zip(leaves, is_traced, strict=True)
-    )
-    return Mixed([leaf for leaf, t in zip(leaves, is_traced, strict=True) if t], static, treedef)
+    known = _look_up(tree, treedef, tuple(map(type, leaves)))
+    # Objects that have been seen are the same constants again; they are kept, so that no other
+    # object takes their place.
+    constants = [leaves[position] for position in known.static]
+    ids = tuple(map(id, constants))
+    if ids not in known.seen:
+        for position in known.static:
+            _check_hashable(leaves[position], tree, position, name)
+        half: list[Any] = list(map(Constant, leaves))
+        for hole in known.holes:
+            half[hole] = _TRACED
+        static = Static(half, treedef)
+        _forget_some(known.seen)
+        known.seen[ids] = constants, static
+    return Mixed([leaves[hole] for hole in known.holes], known.seen[ids][1])
+
+
+class _Known:
+    """What is known of trees of one structure, with leaves of the same classes.
+
+    Attributes:
+        holes: Where the traced leaves are.
+        static: Where the others are.
+        seen: The others that have been met, by their identity, and what stands for them.
+    """
+
+    def __init__(self, is_traced: list[bool]):
+        self.holes = [position for position, traced in enumerate(is_traced) if traced]
+        self.static = [position for position, traced in enumerate(is_traced) if not traced]
+        self.seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
+
+
+_MOST_KNOWN = 256
+_known: dict[Hashable, _Known] = {}
+
+
+def _look_up(tree: Any, *key: Hashable) -> _Known:
+    try:
+        known = _known.get(key)
+    except TypeError:
+        # Something static in a node can't be hashed; JAX says so, where it matters.
+        return _Known(_are_traced(tree))
+    if known is None:
+        _forget_some(_known)
+        known = _known[key] = _Known(_are_traced(tree))
+    return known
+
+
+def _forget_some(known: dict[Any, Any]) -> None:
+    while len(known) >= _MOST_KNOWN:
+        known.pop(next(iter(known)))
 
 
 def constant(value: Any, name: Callable[[], str]) -> Mixed:
     """Makes all of a value part of the program."""
     _check_hashable(value, None, None, name)
-    return Mixed([], (Constant(value),), jax.tree.structure(0))
+    return Mixed([], Static([Constant(value)], jax.tree.structure(0)))
 
 
 def packed(tree: Any) -> Mixed:
     """Takes a tree apart where its values are still good: what holds states ends with a trace."""
     leaves, treedef = jax.tree.flatten(tree)
     is_traced = [is_array(leaf) or isinstance(leaf, _NUMBERS) for leaf in leaves]
-    static = tuple(
+    half = [
         _TRACED if traced else Constant(leaf)
         for leaf, traced in zip(leaves, is_traced, strict=True)
-    )
-    return Mixed([leaf for leaf, t in zip(leaves, is_traced, strict=True) if t], static, treedef)
+    ]
+    traced = [leaf for leaf, t in zip(leaves, is_traced, strict=True) if t]
+    return Mixed(traced, Static(half, treedef))
 
 
 def unmixed(tree: Any) -> Any:
@@ -144,7 +230,7 @@ def constants(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         leaf.value
         for arg in (*args, *kwargs.values())
         if isinstance(arg, Mixed)
-        for leaf in arg.static
+        for leaf in arg.static.leaves
         if leaf is not _TRACED
     ]
 

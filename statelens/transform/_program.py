@@ -15,9 +15,9 @@ import jax.extend.core
 from .._frames import Writes, capture
 from .._reads import Reads, epoch
 from .._units import TreeDef
-from ..state import State, active_frame, store_all
+from ..state import State, active_frame
 from ._discover import Undeclared
-from ._mixed import Mixed, mixed, unmixed
+from ._mixed import mixed, unmixed
 from ._pure import staged_value, staged_writes, states_in
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
@@ -36,10 +36,16 @@ def signature_of(args: Any) -> Signature:
 
 
 class Host(Protocol):
-    """Whose function it is that a program runs."""
+    """Whose function it is that a program runs.
 
-    def stage(self, pure: Callable[..., Any]) -> Any:
-        """Stages a pure function by `jax.jit`, its first argument donated."""
+    Attributes:
+        lends: Whether a part of the first argument may be donated.
+    """
+
+    lends: bool
+
+    def stage(self, pure: Callable[..., Any], donates: bool) -> Any:
+        """Stages a pure function by `jax.jit`, its first argument donated if that is said."""
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
         """Returns the function to run, and its arguments as the caller gave them."""
@@ -57,11 +63,11 @@ class Program:
         kept: The other states that it takes.
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
-        staged: The staged function of the values of `donated`, of those of `kept`, and of
-            the arguments. It gives the output and the values of the states written: by the
-            place in `outs` of which these are, since a dictionary costs nothing at a call.
+        staged: The staged function of what is donated (if anything may be), of the values of
+            `kept`, and of the arguments. It gives the output, the values of the states
+            written, and as many times None as there are places in `outs` before that of these.
         outs: The states written, for each set of states that a trace has written.
-        is_plain: Whether all values of states, in and out, are arrays only.
+        is_plain: Whether it can't raise, and no trace but its own can be in what it takes.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
         can_raise: Whether it may raise an error while it runs.
@@ -85,10 +91,10 @@ class Program:
         self.host = host
         self.reads = Reads() if replay is None else replay.reads
         self._replay = replay
-        self._epoch = -1
-        self._writes_plainly = True
-        self.is_plain = self._has_plain_values()
-        self.staged = host.stage(self._pure)
+        self.good_at = -1
+        self.is_plain = self._is_plain()
+        self._donates = bool(self.donated) or host.lends
+        self.staged = host.stage(self._pure if self._donates else self._pure_kept, self._donates)
 
     def values(self) -> tuple[list[Any], list[Any]]:
         """Gathers the values of the states, those that are donated first."""
@@ -98,57 +104,54 @@ class Program:
             donated = jax.tree.map(_copied, donated)
         return donated, kept
 
-    def _has_plain_values(self) -> bool:
-        values = [value for part in self.values() for value in part]
-        return self._writes_plainly and not any(isinstance(value, Mixed) for value in values)
+    def inputs(self, args: Any) -> tuple[Any, ...]:
+        """Returns what the staged function is called with; `args` are prepared ones."""
+        lent, *others = args
+        donated, kept = self.values()
+        return ((donated, lent), kept, *others) if self._donates else (kept, *others)
+
+    def _is_plain(self) -> bool:
+        cells = (*self.donated, *self.kept)
+        return not self.can_raise and not any(cell.is_of_a_trace for cell in cells)
+
+    def expect_errors(self) -> None:
+        """Notes that the program may raise an error while it runs."""
+        self.can_raise, self.is_plain, self.good_at = True, False, -1
 
     def holds(self) -> bool:
         """Says whether all that the program has taken over from modules is what it was."""
-        if self._epoch != epoch.now:
+        if self.good_at != epoch.now:
             now = epoch.now
             if not self.reads.attributes_hold():
                 return False
-            self.is_plain = self._has_plain_values() and not self.can_raise
-            self._epoch = now
-        return self.reads.containers_hold()
+            self.is_plain = self._is_plain()
+            self.good_at = now
+        return self.containers_hold()
+
+    def containers_hold(self) -> bool:
+        """Says whether lists and dictionaries of modules have in them what they had."""
+        return not self.reads.containers or self.reads.containers_hold()
 
     def run(self, args: Any, kwargs: Any) -> Any:
         """Runs the staged function; what it wrote is not committed yet."""
         forget_errors()
         try:
-            result = self.staged(*self.values(), *args, **kwargs)
+            result = self.staged(*self.inputs(args), **kwargs)
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
-            self.reraise(error, args, kwargs)
+            self.reraise(error, args[1:], kwargs)
 
     def reraise(self, error: Exception, args: Any, kwargs: Any) -> NoReturn:
         """Raises what came of running the program as the caller should see it."""
         if "donat" in str(error):
-            refuse_shared_arrays(self.donated, self.kept, args[1:], kwargs)
+            refuse_shared_arrays(self.donated, self.kept, args, kwargs)
         if not self.can_raise:
             raise error
         reraise(error)
 
-    def run_plainly(self, args: Any, kwargs: Any) -> Any:
-        """Runs the staged function, and stores what it wrote, where no frame is open.
-
-        Nothing but the compiled call should cost anything here.
-        """
-        out, written = self.staged(
-            [cell._value for cell in self.donated],
-            [cell._value for cell in self.kept],
-            *args,
-            **kwargs,
-        )
-        ((number, values),) = written.items()
-        if not self.is_plain:  # it has just been traced for other arguments
-            return self.finish((out, written))
-        store_all(self.outs[number], values)
-        return unmixed(out)
-
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""
-        out, written = result
+        out, values = result[:2]
         frame = active_frame.get()
         if frame is not None:
             for cell in self.touched:
@@ -157,18 +160,22 @@ class Program:
                 frame.reads.update(self.reads)
             if self.can_raise:
                 frame.expect_errors()
-        ((number, values),) = written.items()
-        Writes(self.outs[number], tuple(map(unmixed, values))).commit()
+        Writes(self.outs[len(result) - 2], tuple(map(unmixed, values))).commit()
         return unmixed(out)
 
-    def _pure(self, donated: list[Any], kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
+    def _pure_kept(self, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
+        return self._pure(((), None), kept, *args, **kwargs)
+
+    def _pure(self, given: Any, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
+        donated, lent = given
+        args = (lent, *args)
         cells = (*self.donated, *self.kept)
         values = dict(zip(cells, (*donated, *kept), strict=True))
-        if self._replay is not None and self._replay.fits(values, (args, kwargs)):
-            out, written = self._replay(values, (args, kwargs))
-            (number,) = written
-            self._note(self._replay.touched, self.outs[number], args, kwargs)
-            return out, written
+        is_staged = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
+        if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
+            result = self._replay(values, (args, kwargs))
+            self._note(self._replay.touched, self.outs[len(result) - 2], args, kwargs)
+            return result
         self.host.on_trace(self, (values, args, kwargs))
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
         inside = states_in(restored_args, restored_kwargs)
@@ -190,11 +197,9 @@ class Program:
             self.outs.append(writes.cells)
         number = self.outs.index(writes.cells)
         values = staged_writes(writes).values
-        if any(isinstance(value, Mixed) for value in values):
-            self._writes_plainly = self.is_plain = False
         if captured.can_raise:
-            self.can_raise, self.is_plain = True, False
-        return mixed(captured.out, lambda: "the output"), {number: values}
+            self.expect_errors()
+        return mixed(captured.out, lambda: "the output"), values, *(None,) * number
 
     def _note(self, touched: Iterable[State], written: Iterable[State], *args: Any) -> None:
         self.signatures.add(signature_of(args))

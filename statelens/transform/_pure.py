@@ -13,7 +13,10 @@ from ._mixed import constant, mixed, unmixed
 
 
 def prepared(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], static: frozenset[int | str] = frozenset()
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    static: frozenset[int | str] = frozenset(),
+    take: Callable[..., Any] = mixed,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Sets apart what of arguments isn't traced.
 
@@ -21,13 +24,14 @@ def prepared(
         args: Positional arguments.
         kwargs: Keyword arguments.
         static: Positions and names of arguments of which nothing is traced.
+        take: What to do with the others.
 
     Returns:
         The arguments, as pytrees of arrays.
     """
 
     def one(label: int | str, arg: Any) -> Any:
-        return (constant if label in static else mixed)(arg, lambda: f"argument {label!r}")
+        return (constant if label in static else take)(arg, lambda: f"argument {label!r}")
 
     positional = tuple(one(number, arg) for number, arg in enumerate(args))
     return positional, {name: one(name, arg) for name, arg in kwargs.items()}

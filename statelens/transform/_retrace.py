@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 from .._errors import RetraceError, explain
 from ..path import format, from_jax
 from ..state import State
-from ._mixed import Mixed
+from ._mixed import unmixed
 
 
 class TraceGuard:
@@ -57,17 +57,21 @@ def _described(values: dict[State, Any], args: Any, kwargs: Any) -> dict[str, st
         label = f"state {cell.name!r}" if cell.name else f"{type(cell).__name__} number {number}"
         found[label] = _kinds(value)
     for label, arg in [*enumerate(args[1:]), *kwargs.items()]:
-        if isinstance(arg, Mixed):
-            found[f"argument {label!r}"] = f"{_kinds(arg.traced)} and {arg.static}"
-            continue
-        for keys, leaf in jtu.tree_flatten_with_path(arg)[0]:
+        for keys, leaf in jtu.tree_flatten_with_path(unmixed(arg))[0]:
             path = format(from_jax(keys)[0])
             found[f"argument {label!r}" + (f" at '{path}'" if path else "")] = _kinds(leaf)
     return found
 
 
 def _kinds(tree: Any) -> str:
-    return ", ".join(str(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)) or "nothing"
+    return ", ".join(map(_kind, jax.tree.leaves(tree))) or "nothing"
+
+
+def _kind(leaf: Any) -> str:
+    try:
+        return str(jax.typeof(leaf))
+    except TypeError:
+        return repr(leaf)
 
 
 def _explained(what: str, most: int, before: dict[str, str], now: dict[str, str]) -> str:

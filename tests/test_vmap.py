@@ -919,3 +919,15 @@ def test_map_refuses_what_it_can_t_run_over():
 def test_map_of_nothing_is_empty():
     close(T.map(lambda x: 2 * x, jnp.zeros((0, 2)), batch_size=2), jnp.zeros((0, 2)))
     close(T.map(lambda x: 2 * x, jnp.zeros((0, 2))), jnp.zeros((0, 2)))
+
+
+def test_no_traced_value_is_kept():
+    h, rng = sl.State(XS), sl.random.RandomState(0)
+
+    def fun(x):
+        h.value = h.value + rng.normal()
+        return {"a": x + h.value, "b": jnp.sin}
+
+    with jax.checking_leaks():
+        T.vmap(fun, in_states=h, out_axes={"a": 1, "b": None})(XS)
+        sl.jit(T.vmap(fun, in_states=h))(XS)

@@ -1,6 +1,6 @@
 """Axes: which axis of each array is mapped, said by a tree that the whole tree begins with."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,61 +118,72 @@ def spread(axes: Any, tree: Any, option: str, what: str, asked_by: str) -> tuple
     return operand, [found[position] for position in traced]
 
 
-class Grouped:
-    """A tree as one lane has it, with its arrays grouped by the axis that they get.
+def group_by_axis(
+    tree: Any, axes: Any, option: str, what: str, asked_by: str
+) -> tuple[dict[Any, list[Any]], "Grouping"]:
+    """Groups the arrays in a tree by the axis that they get.
 
     A mapped function has no other way to say the axes of what only it knows.
 
     Args:
-        tree: Any pytree.
+        tree: Any pytree, as one lane has it.
         axes: An axis, or a tree of axes that `tree` begins with.
         option: What `axes` was given as.
         what: What `tree` is.
         asked_by: The transform, for messages.
 
+    Returns:
+        The arrays by axis; and how to put the tree together once they are stacked.
+
     Raises:
         ArgumentTypeError: There is something else than axes in `axes`.
         ArgumentError: `tree` doesn't begin with it, or an array has no place for its axis.
     """
-
-    def __init__(self, tree: Any, axes: Any, option: str, what: str, asked_by: str):
-        operand, each = spread(axes, tree, option, what, asked_by)
-        labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
-        if isinstance(operand, Mixed):
-            labels = operand.with_traced(labels).traced
-        self._leaves, self._treedef = jax.tree.flatten(operand)
-        self._axes = each
-        self._labels = labels
-        for leaf, axis, label in zip(self._leaves, each, labels, strict=True):
-            ndim = jnp.ndim(leaf)
-            if axis is not None and not -ndim - 1 <= axis <= ndim:
-                raise ArgumentError(
-                    explain(
-                        f"asked {asked_by} for {option} with the axis {axis}",
-                        f"{label} has the shape {jnp.shape(leaf)} in each lane",
-                        f"an axis from {-ndim - 1} to {ndim}",
-                    )
+    operand, each = spread(axes, tree, option, what, asked_by)
+    labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
+    if isinstance(operand, Mixed):
+        labels = operand.with_traced(labels).traced
+    leaves, treedef = jax.tree.flatten(operand)
+    groups: dict[Any, list[Any]] = {axis: [] for axis in axes_in(axes)}
+    for leaf, axis, label in zip(leaves, each, labels, strict=True):
+        ndim = jnp.ndim(leaf)
+        if axis is not None and not -ndim - 1 <= axis <= ndim:
+            raise ArgumentError(
+                explain(
+                    f"asked {asked_by} for {option} with the axis {axis}",
+                    f"{label} has the shape {jnp.shape(leaf)} in each lane",
+                    f"an axis from {-ndim - 1} to {ndim}",
                 )
+            )
+        groups[axis].append(leaf)
+    return groups, Grouping(treedef, each, labels)
 
-    def group(self, axis: Any) -> list[Any]:
-        """Lists the arrays that get an axis."""
-        return self._of(axis, self._leaves)
 
-    def labels(self, axis: Any) -> list[str]:
-        """Lists what they are called."""
-        return self._of(axis, self._labels)
+class Grouping(NamedTuple):
+    """How to put a tree together whose arrays were grouped by axis.
 
-    def _of(self, axis: Any, each: list[Any]) -> list[Any]:
-        return [one for one, own in zip(each, self._axes, strict=True) if own == axis]
+    Attributes:
+        treedef: Its structure, with what isn't traced set apart.
+        axes: The axis of each array.
+        labels: What each is called.
+    """
+
+    treedef: Any
+    axes: list[Any]
+    labels: list[str]
+
+    def labels_of(self, axis: Any) -> list[str]:
+        """Lists what the arrays that get an axis are called."""
+        return [one for one, own in zip(self.labels, self.axes, strict=True) if own == axis]
 
     def join(self, groups: dict[Any, list[Any]]) -> Any:
-        """Gives the tree of all lanes, as the caller sees it.
+        """Gives the tree, as the caller sees it.
 
         Args:
-            groups: The stacked arrays, by axis, in the order of `group`.
+            groups: The arrays by axis, stacked.
         """
         left = {axis: iter(group) for axis, group in groups.items()}
-        return unmixed(self._treedef.unflatten([next(left[axis]) for axis in self._axes]))
+        return unmixed(self.treedef.unflatten([next(left[axis]) for axis in self.axes]))
 
 
 def _label(keys: Any, what: str) -> str:

@@ -1,7 +1,9 @@
 """One call of a function in lanes that run side by side, and what becomes of states in it.
 
 A state that is mapped has an axis; the others are shared by all lanes. One that holds random
-keys deals a key of its own to each lane.
+keys deals a key of its own to each lane. What a lane makes of that is the lane's own, and the
+state goes on with what comes after the lanes; but if the lanes have put one and the same value
+in its place, as by seeding it, the state has that.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from .._frames import Captured, Writes, capture
 from .._resolve import focus_on
 from .._trace import has_tracers
 from ..state import State, active_frame
-from ._axes import Grouped, axes_in, is_axis, spread
+from ._axes import axes_in, group_by_axis, is_axis, spread
 from ._carry import staged
 from ._discover import Attempt
 from ._mixed import mixed, unmixed
@@ -209,9 +211,10 @@ class Call:
             out, tree = self._pair(out)
             parts, rest = self._going.split(tree, self._asked.name)
         made = self._split_made(captured.made)
-        self._out = Grouped(out, self._asked.out_axes, "out_axes", "the output", self._asked.name)
-        out = [self._out.group(axis) for axis in self._out_axes]
-        return out, parts, mixed(rest, lambda: "the output"), values, made
+        out, self._out = group_by_axis(
+            out, self._asked.out_axes, "out_axes", "the output", self._asked.name
+        )
+        return list(out.values()), parts, mixed(rest, lambda: "the output"), values, made
 
     def _by_axis(self, writes: Writes, lanes: list[Any]) -> list[list[tuple[State, Any]]]:
         """Lists what was written that the states will have, by the axis that they get."""
@@ -308,7 +311,7 @@ class Call:
         if None not in self._out_axes:
             return
         position = self._out_axes.index(None)
-        for number, label in enumerate(self._out.labels(None)):
+        for number, label in enumerate(self._out.labels_of(None)):
             if not is_shared(lambda lane, number=number: lane[0][position][number]):
                 raise ArgumentError(
                     explain(

@@ -106,10 +106,14 @@ def vmap(
 ) -> Any:
     """Maps a function over axes of its arguments and of states, as `jax.vmap` does.
 
+    All lanes share the states that aren't mapped. A random key is split: each lane has its own,
+    and the state goes on with the next one, unless all lanes have given it one and the same.
+
     Args:
         fun: The function; it may read and write states. Left out, `vmap` gives a decorator.
         in_axes: The axis of each argument, as for `jax.vmap`.
-        out_axes: The axis of each output, as for `jax.vmap`.
+        out_axes: The axis of each output, as for `jax.vmap`: one for all, or a tree that the
+            output begins with. What is no array comes back as it is, whatever is said of it.
         axis_name: A name for the axis, for collectives.
         axis_size: The size of the axis, if nothing that is mapped says it.
         spmd_axis_name: As for `jax.vmap`.
@@ -126,7 +130,8 @@ def vmap(
     Raises:
         SelectionError: A state that all lanes share was written with a value for each.
         ArgumentTypeError: An axis is none.
-        ArgumentError: There is no axis for each argument.
+        ArgumentError: There is no axis for each argument, or a tree of axes is not what the
+            argument or the output begins with; the message says where.
 
     Example:
         >>> import jax.numpy as jnp, statelens as sl

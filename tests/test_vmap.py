@@ -916,6 +916,20 @@ def test_map_refuses_what_it_can_t_run_over():
         T.map(3, XS)
 
 
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 5])
+def test_map_of_what_is_static_in_part(batch_size):
+    xs = jnp.arange(3.0)
+    fun = lambda tree: {"y": tree["f"](tree["x"]), "f": tree["f"], "new": lambda: None}  # noqa: E731
+    out = T.map(fun, {"x": xs, "f": jnp.sin, "name": "text"}, batch_size=batch_size)
+    close(out["y"], jnp.sin(xs))
+    assert out["f"] is jnp.sin
+    assert out["new"]() is None
+    model = eqx.nn.MLP("scalar", "scalar", 4, 1, key=jax.random.key(0))
+    out, same = T.map(lambda x: (model(x), model), xs, batch_size=batch_size)
+    close(out, jax.vmap(model)(xs))
+    close(same.layers[0].weight[1], model.layers[0].weight)
+
+
 def test_map_of_nothing_is_empty():
     close(T.map(lambda x: 2 * x, jnp.zeros((0, 2)), batch_size=2), jnp.zeros((0, 2)))
     close(T.map(lambda x: 2 * x, jnp.zeros((0, 2))), jnp.zeros((0, 2)))
@@ -931,3 +945,53 @@ def test_no_traced_value_is_kept():
     with jax.checking_leaks():
         T.vmap(fun, in_states=h, out_axes={"a": 1, "b": None})(XS)
         sl.jit(T.vmap(fun, in_states=h))(XS)
+
+
+# Partitions of trees with static parts, which `shard_map` reads as `vmap` reads axes.
+
+P = jax.sharding.PartitionSpec
+MESH = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        P("rows"),
+        {"a": P("rows"), "b": P("rows")},
+        {"a": P("rows"), "b": {"c": [P("rows"), P()]}},
+    ],
+)
+@pytest.mark.parametrize("static", [jnp.sin, "text"])
+def test_partitions_of_an_output_with_static_parts(specs, static):
+    calls = sl.State(0)
+
+    def fun(x):
+        calls.value += 1
+        return {"a": x, "b": {"c": [2 * x, static]}}
+
+    out = T.shard_map(fun, MESH, P("rows"), specs)(XS)
+    close(out["a"], XS)
+    close(out["b"]["c"][0], 2 * XS)
+    assert out["b"]["c"][1] is static
+    assert calls.value == 1
+
+
+def test_partitions_of_arguments_with_static_parts():
+    mlp = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    of_mlp = jax.tree.map(lambda _: P(), mlp)
+    fun = lambda tree, x: (jax.vmap(tree["m"])(x), tree["m"])  # noqa: E731
+    for spec in (P(), {"m": P()}, {"m": of_mlp}):
+        out, same = T.shard_map(fun, MESH, (spec, P("rows")), (P("rows"), P()))({"m": mlp}, XS)
+        close(out, jax.vmap(mlp)(XS))
+        assert same.activation is mlp.activation
+
+
+def test_partitions_that_do_not_fit_are_named_by_path():
+    fun = lambda tree: {"a": tree["x"], "b": {"c": jnp.sin}}  # noqa: E731
+    tree = {"x": XS, "f": jnp.sin}
+    with pytest.raises(
+        sl.ArgumentError, match=r"at 'b\.c' the partitions are a list of \[0\], and"
+    ):
+        T.shard_map(fun, MESH, P("rows"), {"a": P("rows"), "b": {"c": [P()]}})(tree)
+    with pytest.raises(sl.ArgumentError, match=r"argument 0\n.* a dict of x, .* a dict of f, x\n"):
+        T.shard_map(fun, MESH, ({"x": P("rows")},), P("rows"))(tree)

@@ -1,5 +1,6 @@
-"""Axes: which axis of each array is mapped, said by a tree that the whole tree begins with."""
+"""Axes, and other places of arrays, said by a tree that the whole tree begins with."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -53,29 +54,48 @@ def read_out_axes(out_axes: Any, asked_by: str) -> Any:
     )
 
 
-def axes_in(axes: Any) -> list[Any]:
-    """Lists the different axes in a tree of them."""
-    leaves = jax.tree.leaves(axes, is_leaf=lambda node: node is None)
-    return list(dict.fromkeys(filter(is_axis, leaves)))
+class Kind(NamedTuple):
+    """What kind of places is meant.
+
+    Attributes:
+        is_place: Says whether something is one.
+        one: What one is, for messages.
+        several: What several are called.
+    """
+
+    is_place: Callable[[Any], bool]
+    one: str
+    several: str
+
+    def among(self, places: Any) -> list[Any]:
+        """Lists the different places in a tree of them."""
+        leaves = jax.tree.leaves(places, is_leaf=lambda n: n is None or self.is_place(n))
+        return list(dict.fromkeys(filter(self.is_place, leaves)))
 
 
-def spread(axes: Any, tree: Any, option: str, what: str, asked_by: str) -> tuple[Any, list[Any]]:
-    """Gives the axis of each array in a tree.
+AXES = Kind(is_axis, "an integer or None", "axes")
+
+
+def spread(
+    places: Any, tree: Any, kind: Kind, option: str, what: str, asked_by: str
+) -> tuple[Any, list[Any]]:
+    """Gives the place of each array in a tree.
 
     Args:
-        axes: An axis, or a tree of axes that `tree` begins with: one stands for all below it,
+        places: A place, or a tree of them that `tree` begins with: one stands for all below it,
             and where `tree` has something static there may be anything.
         tree: Any pytree, as the caller sees it.
-        option: What `axes` was given as.
+        kind: The kind of places.
+        option: What `places` was given as.
         what: What `tree` is.
         asked_by: The transform, for messages.
 
     Returns:
-        The tree with what isn't traced set apart, and the axes in the order of its leaves.
+        The tree with what isn't traced set apart, and the places in the order of its leaves.
 
     Raises:
-        ArgumentTypeError: Where `tree` has an array, `axes` has something else than an axis.
-        ArgumentError: `tree` doesn't begin with `axes`; the message says where they part.
+        ArgumentTypeError: Where `tree` has an array, `places` has something else than a place.
+        ArgumentError: `tree` doesn't begin with `places`; the message says where they part.
     """
     operand = mixed(tree, lambda: what)
     positions = list(range(jax.tree.structure(tree).num_leaves))
@@ -83,71 +103,86 @@ def spread(axes: Any, tree: Any, option: str, what: str, asked_by: str) -> tuple
     is_traced = set(traced).__contains__
     found: list[Any] = []
 
-    def descend(axes_here: Any, here: Any, path: Path) -> None:
+    def descend(place: Any, here: Any, path: Path) -> None:
         count = jax.tree.structure(here).num_leaves
         below = range(len(found), len(found) + count)
-        (form, children), (own_form, own_children) = _children(axes_here), _children(here)
-        is_one = is_axis(axes_here) or jtu.treedef_is_leaf(form)
-        if is_one and (is_axis(axes_here) or not any(map(is_traced, below))):
-            found.extend([axes_here] * count)
+        (form, children), (own_form, own_children) = _children(place), _children(here)
+        is_one = kind.is_place(place) or jtu.treedef_is_leaf(form)
+        if is_one and (kind.is_place(place) or not any(map(is_traced, below))):
+            found.extend([place] * count)
             return
         if is_one:
             raise ArgumentTypeError(
                 explain(
-                    f"asked {asked_by} for {option}={axes!r} of {what}",
-                    f"{axes_here!r} is a {type(axes_here).__name__}",
-                    "an integer or None, or a tree of them",
+                    f"asked {asked_by} for {option}={places!r} of {what}",
+                    f"{place!r} is a {type(place).__name__}",
+                    f"{kind.one}, or a tree of them",
                 )
             )
         if form != own_form:
             where = f"at '{format(path)}' " if path else ""
-            theirs, ours = _described(axes_here), _described(here)
+            theirs, ours = _described(place), _described(here)
             if theirs == ours:
                 ours += " with other static parts"
             raise ArgumentError(
                 explain(
-                    f"asked {asked_by} for {option}={axes!r} of {what}",
-                    f"{where}the axes are {theirs}, and {what} has {ours}",
-                    f"a tree that {what} begins with, where one axis stands for all below it",
+                    f"asked {asked_by} for {option}={places!r} of {what}",
+                    f"{where}the {kind.several} are {theirs}, and {what} has {ours}",
+                    f"a tree that {what} begins with, where one stands for all below it",
                 )
             )
-        for (keys, axis), (_, child) in zip(children, own_children, strict=True):
-            descend(axis, child, path + from_jax(keys)[0])
+        for (keys, own), (_, child) in zip(children, own_children, strict=True):
+            descend(own, child, path + from_jax(keys)[0])
 
-    descend(axes, tree, ())
+    descend(places, tree, ())
     return operand, [found[position] for position in traced]
 
 
-def group_by_axis(
-    tree: Any, axes: Any, option: str, what: str, asked_by: str
+def group(
+    tree: Any, places: Any, kind: Kind, option: str, what: str, asked_by: str
 ) -> tuple[dict[Any, list[Any]], "Grouping"]:
-    """Groups the arrays in a tree by the axis that they get.
+    """Groups the arrays in a tree by the place that they get.
 
-    A mapped function has no other way to say the axes of what only it knows.
+    A function under a JAX transform has no other way to say the places of what only it knows.
 
     Args:
-        tree: Any pytree, as one lane has it.
-        axes: An axis, or a tree of axes that `tree` begins with.
-        option: What `axes` was given as.
+        tree: Any pytree, as the function gives it.
+        places: As for `spread`.
+        kind: The kind of places.
+        option: What `places` was given as.
         what: What `tree` is.
         asked_by: The transform, for messages.
 
     Returns:
-        The arrays by axis; and how to put the tree together once they are stacked.
+        The arrays by place; and how to put the tree together outside of the transform.
 
     Raises:
-        ArgumentTypeError: There is something else than axes in `axes`.
-        ArgumentError: `tree` doesn't begin with it, or an array has no place for its axis.
+        StateLensError: As for `spread`.
     """
-    operand, each = spread(axes, tree, option, what, asked_by)
+    operand, each = spread(places, tree, kind, option, what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
     if isinstance(operand, Mixed):
         labels = operand.with_traced(labels).traced
     leaves, treedef = jax.tree.flatten(operand)
-    groups: dict[Any, list[Any]] = {axis: [] for axis in axes_in(axes)}
-    for leaf, axis, label in zip(leaves, each, labels, strict=True):
-        ndim = jnp.ndim(leaf)
-        if axis is not None and not -ndim - 1 <= axis <= ndim:
+    groups: dict[Any, list[Any]] = {place: [] for place in kind.among(places)}
+    for leaf, place in zip(leaves, each, strict=True):
+        groups[place].append(leaf)
+    return groups, Grouping(treedef, each, labels)
+
+
+def check_axes(
+    groups: dict[Any, list[Any]], grouping: "Grouping", option: str, asked_by: str
+) -> None:
+    """Refuses an axis that an array will not have once the lanes are stacked.
+
+    Raises:
+        ArgumentError: There is one; the message names the array.
+    """
+    for axis, leaves in groups.items():
+        for leaf, label in zip(leaves, grouping.labels_of(axis), strict=True):
+            ndim = jnp.ndim(leaf)
+            if axis is None or -ndim - 1 <= axis <= ndim:
+                continue
             raise ArgumentError(
                 explain(
                     f"asked {asked_by} for {option} with the axis {axis}",
@@ -155,35 +190,33 @@ def group_by_axis(
                     f"an axis from {-ndim - 1} to {ndim}",
                 )
             )
-        groups[axis].append(leaf)
-    return groups, Grouping(treedef, each, labels)
 
 
 class Grouping(NamedTuple):
-    """How to put a tree together whose arrays were grouped by axis.
+    """How to put a tree together whose arrays were grouped by place.
 
     Attributes:
         treedef: Its structure, with what isn't traced set apart.
-        axes: The axis of each array.
+        places: The place of each array.
         labels: What each is called.
     """
 
     treedef: Any
-    axes: list[Any]
+    places: list[Any]
     labels: list[str]
 
-    def labels_of(self, axis: Any) -> list[str]:
-        """Lists what the arrays that get an axis are called."""
-        return [one for one, own in zip(self.labels, self.axes, strict=True) if own == axis]
+    def labels_of(self, place: Any) -> list[str]:
+        """Lists what the arrays that get a place are called."""
+        return [one for one, own in zip(self.labels, self.places, strict=True) if own == place]
 
     def join(self, groups: dict[Any, list[Any]]) -> Any:
         """Gives the tree, as the caller sees it.
 
         Args:
-            groups: The arrays by axis, stacked.
+            groups: The arrays by place.
         """
-        left = {axis: iter(group) for axis, group in groups.items()}
-        return unmixed(self.treedef.unflatten([next(left[axis]) for axis in self.axes]))
+        left = {place: iter(group) for place, group in groups.items()}
+        return unmixed(self.treedef.unflatten([next(left[place]) for place in self.places]))
 
 
 def _label(keys: Any, what: str) -> str:

@@ -19,7 +19,7 @@ from .._frames import Captured, Writes, capture
 from .._resolve import focus_on
 from .._trace import has_tracers
 from ..state import State, active_frame
-from ._axes import axes_in, group_by_axis, is_axis, spread
+from ._axes import AXES, check_axes, group, is_axis, spread
 from ._carry import staged
 from ._discover import Attempt
 from ._mixed import mixed, unmixed
@@ -68,7 +68,7 @@ class Call:
         self._coming = coming
         self._going = going
         self._state_axes = list(dict.fromkeys([None, *going.cells.values()]))
-        self._out_axes = axes_in(asked.out_axes)
+        self._out_axes = AXES.among(asked.out_axes)
         axes = asked.in_axes
         axes = axes if isinstance(axes, tuple) else (axes,) * len(args)
         if len(axes) != len(args):
@@ -110,7 +110,7 @@ class Call:
 
     def _operand(self, label: str, tree: Any, axes: Any) -> tuple[Any, Any]:
         """Sets apart what isn't traced; gives what is, with its axes."""
-        operand, each = spread(axes, tree, "in_axes", label, self._asked.name)
+        operand, each = spread(axes, tree, AXES, "in_axes", label, self._asked.name)
         pairs = zip(jax.tree.leaves(operand), each, strict=True)
         self._labelled += [(label, leaf, axis) for leaf, axis in pairs]
         if not is_axis(axes):
@@ -211,9 +211,10 @@ class Call:
             out, tree = self._pair(out)
             parts, rest = self._going.split(tree, self._asked.name)
         made = self._split_made(captured.made)
-        out, self._out = group_by_axis(
-            out, self._asked.out_axes, "out_axes", "the output", self._asked.name
-        )
+        what, name = "the output", self._asked.name
+        out, form = group(out, self._asked.out_axes, AXES, "out_axes", what, name)
+        check_axes(out, form, "out_axes", name)
+        self._out = form
         return list(out.values()), parts, mixed(rest, lambda: "the output"), values, made
 
     def _by_axis(self, writes: Writes, lanes: list[Any]) -> list[list[tuple[State, Any]]]:

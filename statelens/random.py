@@ -21,6 +21,11 @@ methods of `DEFAULT`, the state that programs share.
     ...     again = random.uniform()
     >>> bool(first == again)
     True
+
+A function may seed while a transform runs it. In a loop it does so in each step, and a branch
+does if it is taken. In the lanes of `vmap` a seed that is the same for all is the state's, as if
+there were one lane; else each lane draws from its own, and the state goes on with the key that
+comes after those that were split off for the lanes.
 """
 
 import inspect
@@ -118,7 +123,8 @@ class RandomState(State):
         """Starts anew from a seed or a key.
 
         Args:
-            seed_or_key: As for the class.
+            seed_or_key: As for the class; a traced integer too. None in a compiled function
+                is one seed, drawn when the function is traced.
         """
         self.value = as_key(seed_or_key)
 

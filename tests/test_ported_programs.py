@@ -292,6 +292,335 @@ def dropout_in_a_gradient(bst):
     return run(X), run(X)
 
 
+@program
+def the_other_names_of_jacrev_and_of_checkpoint(bst):
+    model = layer(bst)
+    params = model.states(bst.ParamState)
+    remembered = bst.transform.remat(lambda x: jnp.sum(model(x)))
+    return [
+        bst.transform.jacobian(lambda x: model(x), params)(X[0]),
+        bst.transform.grad(remembered, params, return_value=True)(X),
+        model.calls.value,
+    ]
+
+
+@program
+def a_derivative_of_one_s_own(bst):
+    model = layer(bst)
+    run = bst.transform.GradientTransform(
+        lambda x: jnp.sum(model(x) ** 2),
+        jax.grad,
+        grad_states=model.states(bst.ParamState),
+        argnums=0,
+        transform_params={"allow_int": False},
+    )
+    return run(X[0]), model.calls.value
+
+
+@program
+def forward_gradients_in_one_dimension(bst):
+    # The libraries draw other tangents; the mean over very many of them is the gradient.
+    w = bst.ParamState(jnp.array(3.0))
+    run = bst.transform.fwd_grad(lambda: w.value**2, {"w": w}, key=0, tangent_size=40_000)
+    return jax.tree.map(lambda g: jnp.round(g * 2, 0), run()), w.value
+
+
+@program
+def a_bounded_while_loop_and_its_gradient(bst):
+    rate, steps = bst.ParamState(jnp.array(0.5)), bst.State(jnp.zeros((), jnp.int32))
+
+    def loss(x):
+        def body(x):
+            steps.value = steps.value + 1
+            return x * rate.value
+
+        return bst.transform.bounded_while_loop(lambda x: x > 1.0, body, x, max_steps=20)
+
+    run = bst.transform.grad(loss, {"rate": rate}, argnums=0, return_value=True)
+    return run(100.0), steps.value
+
+
+@program
+def a_checkpointed_scan_and_its_gradient(bst):
+    rate, h = bst.ParamState(jnp.array(0.9)), bst.HiddenState(jnp.ones(2))
+
+    def loss(xs):
+        def step(total, x):
+            h.value = jnp.tanh(rate.value * h.value + x)
+            return total + jnp.sum(h.value), h.value
+
+        total, hs = bst.transform.checkpointed_scan(step, 0.0, xs, base=4)
+        return total + jnp.sum(hs**2)
+
+    xs = jnp.tile(X, (9, 1))
+    run = bst.transform.grad(loss, {"rate": rate}, argnums=0, return_value=True)
+    return run(xs), h.value
+
+
+@program
+def a_function_over_all_rows(bst):
+    w, calls = bst.ParamState(jnp.array(2.0)), bst.State(jnp.zeros((), jnp.int32))
+
+    def one(x):
+        calls.value = calls.value + 1
+        return w.value * x
+
+    rows = jnp.arange(10.0).reshape(5, 2)
+    return bst.transform.map(one, rows), calls.value, bst.transform.map(lambda x: x * 2, rows)
+
+
+@program
+def a_function_over_all_rows_in_chunks(bst):
+    w = bst.ParamState(jnp.array(2.0))
+    rows = jnp.arange(10.0).reshape(5, 2)
+    return [bst.transform.map(lambda x: w.value * x, rows, batch_size=n) for n in (1, 2, 5)]
+
+
+@program
+def an_ensemble(bst):
+    class Member(bst.nn.Module):
+        def __init__(self, start):
+            super().__init__()
+            self.weight = bst.ParamState(start * jnp.arange(2.0))
+            self.bias = bst.ParamState(start)
+
+    members = {}
+
+    @bst.transform.vmap_new_states(state_tag="ensemble", axis_size=3)
+    def make(start):
+        members["one"] = Member(start)
+
+    make(jnp.arange(1.0, 4.0))
+    states = members["one"].states(bst.ParamState)
+    run = bst.transform.vmap(
+        lambda x: members["one"].weight.value @ x + members["one"].bias.value,
+        in_axes=None,
+        in_states={0: dict(states)},
+        axis_size=3,
+    )
+    return run(X[0]), {str(path): state.value for path, state in states.items()}
+
+
+@program
+def a_program_as_text(bst):
+    model = layer(bst)
+    jaxpr, states = bst.transform.make_jaxpr(lambda x: model(x))(X)
+    names = [eqn.primitive.name for eqn in jaxpr.jaxpr.eqns]
+    return "tanh" in names, "dot_general" in names, len(states), model.calls.value
+
+
+@program
+def a_name_in_the_program(bst):
+    model = layer(bst)
+    run = bst.transform.named_scope("the layer")(lambda x: model(x))
+    return run(X), bst.transform.jit(run)(X), model.calls.value
+
+
+@program
+def one_device_s_part(bst):
+    P = jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    w, calls = bst.ParamState(jnp.array(2.0)), bst.State(jnp.zeros((), jnp.int32))
+
+    def one(x):
+        calls.value = calls.value + 1
+        return w.value * x
+
+    run = bst.transform.shard_map(one, mesh, P("x"), P("x"))
+    return run(X), calls.value
+
+
+@program
+def checks_as_values(bst):
+    low = bst.State(jnp.array(0.5))
+
+    def root(x):
+        bst.transform.check(x > low.value, "{x} is too low", x=x)
+        low.value = low.value + 1.0
+        return jnp.log(x)
+
+    run = bst.transform.jit(bst.transform.checkify(root, bst.transform.all_checks))
+    found = []
+    for x in (1.0, 0.1, 9.0):
+        error, out = run(jnp.array(x))
+        text = error.get()
+        found.append((text is None or "too low" in text, text is None, out))
+    bst.transform.check_error(run(jnp.array(9.0))[0])
+    sets = ("automatic_checks", "div_checks", "float_checks", "index_checks", "nan_checks")
+    sizes = [len(getattr(bst.transform, name)) for name in (*sets, "user_checks")]
+    return found, low.value, sizes
+
+
+@program
+def an_error_at_run_time(bst):
+    w = bst.ParamState(jnp.array(2.0))
+
+    def run(x):
+        bst.transform.jit_error_if(w.value * x > 10.0, "{x} is too much", x=x)
+        return w.value * x
+
+    outcome = [bst.transform.jit(run)(jnp.array(1.0))]
+    try:
+        jax.block_until_ready(bst.transform.jit(run)(jnp.array(9.0)))
+        jax.effects_barrier()
+    except Exception as error:
+        outcome.append("too much" in str(error))
+    return outcome
+
+
+@program
+def loops_with_a_progress_bar(bst):
+    pytest.importorskip("tqdm", reason="the extra 'progress' isn't installed")
+    bar = bst.transform.ProgressBar(freq=2, disable=True)
+    total = bst.State(jnp.zeros(2))
+
+    def step(x):
+        total.value = total.value + x
+        return total.value
+
+    rows = jnp.tile(X, (4, 1))
+    first = bst.transform.for_loop(step, rows, pbar=bar)
+    second = bst.transform.scan(lambda c, x: (c + 1, step(x)), 0, rows, pbar=bar)
+    return first, second, total.value
+
+
+@program
+def seeds_in_a_loop_and_in_lanes(bst):
+    bst.random.seed(11)
+
+    def step(seed):
+        before = bst.random.rand(2)
+        bst.random.seed(seed)
+        return before, bst.random.rand(2)
+
+    def lane(seed):
+        bst.random.seed(seed)
+        return bst.random.rand(2)
+
+    def in_context(x):
+        with bst.random.seed_context(5):
+            return x + bst.random.rand(2)
+
+    looped = bst.transform.for_loop(step, jnp.arange(3)), bst.random.rand(1)
+    return looped, bst.transform.vmap(lane)(jnp.arange(3)), bst.transform.vmap(in_context)(X)
+
+
+@program
+def a_seed_in_a_branch_and_in_a_gradient(bst):
+    bst.random.seed(2)
+    w = bst.ParamState(jnp.ones(2))
+
+    def seeded(x):
+        bst.random.seed(4)
+        return x * bst.random.rand(2)
+
+    def loss(x):
+        taken = bst.transform.cond(x[0] > 0, seeded, lambda x: x * bst.random.rand(2), x)
+        return jnp.sum(w.value * taken)
+
+    run = bst.transform.jit(bst.transform.grad(loss, {"w": w}, return_value=True))
+    return run(X[0]), run(-X[0]), run(X[1]), bst.random.rand(1)
+
+
+# Longer ones, in which many names meet.
+
+
+@program
+def a_gated_recurrent_network_learns_a_sum(bst):
+    """Backpropagation through time, momentum by hand, all of it compiled."""
+
+    class GRU(bst.nn.Module):
+        def __init__(self, n_in, n):
+            super().__init__()
+            scale = lambda *shape: 0.3 * jnp.cos(jnp.arange(np.prod(shape))).reshape(shape)  # noqa: E731
+            self.gates = bst.ParamState({"w": scale(n_in + n, 2 * n), "b": jnp.zeros(2 * n)})
+            self.new = bst.ParamState({"w": scale(n_in + n, n), "b": jnp.zeros(n)})
+            self.out = bst.ParamState(scale(n, 1))
+            self.h = bst.HiddenState(jnp.zeros(n))
+            self.n = n
+
+        def __call__(self, x):
+            h = self.h.value
+            gates, new = self.gates.value, self.new.value
+            z, r = jnp.split(jax.nn.sigmoid(jnp.concatenate([x, h]) @ gates["w"] + gates["b"]), 2)
+            candidate = jnp.tanh(jnp.concatenate([x, r * h]) @ new["w"] + new["b"])
+            self.h.value = (1 - z) * h + z * candidate
+            return self.h.value @ self.out.value
+
+    model = GRU(1, 4)
+    params = model.states(bst.ParamState)
+    speed = {path: jax.tree.map(jnp.zeros_like, s.value) for path, s in params.items()}
+    speed = bst.State({str(path): value for path, value in speed.items()})
+    xs = jnp.sin(jnp.arange(12.0)).reshape(12, 1)
+
+    def loss():
+        model.h.value = jnp.zeros(model.n)
+        return jnp.mean((bst.transform.for_loop(model, xs) - jnp.cumsum(xs, 0)) ** 2)
+
+    @bst.transform.jit
+    def step():
+        grads, value = bst.transform.grad(loss, params, return_value=True)()
+        moved = {}
+        for path, state in params.items():
+            v = jax.tree.map(lambda m, g: 0.9 * m + g, speed.value[str(path)], grads[path])
+            state.value = jax.tree.map(lambda p, m: p - 0.05 * m, state.value, v)
+            moved[str(path)] = v
+        speed.value = moved
+        return value
+
+    return [step() for _ in range(5)], [s.value for s in params.values()], model.h.value
+
+
+@program
+def a_spiking_network_in_time(bst):
+    """Leaky integration, a reset by a branch, a surrogate gradient through all steps."""
+
+    @jax.custom_jvp
+    def spike(v):
+        return (v > 0).astype(v.dtype)
+
+    @spike.defjvp
+    def _(primals, tangents):
+        return spike(*primals), tangents[0] / (1 + jnp.abs(primals[0])) ** 2
+
+    class Cell(bst.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = bst.ParamState(jnp.array([[1.5, 0.2, 0.7], [0.1, 1.2, 0.4]]))
+            self.v = bst.ShortTermState(jnp.zeros(3))
+            self.refractory = bst.ShortTermState(jnp.zeros((), jnp.int32))
+            self.count = bst.LongTermState(jnp.zeros(3))
+
+        def __call__(self, x):
+            def rest():
+                self.refractory.value = self.refractory.value - 1
+                self.v.value = self.v.value * 0.5
+                return jnp.zeros(3)
+
+            def fire():
+                v = 0.8 * self.v.value + x @ self.weight.value
+                out = spike(v - 1.0)
+                self.v.value = v - jax.lax.stop_gradient(out)
+                self.refractory.value = jnp.where(out.sum() > 1, 2, 0).astype(jnp.int32)
+                self.count.value = self.count.value + out
+                return out
+
+            return bst.transform.cond(self.refractory.value > 0, rest, fire)
+
+    cell = Cell()
+    xs = jnp.abs(jnp.sin(jnp.arange(20.0))).reshape(10, 2)
+
+    def loss(xs):
+        spikes = bst.transform.for_loop(cell, xs)
+        return jnp.mean((spikes.mean(0) - 0.3) ** 2), spikes
+
+    run = bst.transform.grad(
+        loss, cell.states(bst.ParamState), argnums=0, has_aux=True, return_value=True
+    )
+    first = bst.transform.jit(run)(xs)
+    return first, run(xs), [state.value for state in cell.states().values()]
+
+
 def plain(tree):
     if isinstance(tree, dict):
         return {key: plain(value) for key, value in tree.items()}

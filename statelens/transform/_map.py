@@ -1,5 +1,6 @@
 """`map`: one by one, or in chunks that are batched."""
 
+import builtins
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from .._errors import user_facing
 from ._loops import for_loop, steps_of
+from ._mixed import mixed, unmixed
 from ._options import count, function
 from ._vmap import vmap
 
@@ -43,9 +45,16 @@ def map(f: Callable[..., Any], *xs: Any, batch_size: int | None = None) -> Any:
     batched = vmap(f)
     results = []
     if chunks:
-        stacked = jax.tree.map(lambda x: x[:whole].reshape(chunks, size, *x.shape[1:]), xs)
+        stacked = _on_arrays(lambda x: x[:whole].reshape(chunks, size, *x.shape[1:]), xs)
         out = for_loop(batched, *stacked)
-        results.append(jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), out))
+        results.append(_on_arrays(lambda y: y.reshape(whole, *y.shape[2:]), out))
     if left or not chunks:
-        results.append(batched(*jax.tree.map(lambda x: x[whole:], xs)))
-    return jax.tree.map(lambda *ys: jnp.concatenate(ys), *results)
+        results.append(batched(*_on_arrays(lambda x: x[whole:], xs)))
+    return _on_arrays(lambda *ys: jnp.concatenate(ys), *results)
+
+
+def _on_arrays(fun: Callable[..., Any], *trees: Any) -> Any:
+    """Maps a function over the arrays in trees; what isn't traced is the first one's."""
+    operands = [mixed(tree, lambda: "xs") for tree in trees]
+    leaves = zip(*builtins.map(jax.tree.leaves, operands), strict=True)
+    return unmixed(jax.tree.unflatten(jax.tree.structure(operands[0]), [fun(*x) for x in leaves]))

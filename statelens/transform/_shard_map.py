@@ -14,11 +14,12 @@ from jax.sharding import PartitionSpec
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
 from .._frames import Writes, capture
 from ..state import State
-from ._carry import staged, states_before
+from ._axes import Grouping, Kind, group, spread
+from ._carry import states_before
 from ._discover import Attempt, settle
 from ._mixed import mixed, unmixed
 from ._places import Places, read_places
-from ._pure import prepared, states_in
+from ._pure import prepared, staged, states_in
 from ._wrapper import Wrapper
 
 
@@ -30,6 +31,29 @@ def _names(part: Any) -> tuple[Any, ...]:
 
 def _is_spec(place: Any) -> bool:
     return isinstance(place, PartitionSpec)
+
+
+_SPECS = Kind(_is_spec, "a PartitionSpec", "partitions")
+
+
+def _operands(args: tuple[Any, ...], specs: Any) -> tuple[tuple[Any, ...], Any]:
+    """Sets apart what of arguments isn't traced; gives what is, and the partitions of it."""
+    if not isinstance(specs, (list, tuple)) or _is_spec(specs):
+        return prepared(args, {})[0], specs
+    operands, own = [], []
+    for number, (arg, spec) in enumerate(zip(args, specs, strict=True)):
+        what = f"argument {number}"
+        operand, each = spread(spec, arg, _SPECS, "in_specs", what, "shard_map")
+        operands.append(operand)
+        own.append(
+            spec if _is_spec(spec) else jax.tree.unflatten(jax.tree.structure(operand), each)
+        )
+    return tuple(operands), tuple(own)
+
+
+def _grouped(out: Any, specs: Any) -> tuple[dict[Any, list[Any]], list[Grouping]]:
+    groups, form = group(out, specs, _SPECS, "out_specs", "the output", "shard_map")
+    return groups, [form]
 
 
 class _Sharded(Wrapper):
@@ -155,13 +179,15 @@ class _Sharded(Wrapper):
                 )
             )
         parts = [mixed(part, lambda: "argument 0") for part in parts]
-        operands, _ = prepared(args, {})
+        operands, specs = _operands(args, specs)
         cells = attempt.cells
         in_specs = (
             tuple(coming.cells.get(cell, PartitionSpec()) for cell in cells),
             tuple(coming.of_parts),
-            tuple(specs) if isinstance(specs, list) else specs,
+            specs,
         )
+        out_places = _SPECS.among(self._out_specs)
+        form: list[Grouping] = []
         groups = list(dict.fromkeys([PartitionSpec(), *going.cells.values()]))
         found: list[list[State]] = []
 
@@ -180,7 +206,8 @@ class _Sharded(Wrapper):
                 for group in groups
             ]
             values = tuple([staged(written[cell], cell) for cell in group] for group in found)
-            return mixed(captured.out, lambda: "the output"), values
+            out, form[:] = _grouped(captured.out, self._out_specs)
+            return tuple(out.values()), values
 
         def mapped(fun: Callable[..., Any], out_specs: Any) -> Callable[..., Any]:
             mesh = {} if self._mesh is None else {"mesh": self._mesh}
@@ -189,7 +216,7 @@ class _Sharded(Wrapper):
 
         inputs = (states_before(attempt), tuple(parts), operands)
         try:
-            out, written = mapped(one_device, (self._out_specs, tuple(groups)))(*inputs)
+            out, written = mapped(one_device, (tuple(out_places), tuple(groups)))(*inputs)
         except ValueError as error:
             for number, cell in enumerate(found[0] if found else ()):
 
@@ -203,7 +230,7 @@ class _Sharded(Wrapper):
             for group, values in zip(found, written, strict=True)
             for cell, value in zip(group, values, strict=True)
         ]
-        return unmixed(out), Writes(
+        return form[0].join(dict(zip(out_places, out, strict=True))), Writes(
             tuple(cell for cell, _ in writes), tuple(value for _, value in writes)
         )
 

@@ -55,8 +55,8 @@ def program(function: Any, *args: Any) -> Program:
 def operations(lowered: Any) -> Counter[str]:
     """Counts the operations of a lowered function, with those of the functions it calls."""
     module = lowered.compiler_ir("stablehlo")
-    functions = {_attributes(f)["sym_name"]: f for f in module.body.operations}
-    main = functions['"main"']
+    functions = {f.attributes["sym_name"].value: f for f in module.body.operations}
+    main = functions["main"]
     return Counter([*_signature(main), *_inside(main.operation, functions)])
 
 
@@ -69,10 +69,9 @@ def _inside(operation: Any, functions: dict[str, Any]) -> Iterator[str]:
 
 def _operation(operation: Any, functions: dict[str, Any]) -> Iterator[str]:
     if operation.name == "func.call":
-        callee = _attributes(operation)["callee"].removeprefix("@")
-        yield from _inside(functions[f'"{callee}"'].operation, functions)
+        yield from _inside(functions[operation.attributes["callee"].value].operation, functions)
     elif not operation.name.endswith("return"):
-        attributes = ", ".join(f"{k} = {v}" for k, v in sorted(_attributes(operation).items()))
+        attributes = ", ".join(f"{k} = {v}" for k, v in sorted(operation.attributes.items()))
         takes = ", ".join(str(value.type) for value in operation.operands)
         gives = ", ".join(str(value.type) for value in operation.results)
         yield f"{operation.name} {{{attributes}}} ({takes}) -> ({gives})"
@@ -82,16 +81,10 @@ def _operation(operation: Any, functions: dict[str, Any]) -> Iterator[str]:
 def _signature(main: Any) -> Iterator[str]:
     """Lists what a program takes and gives, and what it takes to reuse the memory."""
     for argument, attributes in zip(main.arguments, main.arg_attrs, strict=True):
-        named = _attributes(attributes)
-        is_donated = "tf.aliasing_output" in named or "jax.buffer_donor" in named
+        is_donated = "tf.aliasing_output" in attributes or "jax.buffer_donor" in attributes
         yield f"{'donated' if is_donated else 'input'} {argument.type}"
     for result in main.type.results:
         yield f"output {result}"
-
-
-def _attributes(holder: Any) -> dict[str, str]:
-    named = getattr(holder, "attributes", holder)
-    return {attribute.name: str(attribute.attr) for attribute in named}
 
 
 def difference(ours: Program, theirs: Program) -> str:

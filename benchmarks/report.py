@@ -89,9 +89,10 @@ def rows_of(
         yield Row(part, work, library, size, *ratio, note)
 
 
-def missing(part: str, library: str) -> Row:
-    """Gives the row of a library that isn't there."""
-    return Row(part, "", library, note="not installed: pip install -e '.[benchmarks]'")
+def missing(part: str, libraries: Iterable[str]) -> Iterator[Row]:
+    """Gives the rows of libraries that aren't there."""
+    for library in libraries:
+        yield Row(part, "", library, note="not installed: pip install -e '.[benchmarks]'")
 
 
 def table(title: str, rows: Iterable[Row]) -> Table:
@@ -107,12 +108,14 @@ def table(title: str, rows: Iterable[Row]) -> Table:
         if before not in (None, (row.work, row.size)):
             drawn.add_section()
         before = row.work, row.size
-        quartiles = None if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
+        quartiles = None
+        if row.low is not None and row.high is not None:
+            quartiles = f"{number(row.low)} to {number(row.high)}"
         drawn.add_row(
             row.work,
             row.library,
             _or_blank(row.size, "{:,}"),
-            _or_blank(row.ratio, "{:.3g}"),
+            "" if row.ratio is None else number(row.ratio),
             quartiles,
             _or_blank(row.target, "≤ {:.3g}"),
             {None: "", True: "[green]yes", False: "[red]no"}[row.holds],
@@ -120,6 +123,11 @@ def table(title: str, rows: Iterable[Row]) -> Table:
             row.note,
         )
     return drawn
+
+
+def number(ratio: float) -> str:
+    """Writes a ratio with three digits after the point, or three in all where it is large."""
+    return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.3g}"
 
 
 def _or_blank(value: Any, style: str) -> str:

@@ -4,13 +4,15 @@ TARGETS: dict[tuple[str, str, str], float] = {
     ("steps", "training step", "statelens"): 1.05,
     ("steps", "training step, donated", "statelens"): 1.05,
     ("evaluation", "evaluation", "statelens"): 1.05,
-    ("functional", "training step", "statelens"): 0.6,
+    ("functional", "training step", "statelens, unbound lens"): 0.6,
+    ("functional", "training step of eqx.nn.MLP", "statelens, unbound lens"): 0.6,
     ("eager", "regressor", "statelens"): 1.05,
     ("eager", "regressor", "statelens, unbound lens"): 1.05,
     ("eager", "10-layer MLP", "statelens"): 1.05,
     ("eager", "10-layer MLP", "statelens, unbound lens"): 1.05,
     **{
-        ("derivatives", f"{name}, {how}", "statelens"): 1.05
+        ("derivatives", f"{name}, {how}", library): 1.05
+        for library in ("statelens", "statelens, unbound lens")
         for name in ("jacrev", "hessian", "hvp", "vjp")
         for how in ("jitted", "eager")
     },
@@ -18,9 +20,9 @@ TARGETS: dict[tuple[str, str, str], float] = {
     ("first_call", "trace and lower", "statelens"): 1.10,
     ("first_call", "runs of the body", "statelens"): 1.0,
     ("loops", "scan of 1,000 steps", "statelens"): 1.02,
-    ("importing", "import", "statelens"): 0.06,
+    ("importing", "import", "statelens"): 1.0,
     **{
         ("lenses", work, "statelens"): 1.5
-        for work in ("later use", "partition", "get", "set", "update")
+        for work in ("partition", "combine", "get", "set", "update")
     },
 }

@@ -1,0 +1,55 @@
+"""Rows as pictures, one for each part."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .report import Row
+
+
+def draw(folder: Path, rows: Iterable[Row]) -> None:
+    """Draws a picture of each part, with a panel for each work."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    by_part: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.ratio is not None:
+            by_part.setdefault(row.part, {}).setdefault(row.work, []).append(row)
+    for part, works in by_part.items():
+        figure, panels = pyplot.subplots(
+            1, len(works), figsize=(5.5 * len(works), 4.5), squeeze=False, layout="constrained"
+        )
+        for panel, (work, of_work) in zip(panels[0], works.items(), strict=True):
+            grows = len({row.size for row in of_work}) > 1
+            (_lines if grows else _bars)(panel, of_work)
+            panel.set_title(work)
+        figure.savefig(folder / f"{part}.png", dpi=120)
+        pyplot.close(figure)
+
+
+def _lines(panel: Any, rows: Sequence[Row]) -> None:
+    by_library: dict[str, list[Row]] = {}
+    for row in rows:
+        by_library.setdefault(row.library, []).append(row)
+    for library, own in by_library.items():
+        points = [(row.size, row.ratio) for row in sorted(own, key=lambda row: row.size or 0)]
+        panel.plot(
+            *zip(*points, strict=True),
+            marker="o",
+            label=library,
+            linewidth=3 if library.startswith("statelens") else 1,
+        )
+    panel.set(xscale="log", yscale="log", xlabel="size", ylabel="ratio to the baseline")
+    panel.legend(fontsize="small")
+
+
+def _bars(panel: Any, rows: Sequence[Row]) -> None:
+    names = [row.library for row in rows]
+    colors = ["C0" if name.startswith("statelens") else "C7" for name in names]
+    panel.barh(names, [row.ratio for row in rows], color=colors)
+    panel.axvline(1, color="black", linewidth=1)
+    panel.invert_yaxis()
+    panel.set(xlabel="ratio to the baseline")

@@ -28,8 +28,8 @@ class Settings:
 
     quick: bool = False
     sizes: tuple[int, ...] = (10, 100, 1_000)
-    rounds: int = 41
-    seconds: float = 0.01
+    rounds: int = 81
+    seconds: float = 0.005
     budget: float = 30.0
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
-HAND, FUNCTIONAL, FACADE = "jax", "functional", "facade"
+HAND, FUNCTIONAL, FACADE = "jax", "statelens, unbound lens", "statelens"
 
 
 class Case(NamedTuple):

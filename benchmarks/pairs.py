@@ -16,73 +16,9 @@ import statelens as sl
 
 from . import models
 from .cases import FACADE, FUNCTIONAL, HAND, Case, Cases
+from .network import CountingNet, Net, forward, layers, loss
 
 T = sl.transform
-
-
-def layers() -> list[dict[str, jax.Array]]:
-    """Makes the parameters of a small network, anew each time."""
-    return [
-        {"bias": jnp.full(m, 0.1, float), "weight": jnp.linspace(-1.0, 1.0, n * m).reshape(n, m)}
-        for n, m in ((3, 5), (5, 4), (4, 3))
-    ]
-
-
-def forward(layers: Any, x: jax.Array) -> jax.Array:
-    for layer in layers:
-        x = jnp.tanh(x @ layer["weight"] + layer["bias"])
-    return x
-
-
-def loss(layers: Any, x: jax.Array) -> jax.Array:
-    return jnp.mean(forward(layers, x) ** 2)
-
-
-class Linear(sl.nn.Module):
-    def __init__(self, bias, weight):
-        super().__init__()
-        self.bias = sl.ParamState(bias)
-        self.weight = sl.ParamState(weight)
-
-    def __call__(self, x):
-        return x @ self.weight.value + self.bias.value
-
-
-class Net(sl.nn.Module):
-    """The network by states."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = [Linear(**layer) for layer in layers()]
-
-    def __call__(self, x):
-        for layer in self.layers:
-            x = jnp.tanh(layer(x))
-        return x
-
-    def loss(self, x):
-        return jnp.mean(self(x) ** 2)
-
-
-class CountingNet(Net):
-    """The network by states, which counts its calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = sl.State(0)
-
-    def __call__(self, x):
-        self.calls.value += 1
-        return super().__call__(x)
-
-    def is_small(self, x):
-        return jnp.sum(x) < 9
-
-    def grow(self, x):
-        return jnp.abs(self(x)) + x + 1
-
-    def step(self, carry, x):
-        return self(carry) + x, carry
 
 
 X, XS = jnp.ones(3), jnp.linspace(0.0, 1.0, 12).reshape(4, 3)
@@ -173,6 +109,25 @@ def adam_step() -> Cases:
         HAND: Case(jax.jit(by_hand), (layers(), optimizer.init(layers()), X)),
         FUNCTIONAL: Case(sl.jit(functional), (layers(), optimizer.init(layers()), X)),
         FACADE: Case(sl.jit(facade), (X,), lambda: (params.values_dict(), memory.value)),
+    }
+
+
+def several_steps() -> Cases:
+    """A loop over batches in one call."""
+
+    def looped(scan, step):
+        def run(layers, xs):
+            layers, values = scan(lambda layers, x: step(layers, x)[::-1], layers, xs)
+            return values, layers
+
+        return run
+
+    net = Net()
+    step = facade_step(net)
+    return {
+        HAND: Case(jax.jit(looped(jax.lax.scan, hand_step)), (layers(), XS)),
+        FUNCTIONAL: Case(sl.jit(looped(T.scan, functional_step)), (layers(), XS)),
+        FACADE: Case(sl.jit(lambda xs: T.for_loop(step, xs)), (XS,), net.states().values_dict),
     }
 
 
@@ -302,6 +257,35 @@ def scan() -> Cases:
     }
 
 
+def gradient_of_scan() -> Cases:
+    """A gradient through a loop whose body calls the network."""
+
+    def unrolled(scan):
+        def run(layers, calls, xs):
+            def body(carry, x):
+                calls, hidden = carry
+                return (calls + 1, forward(layers, hidden) + x), hidden
+
+            (calls, hidden), _ = scan(body, (calls, xs[0]), xs)
+            return jnp.mean(hidden**2), calls
+
+        return run
+
+    net = CountingNet()
+
+    def objective(xs):
+        hidden, _ = T.scan(net.step, xs[0], xs)
+        return jnp.mean(hidden**2)
+
+    by_state = sl.grad(objective, net.states(sl.ParamState))
+    by_leaf = sl.grad(unrolled(T.scan), sl.inexact, has_aux=True)
+    return {
+        HAND: Case(jax.jit(jax.grad(unrolled(jax.lax.scan), has_aux=True)), (layers(), 0, XS)),
+        FUNCTIONAL: Case(sl.jit(by_leaf), (layers(), 0, XS)),
+        FACADE: Case(sl.jit(by_state), (XS,), lambda: net.calls.value),
+    }
+
+
 def while_loop() -> Cases:
     def looped(while_loop):
         def run(calls, layers, x):
@@ -357,6 +341,7 @@ WORKS: dict[str, Callable[[], Cases]] = {
     "training step": training_step,
     "training step, donated": donated_step,
     "training step by Optax": adam_step,
+    "training steps in one call": several_steps,
     "gradient": gradient,
     "gradient in jax.jit": gradient_in_jax_jit,
     "Jacobian, reverse": jacobian,
@@ -366,6 +351,7 @@ WORKS: dict[str, Callable[[], Cases]] = {
     "pullback": vjp,
     "vmap": vmap,
     "scan": scan,
+    "gradient of a scan": gradient_of_scan,
     "while loop": while_loop,
     "step of an Equinox model": lambda: equinox_step(mlp(), sl.inexact, 3, 4),
     "step of two layers of it": lambda: equinox_step(mlp(), "layers[-1].** | layers[0].bias", 3, 4),

@@ -6,12 +6,14 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import statelens as sl
 from benchmarks.cases import FACADE, FUNCTIONAL, HAND
+from benchmarks.models import MODELS, step
 from benchmarks.pairs import WORKS
-from benchmarks.programs import difference, program
+from benchmarks.programs import difference, operations, program
 
 
 @functools.cache
@@ -31,6 +33,14 @@ def test_the_program_is_the_one_written_by_hand(work, style):
     assert not found, found
     assert len(our_results) == len(their_results)
     assert all(map(np.array_equal, our_results, their_results))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_people_train_has_the_operations_of_the_step_by_hand(name):
+    cases = step(*MODELS[name](small=True), optax.adam(1e-3), donate=True)
+    found = [operations(case.function.lower(*case.args)) for case in cases.values()]
+    by_hand, *others = found
+    assert others == [by_hand, by_hand]
 
 
 @pytest.mark.xfail(

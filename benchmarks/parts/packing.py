@@ -22,7 +22,7 @@ TITLE = "calls with N small parameters in one buffer, to jax.jit over a flat lis
 def rows(settings: Settings) -> Iterator[Row]:
     for work, calls_of in (("training step", steps), ("evaluation", evaluations)):
         for size in settings.sizes:
-            calls = calls_of(problem(size))
+            calls = calls_of(small_parameters(size))
             notes = {name: f"first call {first_call(call):.2f} s" for name, call in calls.items()}
             measured = ratios(checked(calls), BASELINE, settings=settings)
             yield from rows_of("packing", work, measured, size, notes)
@@ -33,18 +33,6 @@ def first_call(call: Call) -> float:
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
-
-
-def problem(size: int) -> Problem:
-    """So many parameters whose gradients have nothing to do with each other.
-
-    Else XLA computes in the kernel of each what they have in common, N times over, and the time
-    of that hides all others.
-    """
-    return small_parameters(size)._replace(
-        forward=lambda layers, x: sum(jnp.mean(layer(x) ** 2) for layer in layers),
-        loss=lambda prediction, y: prediction,
-    )
 
 
 def steps(problem: Problem) -> dict[str, Call]:

@@ -1,7 +1,8 @@
-"""An experiment: parameters that live in one buffer between calls, unpacked in the program.
+"""An experiment: values that live in one buffer per dtype between calls, unpacked in the program.
 
 A call takes and gives one array where it took and gave N, so that there is less to dispatch; but
-the program has N slices and a concatenation more. Does that beat donation, which costs nothing?
+the program has N slices and a concatenation more, to be compiled and run. Does that beat
+donation, which costs nothing?
 """
 
 import time
@@ -10,22 +11,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 
-from ..adapters import BASELINE, Call, Problem, checked, jax_flat, small_parameters, threaded
+from .. import models
+from ..adapters import BASELINE, Call, checked, jax_flat, small_parameters, threaded
+from ..cases import HAND
 from ..measure import ratios
 from ..report import Row, Settings, rows_of
 
-TITLE = "calls with N small parameters in one buffer, to jax.jit over a flat list"
+TITLE = "a call with its values in one buffer per dtype, to jax.jit over a flat list"
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    for work, calls_of in (("training step", steps), ("evaluation", evaluations)):
-        for size in settings.sizes:
-            calls = calls_of(small_parameters(size))
-            notes = {name: f"first call {first_call(call):.2f} s" for name, call in calls.items()}
-            measured = ratios(checked(calls), BASELINE, settings=settings)
-            yield from rows_of("packing", work, measured, size, notes)
+    for size in settings.sizes:
+        yield from _measured("training step", steps(size), size, settings)
+    for size in settings.sizes:
+        yield from _measured("evaluation", evaluations(size), size, settings)
+    for name, make in models.MODELS.items():
+        yield from _measured(name, steps_of_model(make(settings.quick)), None, settings)
+
+
+def _measured(
+    work: str, calls: dict[str, Call], size: int | None, settings: Settings
+) -> Iterator[Row]:
+    notes = {name: f"first call {first_call(call):.2f} s" for name, call in calls.items()}
+    measured = ratios(checked(calls), BASELINE, settings=settings)
+    yield from rows_of("packing", work, measured, size, notes)
 
 
 def first_call(call: Call) -> float:
@@ -35,40 +47,59 @@ def first_call(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def steps(problem: Problem) -> dict[str, Call]:
-    buffer, unpack = packed(problem)
-    loss_of, x, y = jax_flat.loss_function(problem), problem.x, problem.y
+def steps(size: int) -> dict[str, Call]:
+    problem = small_parameters(size)
+    leaves = jax_flat.parameters(problem)
+    return in_each_way(jax_flat.step_function(problem), leaves, problem.x, problem.y)
 
-    def by_leaf(buffer: Any, x: Any, y: Any) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(unpack(buffer), x, y)
-        return loss, buffer - problem.rate * ravel_pytree(gradients)[0]
 
-    def by_buffer(buffer: Any, x: Any, y: Any) -> Any:
-        loss, gradient = jax.value_and_grad(lambda b: loss_of(unpack(b), x, y))(buffer)
-        return loss, buffer - problem.rate * gradient
+def steps_of_model(model: models.Model) -> dict[str, Call]:
+    case = models.step(*model, optax.adam(1e-3))[HAND]
+    return in_each_way(case.function, *case.args)
 
-    def started(step: Callable[..., Any], **options: Any) -> Call:
-        return threaded(jax.jit(step, **options), jnp.copy(buffer), x, y)
+
+def in_each_way(step: Callable[..., Any], leaves: list[Any], *batch: Any) -> dict[str, Call]:
+    """Gives calls of ``step(leaves, *batch) -> (loss, leaves)``."""
+    buffers, unpack = packed(leaves)
+
+    def of_buffers(buffers: Any, *batch: Any) -> Any:
+        loss, leaves = step(unpack(buffers), *batch)
+        return loss, packed(leaves)[0]
+
+    def started(function: Any, values: Any, **options: Any) -> Call:
+        return threaded(jax.jit(function, **options), jax.tree.map(jnp.copy, values), *batch)
 
     return {
-        **jax_flat.steps(problem),
-        f"{BASELINE}, donated": jax_flat.steps(problem, donate=True)[BASELINE],
-        "one buffer": started(by_leaf),
-        "one buffer, donated": started(by_leaf, donate_argnums=0),
-        "one buffer, differentiated whole": started(by_buffer),
+        BASELINE: started(step, leaves),
+        f"{BASELINE}, donated": started(step, leaves, donate_argnums=0),
+        "one buffer": started(of_buffers, buffers),
+        "one buffer, donated": started(of_buffers, buffers, donate_argnums=0),
     }
 
 
-def evaluations(problem: Problem) -> dict[str, Call]:
-    buffer, unpack = packed(problem)
+def evaluations(size: int) -> dict[str, Call]:
+    problem = small_parameters(size)
     predict = jax_flat.predictor(problem)
-    of_buffer = jax.jit(lambda buffer, x: predict(unpack(buffer), x))
+    buffers, unpack = packed(jax_flat.parameters(problem))
+    of_buffers = jax.jit(lambda buffers, x: predict(unpack(buffers), x))
     return {
         **jax_flat.evaluations(problem),
-        "one buffer": lambda: of_buffer(buffer, problem.x),
+        "one buffer": lambda: of_buffers(buffers, problem.x),
     }
 
 
-def packed(problem: Problem) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
-    """Gives the parameters as one buffer, and what makes a list of them again."""
-    return ravel_pytree(jax_flat.parameters(problem))
+def packed(leaves: list[Any]) -> tuple[list[jax.Array], Callable[[list[jax.Array]], list[Any]]]:
+    """Gives arrays as one buffer for each dtype, and what makes the list of them again."""
+    groups: dict[Any, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        groups.setdefault(jnp.result_type(leaf), []).append(place)
+    places = [place for group in groups.values() for place in group]
+    pairs = [ravel_pytree([leaves[place] for place in group]) for group in groups.values()]
+
+    def unpack(buffers: list[jax.Array]) -> list[Any]:
+        parts = [
+            part for (_, of), buffer in zip(pairs, buffers, strict=True) for part in of(buffer)
+        ]
+        return [part for _, part in sorted(zip(places, parts, strict=True), key=lambda p: p[0])]
+
+    return [buffer for buffer, _ in pairs], unpack

@@ -14,7 +14,7 @@ from rich.live import Live
 from . import parts, plots
 from .machine import describe
 from .report import QUICK, Row, Settings, number, table, write
-from .targets import TARGETS
+from .targets import ANY, TARGETS
 
 console = Console()
 
@@ -82,10 +82,9 @@ def summarize(rows: Sequence[Row]) -> None:
             f"[red]missed[/] {row.part}, {row.work}{size}, {row.library}: "
             f"{number(row.ratio)}, not {number(row.target)}"
         )
-    measured_parts = {row.part for row in rows}
-    reached = {(row.part, row.work, row.library) for row in judged}
+    reached = {(row.part, work, row.library) for row in judged for work in (row.work, ANY)}
     for target in TARGETS:
-        if target[0] in measured_parts and target not in reached:
+        if target[0] in {row.part for row in rows} and target not in reached:
             console.print(f"[yellow]not measured[/] {', '.join(target)}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from .targets import TARGETS
+from .targets import target_of
 
 if TYPE_CHECKING:
     from .measure import Ratio
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def target(self) -> float | None:
-        return TARGETS.get((self.part, self.work, self.library))
+        return target_of(self.part, self.work, self.library)
 
     @property
     def holds(self) -> bool | None:

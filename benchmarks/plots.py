@@ -6,6 +6,8 @@ from typing import Any
 
 from .report import Row
 
+COLUMNS = 3
+
 
 def draw(folder: Path, rows: Iterable[Row]) -> None:
     """Draws a picture of each part, with a panel for each work."""
@@ -19,10 +21,18 @@ def draw(folder: Path, rows: Iterable[Row]) -> None:
         if row.ratio is not None:
             by_part.setdefault(row.part, {}).setdefault(row.work, []).append(row)
     for part, works in by_part.items():
+        columns = min(len(works), COLUMNS)
+        lines = -(-len(works) // columns)
         figure, panels = pyplot.subplots(
-            1, len(works), figsize=(5.5 * len(works), 4.5), squeeze=False, layout="constrained"
+            lines,
+            columns,
+            figsize=(5.5 * columns, 4.5 * lines),
+            squeeze=False,
+            layout="constrained",
         )
-        for panel, (work, of_work) in zip(panels[0], works.items(), strict=True):
+        for panel in panels.flat[len(works) :]:
+            panel.set_axis_off()
+        for panel, (work, of_work) in zip(panels.flat, works.items(), strict=False):
             grows = len({row.size for row in of_work}) > 1
             (_lines if grows else _bars)(panel, of_work)
             panel.set_title(work)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from .targets import target_of
@@ -120,7 +121,7 @@ def table(title: str, rows: Iterable[Row]) -> Table:
             _or_blank(row.target, "≤ {:.3g}"),
             {None: "", True: "[green]yes", False: "[red]no"}[row.holds],
             "" if row.seconds is None else _duration(row.seconds),
-            row.note,
+            escape(row.note),
         )
     return drawn
 

@@ -7,6 +7,8 @@ from typing import Any
 from .report import Row
 
 COLUMNS = 3
+HUES = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")
+COLORS = [*(f"tab:{hue}" for hue in HUES), "black", "gold", "navy", "salmon"]
 
 
 def draw(folder: Path, rows: Iterable[Row]) -> None:
@@ -41,6 +43,7 @@ def draw(folder: Path, rows: Iterable[Row]) -> None:
 
 
 def _lines(panel: Any, rows: Sequence[Row]) -> None:
+    panel.set_prop_cycle(color=COLORS)
     by_library: dict[str, list[Row]] = {}
     for row in rows:
         by_library.setdefault(row.library, []).append(row)
@@ -53,7 +56,7 @@ def _lines(panel: Any, rows: Sequence[Row]) -> None:
             linewidth=3 if library.startswith("statelens") else 1,
         )
     panel.set(xscale="log", yscale="log", xlabel="size", ylabel="ratio to the baseline")
-    panel.legend(fontsize="small")
+    panel.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _bars(panel: Any, rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@ is compared with the baseline's time in the same round, and the median of these 
 
 import contextlib
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,15 +55,15 @@ def ratios(
 def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator[dict[str, float]]:
     """Gives the time of a call of each candidate, round by round."""
     calls = {name: _calls(call, settings.seconds) for name, call in candidates.items()}
-    order = list(candidates)
+    order, shuffle = list(candidates), random.Random(0).shuffle
     start = time.perf_counter()
     with _no_collection() as collect:
         for number in range(settings.rounds):
             if number >= 3 and time.perf_counter() - start > settings.budget:
                 return
             collect()
-            yield {name: _time(candidates[name], calls[name]) for name in order}
-            order = [*order[1:], order[0]]
+            shuffle(order)
+            yield {name: _warm_time(candidates[name], calls[name]) for name in order}
 
 
 def _calls(call: Candidate, seconds: float) -> int:
@@ -70,6 +71,12 @@ def _calls(call: Candidate, seconds: float) -> int:
     for _ in range(3):
         took = _time(call, 1)
     return max(1, round(seconds / took))
+
+
+def _warm_time(call: Candidate, calls: int) -> float:
+    """Gives the time of one call, once caches no longer hold what another candidate has used."""
+    _time(call, 1)
+    return _time(call, calls)
 
 
 def _time(call: Candidate, calls: int) -> float:

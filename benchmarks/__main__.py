@@ -45,7 +45,7 @@ def part(name: str) -> ModuleType:
 def arguments(names: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="a rough look, in a minute or two")
+    parser.add_argument("--quick", action="store_true", help="a rough look")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write to")
     asked = parser.parse_args()

@@ -249,69 +249,6 @@ def test_a_mixed_program_passes_and_closes_over():
     assert loss(model, XS, YS) < before
 
 
-# The program is the hand-written one.
-
-
-def equations(fun, *args):
-    """Lists the equations of a program; the printer names variables in order."""
-    jaxpr = jax.make_jaxpr(fun)(*args).jaxpr
-    return str(jaxpr.replace(outvars=[], debug_info=jaxpr.debug_info)).splitlines()[1:]
-
-
-class Conv(eqx.Module):
-    conv: eqx.nn.Conv2d
-    head: eqx.nn.Linear
-
-    def __init__(self):
-        keys = jax.random.split(jax.random.key(0))
-        self.conv = eqx.nn.Conv2d(1, 2, 3, key=keys[0])
-        self.head = eqx.nn.Linear(8, 1, key=keys[1])
-
-    def __call__(self, x):
-        return self.head(jax.nn.relu(self.conv(x)).ravel())
-
-
-@pytest.mark.parametrize(
-    ("model", "spec", "shape"),
-    [
-        (eqx.nn.MLP(4, 1, 8, 2, key=jax.random.key(0)), "layers[-1].** | layers[0].bias", (4,)),
-        (Conv(), "head.**", (1, 4, 4)),
-        (Conv(), "**", (1, 4, 4)),
-    ],
-)
-def test_the_program_is_the_hand_written_one(model, spec, shape):
-    x = jnp.ones((3, *shape))
-    loss = lambda model, x: jnp.mean(jax.vmap(model)(x) ** 2)  # noqa: E731
-    lens = sl.lens(spec)
-    arrays, static = eqx.partition(model, eqx.is_array)
-
-    def ours(arrays, x):
-        return sl.grad(loss, lens, return_value=True)(eqx.combine(arrays, static), x)
-
-    def by_hand(arrays, x):
-        focus, rest = eqx.partition(eqx.combine(arrays, static), lens.mask(model))
-        return jax.value_and_grad(lambda focus: loss(eqx.combine(focus, rest), x))(focus)
-
-    assert equations(ours, arrays, x) == equations(by_hand, arrays, x)
-    lowered = [jax.jit(f).lower(arrays, x).as_text().count("stablehlo.") for f in (ours, by_hand)]
-    assert lowered[0] == lowered[1] > 0
-
-
-def test_the_program_of_the_regressor_is_the_hand_written_one():
-    model = Regressor()
-    states = model.states(sl.ParamState)
-    loss = lambda x, y: jnp.mean((x @ model.weight.value + model.bias.value - y) ** 2)  # noqa: E731
-    gradient = sl.grad(loss, states, return_value=True)
-    ours = sl.functionalize(gradient, states)
-    values = states.values_dict()
-
-    def by_hand(values, x, y):
-        plain = lambda v: plain_loss({"weight": v["weight",], "bias": v["bias",]}, x, y)  # noqa: E731
-        return jax.value_and_grad(plain)(values), values
-
-    assert equations(ours, values, XS, YS) == equations(by_hand, values, XS, YS)
-
-
 # Nothing leaks, nothing is lost.
 
 

@@ -1,0 +1,92 @@
+"""The command line: `python -m benchmarks [part ...] [--quick] [--list] [--output DIR]`."""
+
+import argparse
+import datetime
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+from rich.live import Live
+
+from . import parts, plots
+from .machine import describe
+from .report import QUICK, Row, Settings, number, table, write
+from .targets import ANY, TARGETS
+
+console = Console()
+
+
+def main() -> None:
+    found = {name: part(name) for _, name, _ in pkgutil.iter_modules(parts.__path__)}
+    asked = arguments(list(found))
+    if asked.list:
+        for name, module in found.items():
+            console.print(f"[bold]{name:16}[/] {module.TITLE}")
+        return
+    machine = describe()
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    asked.output.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for name in asked.parts or found:
+        rows += measured(name, found[name], QUICK if asked.quick else Settings())
+        write(asked.output / "rows.json", machine, rows)
+    plots.draw(asked.output, rows)
+    summarize(rows)
+    console.print(f"Rows and plots are in {asked.output}")
+
+
+def part(name: str) -> ModuleType:
+    return importlib.import_module(f"{parts.__name__}.{name}")
+
+
+def arguments(names: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="a rough look")
+    parser.add_argument("--list", action="store_true", help="say what there is, and stop")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write to")
+    asked = parser.parse_args()
+    if unknown := set(asked.parts) - set(names):
+        parser.error(
+            f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(names)}"
+        )
+    if asked.output is None:
+        today = f"{datetime.date.today()}{'-quick' if asked.quick else ''}"
+        asked.output = Path(__file__).parent / "results" / today
+    return asked
+
+
+def measured(name: str, module: ModuleType, settings: Settings) -> list[Row]:
+    """Measures a part, and shows its rows as they come."""
+    title = f"{name}: {module.TITLE}"
+    rows: list[Row] = []
+    with Live(table(title, rows), console=console, auto_refresh=False) as live:
+        for row in module.rows(settings):
+            rows.append(row)
+            live.update(table(title, rows), refresh=True)
+    console.print()
+    return rows
+
+
+def summarize(rows: Sequence[Row]) -> None:
+    """Says which targets hold."""
+    judged = [row for row in rows if row.holds is not None]
+    missed = [row for row in judged if not row.holds]
+    console.print(f"\n{len(judged) - len(missed)} of {len(judged)} targets hold.")
+    for row in missed:
+        size = "" if row.size is None else f" at {row.size:,}"
+        console.print(
+            f"[red]missed[/] {row.part}, {row.work}{size}, {row.library}: "
+            f"{number(row.ratio)}, not {number(row.target)}"
+        )
+    reached = {(row.part, work, row.library) for row in judged for work in (row.work, ANY)}
+    for target in TARGETS:
+        if target[0] in {row.part for row in rows} and target not in reached:
+            console.print(f"[yellow]not measured[/] {', '.join(target)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""How long candidates take, side by side.
+
+Machines are noisy, and noise comes in bursts. So candidates take turns in short rounds, each
+is compared with the baseline's time in the same round, and the median of these ratios counts.
+"""
+
+import contextlib
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from .report import Settings
+
+Candidate = Callable[[], Any]
+
+
+class Ratio(NamedTuple):
+    """A candidate's time over the baseline's.
+
+    Attributes:
+        ratio: The median of the rounds' ratios.
+        low: Their lower quartile.
+        high: Their upper quartile.
+        seconds: The median time of a call.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    seconds: float
+
+
+def ratios(
+    candidates: Mapping[str, Candidate], baseline: str, *, settings: Settings
+) -> dict[str, Ratio]:
+    """Times candidates in turn, and compares each with the baseline.
+
+    Args:
+        candidates: What to call, by name. What a call gives is waited for.
+        baseline: The name of the one that the others are compared with.
+        settings: How many rounds there are, and how long each.
+
+    Returns:
+        What was measured, by name, in the order of the candidates.
+    """
+    rounds = list(_rounds(candidates, settings))
+    return {name: _ratio([(each[name], each[baseline]) for each in rounds]) for name in candidates}
+
+
+def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator[dict[str, float]]:
+    """Gives the time of a call of each candidate, round by round."""
+    calls = {name: _calls(call, settings.seconds) for name, call in candidates.items()}
+    order, shuffle = list(candidates), random.Random(0).shuffle
+    start = time.perf_counter()
+    with _no_collection() as collect:
+        for number in range(settings.rounds):
+            if number >= 3 and time.perf_counter() - start > settings.budget:
+                return
+            collect()
+            shuffle(order)
+            yield {name: _warm_time(candidates[name], calls[name]) for name in order}
+
+
+def _calls(call: Candidate, seconds: float) -> int:
+    """Warms a candidate up, and says how many calls of it last so long."""
+    for _ in range(3):
+        took = _time(call, 1)
+    return max(1, round(seconds / took))
+
+
+def _warm_time(call: Candidate, calls: int) -> float:
+    """Gives the time of one call, once caches no longer hold what another candidate has used."""
+    _time(call, 1)
+    return _time(call, calls)
+
+
+def _time(call: Candidate, calls: int) -> float:
+    """Gives the time of one call, from several in a row."""
+    wait = jax.block_until_ready
+    start = time.perf_counter()
+    for _ in range(calls):
+        wait(call())
+    return (time.perf_counter() - start) / calls
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[Callable[[], Any]]:
+    """Turns garbage collection off, and gives a function that collects what is new."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield gc.collect
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def _ratio(times: list[tuple[float, float]]) -> Ratio:
+    relative = [mine / theirs for mine, theirs in times]
+    low, middle, high = statistics.quantiles(relative, n=4, method="inclusive")
+    return Ratio(middle, low, high, statistics.median(mine for mine, _ in times))

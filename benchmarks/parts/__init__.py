@@ -1,0 +1,1 @@
+"""One file for each part: a `TITLE`, and `rows(settings)`, which gives rows as it measures."""

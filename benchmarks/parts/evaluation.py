@@ -1,0 +1,17 @@
+"""A jitted evaluation, which writes nothing."""
+
+from collections.abc import Iterator
+
+from ..adapters import BASELINE, asked, checked, not_installed, small_parameters
+from ..measure import ratios
+from ..report import Row, Settings, missing, rows_of
+
+TITLE = "a jitted evaluation over N small parameters, to jax.jit over a flat list"
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    for size in settings.sizes:
+        calls = checked(asked("evaluations", small_parameters(size)))
+        measured = ratios(calls, BASELINE, settings=settings)
+        yield from rows_of("evaluation", "evaluation", measured, size)
+    yield from missing("evaluation", not_installed())

@@ -1,0 +1,38 @@
+"""A jitted training step over an Equinox model, through a lens that isn't bound."""
+
+from collections.abc import Iterator
+
+import equinox as eqx
+import jax
+
+import statelens as sl
+
+from ..adapters import Call, checked, equinox_, perceptron, small_parameters, threaded
+from ..adapters import statelens_functional as functional
+from ..measure import ratios
+from ..report import Row, Settings, rows_of
+
+TITLE = "a jitted training step over an Equinox model, to eqx.filter_jit"
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    for ending, donate in (("", False), (", donated", True)):
+        for size in settings.sizes:
+            problem = small_parameters(size)
+            equinox = {equinox_.NAME: equinox_.filtered_step(problem, donate)}
+            calls = checked(equinox | functional.steps(problem, donate))
+            measured = ratios(calls, equinox_.NAME, settings=settings)
+            yield from rows_of("functional", f"training step{ending}", measured, size)
+    measured = ratios(checked(_perceptrons()), equinox_.NAME, settings=settings)
+    yield from rows_of("functional", "training step of eqx.nn.MLP", measured, 10)
+
+
+def _perceptrons() -> dict[str, Call]:
+    """Steps of a model of Equinox's own, with functions and sizes in it besides ten arrays."""
+    problem = perceptron(4, 4)
+    model, batch = eqx.nn.MLP(4, 4, 4, 4, key=jax.random.key(0)), (problem.x[0], problem.y[0])
+    filtered = eqx.filter_jit(equinox_.step_function(problem))
+    return {
+        equinox_.NAME: threaded(filtered, model, *batch),
+        functional.NAME: threaded(sl.jit(functional.step_function(problem)), model, *batch),
+    }

@@ -1,0 +1,147 @@
+"""What a benchmark gives: settings in, rows out; as a table and as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from .targets import target_of
+
+if TYPE_CHECKING:
+    from .measure import Ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How long to measure.
+
+    Attributes:
+        quick: Whether a rough look is enough.
+        sizes: The numbers of small parameters to measure at.
+        rounds: How many rounds a comparison has.
+        seconds: How long a candidate is run in a round; once at least.
+        budget: After how many seconds a comparison begins no other round; it has three at least.
+    """
+
+    quick: bool = False
+    sizes: tuple[int, ...] = (10, 100, 1_000)
+    rounds: int = 81
+    seconds: float = 0.005
+    budget: float = 30.0
+
+
+QUICK = Settings(quick=True, sizes=(10, 100), rounds=5, seconds=0.002, budget=2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of one library at one work.
+
+    Attributes:
+        part: The part's name.
+        work: What was done.
+        library: Who did it.
+        size: How much of it there was, where that is varied.
+        ratio: The median of the ratios to the baseline; None where there is nothing to tell.
+        low: Their lower quartile.
+        high: Their upper quartile.
+        seconds: The median time of a call.
+        note: What else there is to say.
+    """
+
+    part: str
+    work: str
+    library: str
+    size: int | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seconds: float | None = None
+    note: str = ""
+
+    @property
+    def target(self) -> float | None:
+        return target_of(self.part, self.work, self.library)
+
+    @property
+    def holds(self) -> bool | None:
+        if self.target is None or self.ratio is None:
+            return None
+        return self.ratio <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "target": self.target, "holds": self.holds}
+
+
+def rows_of(
+    part: str,
+    work: str,
+    measured: Mapping[str, "Ratio"],
+    size: int | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
+    """Gives the rows of one comparison, in the order of its candidates."""
+    for library, ratio in measured.items():
+        note = (notes or {}).get(library, "")
+        yield Row(part, work, library, size, *ratio, note)
+
+
+def missing(part: str, libraries: Iterable[str]) -> Iterator[Row]:
+    """Gives the rows of libraries that aren't there."""
+    for library in libraries:
+        yield Row(part, "", library, note="not installed: pip install -e '.[benchmarks]'")
+
+
+def table(title: str, rows: Iterable[Row]) -> Table:
+    """Draws rows as a table."""
+    drawn = Table(title=title, title_justify="left")
+    for column in ("work", "library"):
+        drawn.add_column(column)
+    for column in ("size", "ratio", "quartiles", "target", "holds", "time"):
+        drawn.add_column(column, justify="right")
+    drawn.add_column("note")
+    before = None
+    for row in rows:
+        if before not in (None, (row.work, row.size)):
+            drawn.add_section()
+        before = row.work, row.size
+        quartiles = None
+        if row.low is not None and row.high is not None:
+            quartiles = f"{number(row.low)} to {number(row.high)}"
+        drawn.add_row(
+            row.work,
+            row.library,
+            _or_blank(row.size, "{:,}"),
+            "" if row.ratio is None else number(row.ratio),
+            quartiles,
+            _or_blank(row.target, "≤ {:.3g}"),
+            {None: "", True: "[green]yes", False: "[red]no"}[row.holds],
+            "" if row.seconds is None else _duration(row.seconds),
+            escape(row.note),
+        )
+    return drawn
+
+
+def number(ratio: float) -> str:
+    """Writes a ratio with three digits after the point, or three in all where it is large."""
+    return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.3g}"
+
+
+def _or_blank(value: Any, style: str) -> str:
+    return "" if value is None else style.format(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def write(path: Path, machine: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """Writes rows as JSON, with what is known of the machine that they come from."""
+    content = {"machine": dict(machine), "rows": [row.as_dict() for row in rows]}
+    path.write_text(json.dumps(content, indent=1) + "\n")

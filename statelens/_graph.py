@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.tree_util as jtu
 
-from ._cell import Cell, Holder
+from ._cell import Cell, Holder, is_watched, looking
 from ._units import Remainder, Repeat, TreeDef, is_array, is_stop
 from .path import GraphKey, Path, from_jax
 
@@ -161,6 +161,9 @@ class _Walk:
         return Structure(tuple(record for record in self._records if record is not None))
 
 
+_NOTHING = Structure(())
+
+
 def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
     """Flattens the graph that a node is the root of.
 
@@ -170,6 +173,8 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
     Returns:
         The graph's children, and its structure.
     """
+    if is_watched():
+        return [], _NOTHING
     structure = root._made_from
     if structure is not None and structure.root is not None and structure.root() is root:
         children = _children_as_before(root, structure)
@@ -303,7 +308,9 @@ def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:
             return
         seen.add(id(node))
         yield path, node
-        for name, value in node._attributes().items():
+        with looking():
+            attributes = node._attributes()
+        for name, value in attributes.items():
             for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_is_stop)[0]:
                 if isinstance(leaf, Node):
                     yield from visit(leaf, (*path, name, *from_jax(keys)[0]))

@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from ._cell import Holder
+import jax
+
+from ._cell import Cell, Holder
 
 MISSING: Any = object()
 
@@ -46,6 +48,7 @@ class Reads:
     def __init__(self) -> None:
         self._attributes: dict[Hashable, _Read] = {}
         self._containers: dict[int, tuple[Any, list[int], list[Callable[[], Any]]]] = {}
+        self._kinds: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
     def note(self, node: Holder, name: str | None, value: Any) -> None:
         """Notes that an attribute was read.
@@ -62,6 +65,12 @@ class Reads:
         self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
         self._note_containers(value)
 
+    def note_kind(self, cell: Cell, value: Any) -> None:
+        """Notes that the structure, shapes and dtypes of a cell's value were looked at."""
+        known = self._kinds.get(id(cell))
+        if known is None or known[0]() is not cell:
+            self._kinds[id(cell)] = weakref.ref(cell), _kind(value)
+
     def renote(self, node: Holder, name: str, value: Any) -> None:
         """Notes what the traced function itself has set; JAX takes that for done."""
         if (id(node), name) in self._attributes:
@@ -77,6 +86,11 @@ class Reads:
         """Adds what was read in another trace."""
         self._attributes.update(other._attributes)
         self._containers.update(other._containers)
+        # Where this trace runs, they may have other values: it looks for itself.
+        for ref, _ in other._kinds.values():
+            cell = ref()
+            if cell is not None:
+                cell.peek()
 
     def attributes_hold(self) -> bool:
         """Says whether all attributes are what they were."""
@@ -88,7 +102,11 @@ class Reads:
         return True
 
     def containers_hold(self) -> bool:
-        """Says whether all lists and dictionaries among them have what they had."""
+        """Says whether lists and dictionaries have what they had, and cells such values."""
+        for ref, kind in self._kinds.values():
+            cell = ref()
+            if cell is not None and _kind(cell.peek()) != kind:
+                return False
         for container, ids, alive in self._containers.values():
             if list(map(id, _items(container))) != ids or any(ref() is None for ref in alive):
                 return False
@@ -115,6 +133,13 @@ def _items(container: Any) -> list[Any]:
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive."""
     return weakref.ref(value) if isinstance(value, Holder) else lambda: value
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, jax.Array):
+        return value.shape, value.dtype
+    leaves, treedef = jax.tree.flatten(value)
+    return treedef, tuple((getattr(x, "shape", type(x)), getattr(x, "dtype", None)) for x in leaves)
 
 
 def _is_same(before: Any, now: Any) -> bool:

@@ -9,16 +9,19 @@ All trees are flattened here with `None` as a leaf, so that a tree and its two h
 the same positions.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._cell import Cell, Holder
+from ._cell import Cell, Holder, Stop, Watch, is_watched
 from ._errors import StructureError, explain
 from ._pattern import format_slice
 from .path import MISSING, Path, format, from_jax, step
@@ -29,7 +32,7 @@ TreeDef: TypeAlias = Any
 
 @jtu.register_pytree_node_class
 @dataclass(frozen=True)
-class Remainder:
+class Remainder(Stop):
     """Stands in the rest for an array of which a part lies in the focus.
 
     Attributes:
@@ -41,6 +44,7 @@ class Remainder:
     index: "Index"
 
     def tree_flatten(self) -> tuple[tuple[Any], "Index"]:
+        is_watched()
         return (self.array,), self.index
 
     @classmethod
@@ -48,9 +52,9 @@ class Remainder:
         return cls(children[0], index)
 
 
-@jtu.register_static
+@jtu.register_pytree_node_class
 @dataclass(frozen=True)
-class Repeat:
+class Repeat(Stop):
     """Stands in the rest where a cell of the focus is reached once more.
 
     Attributes:
@@ -58,6 +62,14 @@ class Repeat:
     """
 
     position: int
+
+    def tree_flatten(self) -> tuple[tuple[()], int]:
+        is_watched()
+        return (), self.position
+
+    @classmethod
+    def tree_unflatten(cls, position: int, children: tuple[()]) -> Self:
+        return cls(position)
 
 
 class Site(NamedTuple):
@@ -76,12 +88,19 @@ class Site(NamedTuple):
 
 def is_stop(node: Any) -> bool:
     """Says where flattening stops: at cells, at markers and at `None`."""
-    return node is None or isinstance(node, (Cell, Remainder, Repeat))
+    return node is None or isinstance(node, Stop)
+
+
+_is_none = functools.partial(operator.is_, None)
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
-    return jax.tree.flatten(tree, is_leaf=is_stop)
+    # Most trees have nothing to stop at, and JAX goes through them without asking Python. (An
+    # error from within would cost less than a watch, but JAX loses count of its recursion.)
+    with Watch() as watch:
+        flat = jax.tree.flatten(tree, is_leaf=_is_none)
+    return jax.tree.flatten(tree, is_leaf=is_stop) if watch.met else flat
 
 
 def flatten_with_path(
@@ -93,11 +112,18 @@ def flatten_with_path(
 
 
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+_array_types: set[type] = set()
 
 
 def is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array: of JAX, of NumPy, traced, or a shape and dtype."""
-    return isinstance(leaf, _ARRAY_TYPES)
+    if type(leaf) in _array_types:
+        return True
+    found = isinstance(leaf, _ARRAY_TYPES)
+    # What is traced may be an array or not; for all others the type says it.
+    if found and not isinstance(leaf, jax.core.Tracer):
+        _array_types.add(type(leaf))
+    return found
 
 
 def sites(paths: list[tuple[Path, tuple[Path, ...]]], leaves: list[Any]) -> list[Site]:
@@ -121,7 +147,7 @@ def atoms(unit: Any) -> list[tuple[Path, Any]]:
     """Lists the leaves inside a unit with their paths inside it."""
     if not isinstance(unit, Cell):
         return [((), unit)]
-    paths, leaves, _ = flatten_with_path(unit.value)
+    paths, leaves, _ = flatten_with_path(unit.peek())
     return [(path, leaf) for (path, _), leaf in zip(paths, leaves, strict=True) if leaf is not None]
 
 

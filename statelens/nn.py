@@ -28,7 +28,7 @@ import jax
 import jax.tree_util as jtu
 
 from ._bound import BoundLens, first_match
-from ._cell import Cell
+from ._cell import Cell, looking, open_hidden
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -207,7 +207,7 @@ class Module(Node):
             for name in names:
                 frame.reads.note(self, name, self._read_attribute(name))
         plain = {k: v for k, v in vars(self).items() if k not in (_HELD, _STRUCTURE)}
-        held = {name: cell.value for name, cell in vars(self).get(_HELD, {}).items()}
+        held = {name: open_hidden(cell) for name, cell in vars(self).get(_HELD, {}).items()}
         return dict(sorted((plain | held).items()))
 
     def _hidden_cells(self) -> dict[Path, Cell]:
@@ -362,7 +362,9 @@ def _shown(module: Module, above: set[int]) -> str:
     if id(module) in above:
         return f"<{type(module).__name__} again>"
     lines = []
-    for name, value in module._attributes().items():
+    with looking():
+        attributes = module._attributes()
+    for name, value in attributes.items():
         text = _shown_value(value, above | {id(module)})
         lines.append("  " + f"{name}={text},".replace("\n", "\n  "))
     if not lines:
@@ -388,9 +390,11 @@ def _shown_value(value: Any, above: set[int]) -> str:
 
 def _counted(module: Module) -> str:
     scalars: Counter[str] = Counter()
-    for leaf in flatten(module)[0]:
+    with looking():
+        leaves, _ = flatten(module)
+    for leaf in leaves:
         if isinstance(leaf, Cell) or is_array(leaf):
             kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"
-            value = leaf.value if isinstance(leaf, Cell) else leaf
+            value = leaf.peek() if isinstance(leaf, Cell) else leaf
             scalars[kind] += sum(map(numel, jax.tree.leaves(value)))
     return ", ".join(f"{count:,} in {kind}" for kind, count in scalars.items()) or "no arrays"

@@ -17,7 +17,7 @@ from typing import Any
 import jax.tree_util as jtu
 import numpy as np
 
-from ._cell import Cell
+from ._cell import Cell, Holder
 from ._errors import PathError, explain, user_facing
 from ._scan import Scanner
 
@@ -184,9 +184,15 @@ MISSING = _Missing()
 
 
 def step(node: Any, key: Hashable) -> Any:
-    """Returns the child of `node` under `key`, or `MISSING`."""
-    if isinstance(node, Cell):
-        node = node.value
+    """Returns the child of `node` under `key`, or `MISSING`; no cell is touched by that."""
+    if isinstance(node, Holder):
+        cell = node._cell_of(key)
+        if cell is not None:
+            return cell.peek()
+    return _child(node.peek() if isinstance(node, Cell) else node, key)
+
+
+def _child(node: Any, key: Hashable) -> Any:
     if isinstance(node, Mapping):
         return node.get(key, MISSING)
     if isinstance(node, Sequence) and isinstance(key, int):
@@ -215,7 +221,7 @@ def resolve(tree: Any, path: Path) -> Any:
     """
     node = tree
     for depth, key in enumerate(path):
-        child = step(node, key)
+        child = _child(node.value if isinstance(node, Cell) else node, key)
         if child is MISSING:
             raise PathError(
                 explain(

@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ._cell import Cell
+from ._cell import Cell, is_watched
 from ._errors import (
     StateTypeError,
     TracerLeakError,
@@ -56,6 +56,9 @@ class FrameLike(Protocol):
 
     def peek(self, cell: "State") -> Any:
         """Returns the cell's value in this frame, without touching the cell."""
+
+    def look(self, cell: "State") -> Any:
+        """Returns the cell's value, of which structure, shapes and dtypes are looked at."""
 
     def check(self, cell: "State") -> None:
         """Refuses a write that would be lost, or that would leak a traced value."""
@@ -175,6 +178,19 @@ class State(Cell):
         except Exception as error:
             hide_own_frames(error)
             raise
+
+    def peek(self) -> Any:
+        """Returns the value for a look at its structure, shapes and dtypes.
+
+        Returns:
+            The value, which must not be changed in place. The state counts as touched by
+            nothing that is done with it.
+        """
+        frame = active_frame.get()
+        value = self._value if frame is None else frame.look(self)
+        if value is ENDED or (frame is None and self._home is not None and _has_died(value)):
+            _refuse_ended(self)
+        return value
 
     @value.setter
     def value(self, value: Any) -> None:
@@ -384,12 +400,16 @@ def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:
 
 def _register(cls: type[State]) -> None:
     key = jtu.GetAttrKey("value")
+
+    def flatten(state: State) -> tuple[tuple[Any, ...], Hashable]:
+        return ((), None) if is_watched() else ((state.value,), state.metadata)
+
     jtu.register_pytree_with_keys(
         cls,
         lambda state: (((key, state.value),), state.metadata),
         # What JAX makes is at home nowhere: a write to a copy that it throws away is refused.
         lambda metadata, children: _make(cls, metadata, next(iter(children)), TOP),
-        lambda state: ((state.value,), state.metadata),
+        flatten,
     )
 
 

@@ -7,7 +7,7 @@ again.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,17 @@ import numpy as np
 from ._cell import Cell
 from ._errors import StructureError, explain, user_facing
 from ._selection import Entry, Selection
-from ._units import Index, Remainder, Repeat, TreeDef, flatten, flatten_with_path, is_array
+from ._units import (
+    Index,
+    Remainder,
+    Repeat,
+    TreeDef,
+    flatten,
+    flatten_as,
+    flatten_with_path,
+    is_array,
+    kinds,
+)
 from .path import Path, format
 
 
@@ -99,7 +109,7 @@ def combine(*halves: Any) -> Any:
 
 
 def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
-    (merged, treedef), *others = map(flatten, halves)
+    merged, treedef = flatten(halves[0])
     crowded = False
 
     def clash(one: Any, other: Any) -> Any:
@@ -107,8 +117,9 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
         crowded = True
 
     columns = [merged]
-    for half, (column, structure) in zip(halves[1:], others, strict=True):
-        if structure != treedef:
+    for half in halves[1:]:
+        column = flatten_as(treedef, half)
+        if column is None:
             _refuse_structure(halves[0], half, prefix)
         columns.append(column)
         merged = [
@@ -171,7 +182,7 @@ def _path_at(tree: Any, position: int) -> Path:
     return flatten_with_path(tree)[0][position][0]
 
 
-def _refuse_structure(first: Any, second: Any, prefix: Path) -> None:
+def _refuse_structure(first: Any, second: Any, prefix: Path) -> NoReturn:
     ours, theirs = (
         {path: type(leaf) for (path, _), leaf in zip(*flatten_with_path(half)[:2], strict=True)}
         for half in (first, second)
@@ -209,10 +220,16 @@ def replace(
     """
     leaves = list(leaves)
     paths, positions = selection.paths, selection.positions
-    for number in selection.arrays:
-        position, value = positions[number], values[number]
-        value = value.value if isinstance(value, Cell) else value
-        leaves[position] = value if free else like(paths[number], leaves[position], value)
+    olds = [leaves[positions[number]] for number in selection.arrays]
+    news = [values[number] for number in selection.arrays]
+    if not _are_alike(olds, news):
+        news = [value.value if isinstance(value, Cell) else value for value in news]
+        if not free:
+            news = [
+                like(paths[n], *pair) for n, *pair in zip(selection.arrays, olds, news, strict=True)
+            ]
+    for number, value in zip(selection.arrays, news, strict=True):
+        leaves[positions[number]] = value
     for number in selection.cells:
         position, value = positions[number], values[number]
         leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)
@@ -263,7 +280,7 @@ def like(path: Path, old: Any, new: Any) -> Any:
     Raises:
         StructureError: It differs; nothing is cast in passing.
     """
-    if new is old or _is_array_like(old, new):
+    if new is old or (is_array(old) and _are_alike([old], [new])):
         return new
     olds, old_structure = flatten(old)
     news, new_structure = flatten(new)
@@ -281,14 +298,9 @@ def like(path: Path, old: Any, new: Any) -> Any:
     return new_structure.unflatten(news)
 
 
-def _is_array_like(old: Any, new: Any) -> bool:
-    """Says whether one array takes the place of another of its kind, as nearly always."""
-    if type(old) is not type(new) or not is_array(old):
-        return False
-    aval = getattr(old, "aval", None)
-    if aval is not None and aval is new.aval:
-        return True
-    return old.shape == new.shape and old.dtype == new.dtype
+def _are_alike(olds: list[Any], news: list[Any]) -> bool:
+    """Says whether each array takes the place of one of its kind, as is nearly always so."""
+    return list(map(type, olds)) == list(map(type, news)) and kinds(olds) == kinds(news)
 
 
 def _as_array(number: Any, like: Any) -> Any:

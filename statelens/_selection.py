@@ -6,7 +6,6 @@ lens need to move leaves without looking at them one by one.
 """
 
 import functools
-import operator
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, overload
 from ._cell import Cell, looking
 from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
 from ._select import ByPath, Optional
-from ._units import Index, Site, TreeDef, flatten, flatten_with_path, sites
+from ._units import Index, Site, TreeDef, flatten, flatten_with_path, kinds, sites
 from .path import Path
 
 
@@ -92,7 +91,7 @@ class Selection(Sequence[Entry]):
 
 _CACHE_SIZE = 1024
 _MOST_SEEN = 4
-_cache: OrderedDict[Hashable, tuple[tuple[Any, Selection], ...]] = OrderedDict()
+_cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDict()
 
 
 def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
@@ -107,18 +106,19 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
     Returns:
         The selection.
     """
-    seen = _seen(_sight(selector), leaves)
+    sight = _sight(selector)
     key = (selector, treedef)
     try:
         known = _cache.get(key, ())
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select(selector, tree)
-    for before, selection in known:
-        if before == seen:
+    types = list(map(type, leaves))
+    for seen, selection in known:
+        if seen.holds(sight, leaves, types):
             return selection
     selection = _select(selector, tree)
-    _cache[key] = ((seen, selection), *known[: _MOST_SEEN - 1])
+    _cache[key] = ((_Seen(sight, leaves, types), selection), *known[: _MOST_SEEN - 1])
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)
     return selection
@@ -129,39 +129,38 @@ def _sight(selector: Selector) -> Sight:
     return max(part.sight for part in walk(selector))
 
 
-def _seen(sight: Sight, leaves: list[Any]) -> tuple[list[Any], ...]:
-    """Returns what a selection depends on beyond the tree's structure."""
-    types = list(map(type, leaves))
-    cells: list[Any] = []
-    arrays = leaves
-    if any(issubclass(kind, Cell) for kind in set(types)):
-        arrays = list(leaves)
-        first: dict[int, int] = {}
-        for position, leaf in enumerate(leaves):
-            if isinstance(leaf, Cell):
-                cells.append(first.setdefault(id(leaf), position))
-                if sight >= Sight.LABELS:
-                    cells.append(leaf.metadata)
-                if sight >= Sight.VALUES:
-                    inner, structure = flatten(leaf.peek())
-                    cells.append((structure, tuple(map(type, inner))))
-                    arrays += inner
-    return types, cells, _kinds(arrays) if sight >= Sight.ARRAYS else []
+class _Seen:
+    """What a selection depends on beyond the tree's structure."""
+
+    def __init__(self, sight: Sight, leaves: list[Any], types: list[type]):
+        self._types = types
+        self._has_cells = any(issubclass(kind, Cell) for kind in set(types))
+        self._cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
+        self._kinds = kinds(arrays) if sight >= Sight.ARRAYS else []
+
+    def holds(self, sight: Sight, leaves: list[Any], types: list[type]) -> bool:
+        """Says whether it is the same for other leaves."""
+        if types != self._types:
+            return False
+        cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
+        return cells == self._cells and (sight < Sight.ARRAYS or kinds(arrays) == self._kinds)
 
 
-_aval = operator.attrgetter("aval")
-
-
-def _kinds(arrays: list[Any]) -> list[Any]:
-    """Lists what stands for shape and dtype of arrays."""
-    try:
-        # JAX has one object for all that are equal, so that comparing costs next to nothing.
-        return list(map(_aval, arrays))
-    except AttributeError:
-        return [
-            getattr(x, "aval", None) or (getattr(x, "shape", None), getattr(x, "dtype", None))
-            for x in arrays
-        ]
+def _cells(sight: Sight, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Lists what is seen of cells, and all arrays that are seen."""
+    seen: list[Any] = []
+    arrays = list(leaves)
+    first: dict[int, int] = {}
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, Cell):
+            seen.append(first.setdefault(id(leaf), position))
+            if sight >= Sight.LABELS:
+                seen.append(leaf.metadata)
+            if sight >= Sight.VALUES:
+                inner, structure = flatten(leaf.peek())
+                seen.append((structure, tuple(map(type, inner))))
+                arrays += inner
+    return seen, arrays
 
 
 def _select(selector: Selector, tree: Any) -> Selection:

@@ -28,7 +28,7 @@ from ._picks import Selector
 from ._resolve import Focused, focus_on
 from ._select import And, Not, Or, Sliced, Within
 from ._spec import LensSpec, selector_of
-from ._units import Index, flatten, is_array
+from ._units import Index, flatten, flatten_as, is_array
 from ._values import added, cast_floats, held_still, masked
 from .path import Path, as_path, closest, format
 
@@ -185,7 +185,7 @@ class Lens:
             {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="set")
-        by_path = dict(values.items())
+        by_path = values if isinstance(values, dict) else dict(values.items())
         if tuple(by_path) != focused.entries.paths:
             by_path = {as_path(key): value for key, value in by_path.items()}
             self._check_paths(by_path, focused)
@@ -272,8 +272,9 @@ class Lens:
             {'b': Array([0.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="apply_updates")
-        steps, structure = flatten(updates)
-        if structure != focused.treedef:
+        steps = flatten_as(focused.treedef, updates)
+        if steps is None:
+            structure = flatten(updates)[1]
             raise StructureError(
                 explain(
                     f"asked to apply updates to {self!r}",

@@ -49,8 +49,11 @@ class Cell(Stop):
         """All but the value, as JAX keeps it in a tree structure."""
 
 
-class Holder(abc.ABC):
-    """A mutable node whose attributes are cells, though some read as plain values."""
+class Holder:
+    """A mutable node whose attributes are cells, though some read as plain values.
+
+    `statelens.nn.Module` is the only kind. (It has no metaclass for the reason that a cell has.)
+    """
 
     @abc.abstractmethod
     def _cell_of(self, name: Any) -> Cell | None:

@@ -96,11 +96,30 @@ _is_none = functools.partial(operator.is_, None)
 
 def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
-    # Most trees have nothing to stop at, and JAX goes through them without asking Python. (An
-    # error from within would cost less than a watch, but JAX loses count of its recursion.)
+    if not isinstance(tree, (Stop, Holder)):
+        # Most trees have nothing to stop at, and JAX goes through them without asking Python.
+        flat = _flatten_plainly(tree, _is_none)
+        if flat is not None:
+            return flat
+    return jax.tree.flatten(tree, is_leaf=is_stop)
+
+
+def _flatten_plainly(
+    tree: Any, is_leaf: Callable[[Any], Any] | None = None
+) -> tuple[list[Any], TreeDef] | None:
+    """Flattens a tree without stops; gives None for any other.
+
+    (An error from within would end it sooner, but JAX loses count of its recursion by that.)
+    """
     with Watch() as watch:
-        flat = jax.tree.flatten(tree, is_leaf=_is_none)
-    return jax.tree.flatten(tree, is_leaf=is_stop) if watch.met else flat
+        try:
+            flat = jax.tree.flatten(tree, is_leaf=is_leaf)
+        except Exception:
+            # A node that flattens cells by itself may choke on what they give to a watch.
+            if not watch.met:
+                raise
+            return None
+    return None if watch.met else flat
 
 
 def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
@@ -221,7 +240,7 @@ def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
 
 def cells(tree: Any) -> dict[Any, Path]:
     """Lists the cells in a tree with their first paths."""
-    if not any(isinstance(leaf, Cell) for leaf in flatten(tree)[0]):
+    if _flatten_plainly(tree) is not None:
         return {}
     paths, leaves, _ = flatten_with_path(tree)
     units = sites(paths, leaves)
@@ -234,7 +253,7 @@ def hidden_cells(tree: Any) -> dict[Any, Path]:
     def is_holder(node: Any) -> bool:
         return isinstance(node, Holder)
 
-    if not any(map(is_holder, jax.tree.leaves(tree, is_leaf=is_holder))):
+    if _flatten_plainly(tree) is not None:
         return {}
     return {
         cell: from_jax(keys)[0] + below

@@ -10,7 +10,7 @@ from typing import Any
 
 from ._cell import Cell
 from ._errors import SelectionError, explain
-from ._picks import WHOLE, Pick, Scope, Selector
+from ._picks import WHOLE, Pick, Scope, Selector, Sight
 from ._units import Site, atoms, flatten, flatten_with_path, leaves_with_path
 from .path import Path
 
@@ -20,6 +20,7 @@ class Accessed(Selector):
     """Units that a function of the tree returns, as `equinox.tree_at` selects them."""
 
     function: Callable[[Any], Any]
+    sight = Sight.VALUES
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         accessed = scope.once(self, lambda: self._accessed(scope.tree))
@@ -48,7 +49,7 @@ class Accessed(Selector):
         for position, ((path, _), leaf) in enumerate(zip(paths, leaves, strict=True)):
             if isinstance(leaf, Cell):
                 if id(leaf) not in copies:
-                    inner_paths, inner, structure = flatten_with_path(leaf.value)
+                    inner_paths, inner, structure = flatten_with_path(leaf.look())
                     value = structure.unflatten(
                         None if atom is None else probe(path + tail)
                         for (tail, _), atom in zip(inner_paths, inner, strict=True)

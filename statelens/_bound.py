@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import jax.tree_util as jtu
 
-from ._cell import Cell, Holder
+from ._cell import Cell, Holder, looking
 from ._errors import (
     PathError,
     SelectionError,
@@ -15,7 +15,7 @@ from ._errors import (
     explain,
     user_facing,
 )
-from ._halves import like
+from ._halves import like, read_all
 from ._picks import Selector
 from ._resolve import focus_on
 from ._select import Not, Or, both
@@ -100,17 +100,22 @@ class BoundLens(Mapping[Path, Any]):
     def __hash__(self) -> int:
         return hash((self.selector, id(self.module)))
 
-    def _cells(self) -> dict[Path, Unit]:
-        focused = focus_on(self.selector, self.module)
-        return {entry.path: self.cell_at(entry, focused.leaves) for entry in focused.entries}
+    def units(self, *, required_by: str | None = None) -> dict[Path, Unit]:
+        """Returns the cells, and views of cells, that are selected; none is touched.
 
-    def cell_at(self, entry: Entry, leaves: list[Any]) -> Unit:
-        """Returns the cell, or the view of one, behind an entry of the selection."""
+        Args:
+            required_by: The operation for which an empty selection is an error, or None.
+        """
+        with looking():
+            leaves, _, entries = focus_on(self.selector, self.module, required_by=required_by)
+            if len(entries.cells) == len(entries):
+                return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
+            return {entry.path: self._unit_at(entry, leaves) for entry in entries}
+
+    def _unit_at(self, entry: Entry, leaves: list[Any]) -> Unit:
         unit = leaves[entry.positions[0]]
         if isinstance(unit, Cell):
-            if entry.atom is None:
-                return unit
-            return View(unit, entry.inner, entry.index)
+            return unit if entry.atom is None else View(unit, entry.inner, entry.index)
         nodes = ancestors(self.module, entry.path)
         for depth in reversed(range(len(entry.path))):
             node = nodes[depth]
@@ -128,7 +133,7 @@ class BoundLens(Mapping[Path, Any]):
 
     @user_facing
     def __getitem__(self, path: Path | str) -> Any:
-        cells = self._cells()
+        cells = self.units()
         key = as_path(path)
         try:
             return cells[key]
@@ -148,27 +153,27 @@ class BoundLens(Mapping[Path, Any]):
         )
 
     def __iter__(self) -> Iterator[Path]:
-        return iter(self._cells())
+        return iter(self.units())
 
     def __len__(self) -> int:
-        return len(self._cells())
+        return len(self.units())
 
     def keys(self) -> KeysView[Path]:
         """The paths, in order."""
-        return self._cells().keys()
+        return self.units().keys()
 
     def values(self) -> ValuesView[Any]:
         """The cells, in the order of their paths."""
-        return self._cells().values()
+        return self.units().values()
 
     def items(self) -> ItemsView[Path, Any]:
         """Paths and cells, in order."""
-        return self._cells().items()
+        return self.units().items()
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, BoundLens):
-            return self._cells() == other._cells()
-        return isinstance(other, Mapping) and self._cells() == dict(other)
+            return self.units() == other.units()
+        return isinstance(other, Mapping) and self.units() == dict(other)
 
     def values_dict(self) -> dict[Path, Any]:
         """Returns the values by path: a pytree that Optax and JAX take as it is.
@@ -198,7 +203,7 @@ class BoundLens(Mapping[Path, Any]):
             PathError: A path isn't there.
             StructureError: A value differs in structure, shape or dtype.
         """
-        cells = self._cells()
+        cells = self.units()
         ready: list[tuple[Unit, Any]] = []
         for key, value in values.items():
             path = as_path(key)
@@ -273,7 +278,7 @@ class BoundLens(Mapping[Path, Any]):
 
 
 def _flatten_bound(bound: BoundLens) -> tuple[list[Any], tuple[Path, ...]]:
-    cells = bound._cells()
+    cells = bound.units()
     return [c if isinstance(c, Cell) else c.value for c in cells.values()], tuple(cells)
 
 

@@ -1,14 +1,21 @@
 """What the lens layers know of states: that one is a unit, with a value inside."""
 
 import abc
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Self
 
 
-class Cell(abc.ABC):
+class Stop:
+    """A node at which lenses stop, though JAX goes on below it: a cell, or a marker."""
+
+
+class Cell(Stop):
     """A box around a pytree of arrays that lenses treat as one unit.
 
-    `statelens.State` is the only kind; the lens knows no more of it than this.
+    `statelens.State` is the only kind; the lens knows no more of it than this. (It has no
+    metaclass, with which `isinstance` would take three times as long, for each leaf.)
 
     Attributes:
         value: The pytree inside.
@@ -19,6 +26,14 @@ class Cell(abc.ABC):
     value: Any
     name: str | None
     tag: frozenset[str]
+
+    @abc.abstractmethod
+    def look(self) -> Any:
+        """Returns the value for a look at its structure, shapes and dtypes.
+
+        A function that does no more than that hasn't touched the cell. The value must not
+        be changed in place, nor be handed to anyone who might.
+        """
 
     @abc.abstractmethod
     def with_value(self, value: Any) -> Self:
@@ -34,8 +49,11 @@ class Cell(abc.ABC):
         """All but the value, as JAX keeps it in a tree structure."""
 
 
-class Holder(abc.ABC):
-    """A mutable node whose attributes are cells, though some read as plain values."""
+class Holder:
+    """A mutable node whose attributes are cells, though some read as plain values.
+
+    `statelens.nn.Module` is the only kind. (It has no metaclass for the reason that a cell has.)
+    """
 
     @abc.abstractmethod
     def _cell_of(self, name: Any) -> Cell | None:
@@ -55,3 +73,51 @@ class Holder(abc.ABC):
     @abc.abstractmethod
     def _hidden_cells(self) -> dict[tuple[Hashable, ...], Cell]:
         """Returns all hidden cells of the node and those below it, by path."""
+
+
+_looking: ContextVar[bool] = ContextVar("statelens_looking", default=False)
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """While it is open, flattening a mutable node looks at hidden cells, and touches none."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
+def open_hidden(cell: Cell) -> Any:
+    """Returns the value of a hidden cell, for the flattening of its node."""
+    return cell.look() if _looking.get() else cell.value
+
+
+class Watch:
+    """A watch for stops, on a flattening that would pass through them.
+
+    Attributes:
+        met: Whether there was one. What was flattened is of no use then.
+    """
+
+    def __init__(self) -> None:
+        self.met = False
+
+    def __enter__(self) -> Self:
+        self._token = _watch.set(self)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        _watch.reset(self._token)
+
+
+_watch: ContextVar[Watch | None] = ContextVar("statelens_watch", default=None)
+
+
+def is_watched() -> bool:
+    """Tells a watch of a stop; says whether there is one, so that nothing is to be done."""
+    watch = _watch.get()
+    if watch is None:
+        return False
+    watch.met = True
+    return True

@@ -52,6 +52,8 @@ def diff(before: Any, after: Any) -> dict[Path, Change]:
         >>> sl.diff({"b": jnp.zeros(2), "w": jnp.ones(1)}, {"b": jnp.ones(2), "w": jnp.ones(1)})
         {('b',): changed by 1}
     """
+    # Numbers are compared, so all states are read, and not just looked at.
+    jax.tree.leaves((before, after))
     ours, theirs = dict(leaves_with_path(before)), dict(leaves_with_path(after))
     changes = {}
     for path in dict.fromkeys([*ours, *theirs]):

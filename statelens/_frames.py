@@ -149,6 +149,21 @@ class Frame:
             frame = frame._parent
         return held_value(cell)
 
+    def look(self, cell: State) -> Any:
+        """Returns the cell's value for a look at its structure, shapes and dtypes.
+
+        That doesn't touch the cell, but a program that follows from the look is good as long
+        as these are what they were.
+        """
+        if self.reads is not None:
+            outer: Frame | None = self
+            while outer is not None and outer.reads is self.reads:
+                outer = outer._parent
+            value = held_value(cell) if outer is None else outer.peek(cell)
+            if value is not ENDED:
+                self.reads.note_kind(cell, value)
+        return self.peek(cell)
+
     def touch(self, cell: State) -> None:
         """Notes that the function has read a cell."""
         if cell in self.touched:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from ._bound import BoundLens, Unit, View
 from ._cell import Cell
 from ._errors import SelectionError, StateTypeError, StructureError, explain
-from ._resolve import focus_on
 from .path import Path, format
 
 
@@ -72,8 +71,7 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
     if isinstance(spec, (Cell, View)):
         return Units([_label(spec, path)], [spec], lambda given: given[0], lambda value: [value])
     if isinstance(spec, BoundLens):
-        required = focus_on(spec.selector, spec.module, required_by=asked_by)
-        spec = {entry.path: spec.cell_at(entry, required.leaves) for entry in required.entries}
+        spec = spec.units(required_by=asked_by)
         keys: list[Any] = list(spec)
         tails = keys
     elif isinstance(spec, Mapping):

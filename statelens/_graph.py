@@ -15,17 +15,17 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from types import MethodType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.tree_util as jtu
 
-from ._cell import Cell, Holder
-from ._units import Remainder, Repeat, TreeDef, is_array, is_stop
+from ._cell import Cell, Holder, Stop, is_watched, looking
+from ._units import TreeDef, is_array
 from .path import GraphKey, Path, from_jax
 
 
-class Node(Holder):
+class Node(Holder, abc.ABC):
     """A mutable node: what the graph is made of."""
 
     @abc.abstractmethod
@@ -112,11 +112,22 @@ class Structure:
 
 
 def _is_stop(value: Any) -> bool:
-    return is_stop(value) or isinstance(value, Node)
+    return value is None or isinstance(value, (Stop, Holder))
 
 
 def _is_method(value: Any) -> bool:
-    return isinstance(value, MethodType) and isinstance(value.__self__, Node)
+    return isinstance(value, MethodType) and isinstance(value.__self__, Holder)
+
+
+_LEAF = jax.tree.structure(0)
+_PLAIN = (bool, int, float, str)
+
+
+def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
+    # Most attributes are leaves themselves, for which there is no need of JAX.
+    if isinstance(value, (Stop, Holder)) or type(value) in _PLAIN:
+        return [value], _LEAF
+    return jax.tree.flatten(value, is_leaf=_is_stop)
 
 
 class _Walk:
@@ -136,21 +147,21 @@ class _Walk:
         self._records.append(None)
         attributes = []
         for name, value in node._attributes().items():
-            leaves, treedef = jax.tree.flatten(value, is_leaf=_is_stop)
+            leaves, treedef = _flatten(value)
             self._kept.append(value)
             attributes.append(Attribute(name, treedef, tuple(map(self._leaf, leaves))))
         self._records[number] = Record(type(node), tuple(attributes))
         return Reference(number)
 
     def _leaf(self, leaf: Any) -> Leaf:
-        if isinstance(leaf, Node):
+        if isinstance(leaf, Holder):
             known = self._nodes.get(id(leaf))
-            return self.visit(leaf) if known is None else Reference(known)
+            return self.visit(cast(Node, leaf)) if known is None else Reference(known)
         if _is_method(leaf):
             return Method(self._leaf(leaf.__self__).number, leaf.__func__)  # type: ignore[union-attr]
         if isinstance(leaf, Cell) and id(leaf) in self._cells:
             return Child(self._cells[id(leaf)])
-        if leaf is None or isinstance(leaf, (Cell, Remainder, Repeat)) or is_array(leaf):
+        if leaf is None or isinstance(leaf, Stop) or is_array(leaf):
             if isinstance(leaf, Cell):
                 self._cells[id(leaf)] = len(self.children)
             self.children.append(leaf)
@@ -159,6 +170,9 @@ class _Walk:
 
     def structure(self) -> Structure:
         return Structure(tuple(record for record in self._records if record is not None))
+
+
+_NOTHING = Structure(())
 
 
 def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
@@ -170,6 +184,8 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
     Returns:
         The graph's children, and its structure.
     """
+    if is_watched():
+        return [], _NOTHING
     structure = root._made_from
     if structure is not None and structure.root is not None and structure.root() is root:
         children = _children_as_before(root, structure)
@@ -196,7 +212,8 @@ def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
             return None
         for name, treedef, leaves in record.attributes:
             try:
-                values = treedef.flatten_up_to(attributes[name])
+                value = attributes[name]
+                values = [value] if treedef is _LEAF else treedef.flatten_up_to(value)
             except (ValueError, TypeError):
                 return None
             for leaf, value in zip(leaves, values, strict=True):
@@ -303,7 +320,9 @@ def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:
             return
         seen.add(id(node))
         yield path, node
-        for name, value in node._attributes().items():
+        with looking():
+            attributes = node._attributes()
+        for name, value in attributes.items():
             for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_is_stop)[0]:
                 if isinstance(leaf, Node):
                     yield from visit(leaf, (*path, name, *from_jax(keys)[0]))

@@ -144,7 +144,7 @@ class Groups:
 def _labelled(leaf: Any, label: Any, name: str, atom: int | None) -> Any:
     if not isinstance(leaf, Cell):
         return name
-    atoms, treedef = flatten(leaf.value)
+    atoms, treedef = flatten(leaf.look())
     labels: list[Any] = [None] * len(atoms) if label is None else flatten(label.value)[0]
     chosen = range(len(atoms)) if atom is None else [atom]
     for position in chosen:

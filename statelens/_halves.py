@@ -7,8 +7,7 @@ again.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,18 @@ import numpy as np
 
 from ._cell import Cell
 from ._errors import StructureError, explain, user_facing
-from ._selection import Entry
-from ._units import Remainder, Repeat, TreeDef, flatten, flatten_with_path, is_array
+from ._selection import Entry, Selection
+from ._units import (
+    Index,
+    Remainder,
+    Repeat,
+    TreeDef,
+    flatten,
+    flatten_as,
+    flatten_with_path,
+    is_array,
+    kinds,
+)
 from .path import Path, format
 
 
@@ -29,31 +38,45 @@ def read(leaves: list[Any], entry: Entry) -> Any:
     return unit if entry.index is None else entry.index.read(unit)
 
 
-def split(leaves: list[Any], treedef: TreeDef, entries: Sequence[Entry]) -> tuple[Any, Any]:
+def read_all(leaves: list[Any], selection: Selection) -> list[Any]:
+    """Returns what each entry of a selection stands for."""
+    units = [leaves[position] for position in selection.positions]
+    for numbers in selection.parts.values():
+        for number in numbers:
+            units[number] = read(leaves, selection[number])
+    return units
+
+
+def values_of(leaves: list[Any], selection: Selection) -> list[Any]:
+    """Returns the value of each entry of a selection; that of a cell is what is in it."""
+    values = read_all(leaves, selection)
+    for number in selection.cells:
+        values[number] = values[number].value
+    return values
+
+
+def split(leaves: list[Any], treedef: TreeDef, selection: Selection) -> tuple[Any, Any]:
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
     rest = list(leaves)
-    inside_cells: dict[int, list[Entry]] = {}
-    for entry in entries:
-        position, *again = entry.positions
-        if entry.atom is not None:
-            inside_cells.setdefault(position, []).append(entry)
-        elif entry.index is None:
-            focus[position], rest[position] = leaves[position], None
-        else:
-            focus[position] = entry.index.read(leaves[position])
-            rest[position] = Remainder(leaves[position], entry.index)
-        for repeat in again:
-            rest[repeat] = Repeat(position)
-    for position, parts in inside_cells.items():
-        focus[position], rest[position] = _split_cell(leaves[position], parts)
+    for position in selection.positions:
+        focus[position] = leaves[position]
+        rest[position] = None
+    for position, numbers in selection.parts.items():
+        parts = [selection[number] for number in numbers]
+        focus[position], rest[position] = _split_unit(leaves[position], parts)
+    for position, first in selection.repeats.items():
+        rest[position] = Repeat(first)
     return treedef.unflatten(focus), treedef.unflatten(rest)
 
 
-def _split_cell(unit: Cell, parts: list[Entry]) -> tuple[Any, Any]:
+def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
+    if not isinstance(unit, Cell):
+        index = cast(Index, parts[0].index)
+        return index.read(unit), Remainder(unit, index)
     leaves, treedef = flatten(unit.value)
     whole = [part._replace(positions=(cast(int, part.atom),), atom=None) for part in parts]
-    inside, outside = split(leaves, treedef, whole)
+    inside, outside = split(leaves, treedef, Selection(whole))
     return unit.with_value(inside), unit.with_value(outside)
 
 
@@ -86,24 +109,39 @@ def combine(*halves: Any) -> Any:
 
 
 def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
-    columns, treedefs = zip(*map(flatten, halves), strict=True)
-    for half, treedef in zip(halves, treedefs, strict=True):
-        if treedef != treedefs[0]:
+    merged, treedef = flatten(halves[0])
+    crowded = False
+
+    def clash(one: Any, other: Any) -> Any:
+        nonlocal crowded
+        crowded = True
+
+    columns = [merged]
+    for half in halves[1:]:
+        column = flatten_as(treedef, half)
+        if column is None:
             _refuse_structure(halves[0], half, prefix)
-    merged: list[Any] = []
-    for position, column in enumerate(zip(*columns, strict=True)):
-        present = [leaf for leaf in column if leaf is not None]
-        if len(present) > 1:
-            merged.append(_merge(present, halves[0], position, prefix))
-        else:
-            merged.append(present[0] if present else None)
-    for position, leaf in enumerate(merged):
-        if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
-            merged[position] = merged[leaf.position]
-    return treedefs[0].unflatten(merged)
+        columns.append(column)
+        merged = [
+            a if b is None else b if a is None else clash(a, b)
+            for a, b in zip(merged, column, strict=True)
+        ]
+    if crowded:
+        merged = [
+            _merge(column, halves[0], position, prefix)
+            for position, column in enumerate(zip(*columns, strict=True))
+        ]
+    if Repeat in set(map(type, merged)):
+        for position, leaf in enumerate(merged):
+            if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
+                merged[position] = merged[leaf.position]
+    return treedef.unflatten(merged)
 
 
-def _merge(present: list[Any], tree: Any, position: int, prefix: Path) -> Any:
+def _merge(column: tuple[Any, ...], tree: Any, position: int, prefix: Path) -> Any:
+    present = [leaf for leaf in column if leaf is not None]
+    if len(present) < 2:
+        return present[0] if present else None
     remainders = [leaf for leaf in present if isinstance(leaf, Remainder)]
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
@@ -144,7 +182,7 @@ def _path_at(tree: Any, position: int) -> Path:
     return flatten_with_path(tree)[0][position][0]
 
 
-def _refuse_structure(first: Any, second: Any, prefix: Path) -> None:
+def _refuse_structure(first: Any, second: Any, prefix: Path) -> NoReturn:
     ours, theirs = (
         {path: type(leaf) for (path, _), leaf in zip(*flatten_with_path(half)[:2], strict=True)}
         for half in (first, second)
@@ -163,7 +201,7 @@ def _refuse_structure(first: Any, second: Any, prefix: Path) -> None:
 def replace(
     leaves: list[Any],
     treedef: TreeDef,
-    entries: Sequence[Entry],
+    selection: Selection,
     values: Sequence[Any],
     *,
     free: bool,
@@ -173,7 +211,7 @@ def replace(
     Args:
         leaves: The tree's leaves.
         treedef: Its structure.
-        entries: Which places.
+        selection: Which places.
         values: What to put there, one for each entry.
         free: Whether a value may differ from the old one in structure, shape or dtype.
 
@@ -181,28 +219,43 @@ def replace(
         The new tree; what isn't replaced is the same object.
     """
     leaves = list(leaves)
-    pairs = zip(entries, values, strict=True)
-    for position, group in groupby(pairs, lambda pair: pair[0].positions[0]):
-        pairs_here = list(group)
-        unit = _replace_in_unit(leaves[position], pairs_here, free=free)
-        for place in pairs_here[0][0].positions:
-            leaves[place] = unit
+    paths, positions = selection.paths, selection.positions
+    olds = [leaves[positions[number]] for number in selection.arrays]
+    news = [values[number] for number in selection.arrays]
+    if not _are_alike(olds, news):
+        news = [value.value if isinstance(value, Cell) else value for value in news]
+        if not free:
+            news = [
+                like(paths[n], *pair) for n, *pair in zip(selection.arrays, olds, news, strict=True)
+            ]
+    for number, value in zip(selection.arrays, news, strict=True):
+        leaves[positions[number]] = value
+    for number in selection.cells:
+        position, value = positions[number], values[number]
+        leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)
+    for position, numbers in selection.parts.items():
+        pairs = [(selection[number], values[number]) for number in numbers]
+        leaves[position] = _replace_parts(leaves[position], pairs, free=free)
+    for position, first in selection.repeats.items():
+        leaves[position] = leaves[first]
     return treedef.unflatten(leaves)
 
 
-def _replace_in_unit(unit: Any, pairs: list[tuple[Entry, Any]], *, free: bool) -> Any:
-    entry, value = pairs[0]
-    if entry.atom is None:
-        if value is unit and entry.index is None:
-            return unit
-        value = value.value if isinstance(value, Cell) else value
-        old = unit.value if isinstance(unit, Cell) else unit
-        value = put(old, entry, value, free=free)
-        return unit.with_value(value) if isinstance(unit, Cell) else value
+def _replace_cell(cell: Cell, path: Path, value: Any, *, free: bool) -> Cell:
+    if value is cell:
+        return cell
+    value = value.value if isinstance(value, Cell) else value
+    return cell.with_value(value if free else like(path, cell.value, value))
+
+
+def _replace_parts(unit: Any, pairs: list[tuple[Entry, Any]], *, free: bool) -> Any:
+    if not isinstance(unit, Cell):
+        ((entry, value),) = pairs
+        return put(unit, entry, value.value if isinstance(value, Cell) else value, free=free)
     leaves, treedef = flatten(unit.value)
-    for part, value in pairs:
-        atom = cast(int, part.atom)
-        leaves[atom] = put(leaves[atom], part, value, free=free)
+    for entry, value in pairs:
+        atom = cast(int, entry.atom)
+        leaves[atom] = put(leaves[atom], entry, value, free=free)
     return unit.with_value(treedef.unflatten(leaves))
 
 
@@ -227,6 +280,8 @@ def like(path: Path, old: Any, new: Any) -> Any:
     Raises:
         StructureError: It differs; nothing is cast in passing.
     """
+    if new is old or (is_array(old) and _are_alike([old], [new])):
+        return new
     olds, old_structure = flatten(old)
     news, new_structure = flatten(new)
     if old_structure != new_structure:
@@ -241,6 +296,11 @@ def like(path: Path, old: Any, new: Any) -> Any:
         if is_array(before) and before.dtype != after.dtype:
             _refuse_change(path, "dtype", before.dtype, after.dtype)
     return new_structure.unflatten(news)
+
+
+def _are_alike(olds: list[Any], news: list[Any]) -> bool:
+    """Says whether each array takes the place of one of its kind, as is nearly always so."""
+    return list(map(type, olds)) == list(map(type, news)) and kinds(olds) == kinds(news)
 
 
 def _as_array(number: Any, like: Any) -> Any:

@@ -9,13 +9,15 @@ import fnmatch
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from ._scan import Scanner
 from .path import Path, format_key, literal, scan_name
 
-# The length of the sequence that the key at some depth indexes, or None where the key
-# doesn't index a sequence.
+# The length of the sequence that a key indexes, or None where it doesn't index one. Few
+# patterns ask for it.
+Length: TypeAlias = Callable[[], int | None]
 Lengths: TypeAlias = Callable[[int], int | None]
 
 
@@ -30,9 +32,11 @@ class Exact:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", type(self.key))
 
-    def accepts(self, key: Hashable, length: int | None) -> bool:
-        if length is not None and isinstance(self.key, int) and self.key < 0:
-            return key == length + self.key
+    def accepts(self, key: Hashable, length: Length) -> bool:
+        if isinstance(self.key, int) and self.key < 0:
+            count = length()
+            if count is not None:
+                return key == count + self.key
         return key == self.key and isinstance(key, bool) == (self.kind is bool)
 
     def __str__(self) -> str:
@@ -43,7 +47,7 @@ class Exact:
 class AnyKey:
     """``*``: one key, whatever it is."""
 
-    def accepts(self, key: Hashable, length: int | None) -> bool:
+    def accepts(self, key: Hashable, length: Length) -> bool:
         return True
 
     def __str__(self) -> str:
@@ -56,7 +60,7 @@ class Glob:
 
     pattern: str
 
-    def accepts(self, key: Hashable, length: int | None) -> bool:
+    def accepts(self, key: Hashable, length: Length) -> bool:
         return isinstance(key, str) and fnmatch.fnmatchcase(key, self.pattern)
 
     def __str__(self) -> str:
@@ -71,9 +75,9 @@ class Span:
     stop: int | None
     step: int | None
 
-    def accepts(self, key: Hashable, length: int | None) -> bool:
-        positions = range(length or 0)[self.start : self.stop : self.step]
-        return length is not None and key in positions
+    def accepts(self, key: Hashable, length: Length) -> bool:
+        positions = range(length() or 0)[self.start : self.stop : self.step]
+        return key in positions
 
     def __str__(self) -> str:
         return f"[{format_slice(self.start, self.stop, self.step)}]"
@@ -85,7 +89,7 @@ class Choice:
 
     options: tuple["Element", ...]
 
-    def accepts(self, key: Hashable, length: int | None) -> bool:
+    def accepts(self, key: Hashable, length: Length) -> bool:
         return any(option.accepts(key, length) for option in self.options)
 
     def __str__(self) -> str:
@@ -138,7 +142,7 @@ def matches(pattern: Pattern, path: Path, lengths: Lengths) -> bool:
             depths = {
                 depth + 1
                 for depth in depths
-                if depth < len(path) and element.accepts(path[depth], lengths(depth))
+                if depth < len(path) and element.accepts(path[depth], partial(lengths, depth))
             }
         if not depths:
             return False

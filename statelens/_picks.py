@@ -116,7 +116,7 @@ class Scope:
         def length(depth: int) -> int | None:
             nodes = self.nodes(path)
             node = nodes[depth] if depth < len(nodes) else None
-            node = node.value if isinstance(node, Cell) else node
+            node = node.look() if isinstance(node, Cell) else node
             return len(node) if isinstance(node, (list, tuple)) else None
 
         return length
@@ -126,11 +126,27 @@ class Scope:
         return self.once(("below", path), lambda: Scope(node, self.matched))
 
 
-class Selector(abc.ABC):
-    """Says how much of each unit is selected. Immutable and hashable."""
+class Sight(enum.IntEnum):
+    """How closely a selector looks at units, beyond their paths; each includes the former."""
 
-    # Whether the answer depends on shapes and dtypes, not on the structure alone.
-    sees_arrays: bool = False
+    CLASSES = enum.auto()
+    """Their classes."""
+    LABELS = enum.auto()
+    """Names and tags of cells."""
+    VALUES = enum.auto()
+    """The structure of cells' values."""
+    ARRAYS = enum.auto()
+    """Shapes and dtypes of arrays, outside of cells and inside."""
+
+
+class Selector(abc.ABC):
+    """Says how much of each unit is selected. Immutable and hashable.
+
+    Attributes:
+        sight: What the answer depends on, apart from that of its parts.
+    """
+
+    sight: Sight = Sight.CLASSES
 
     @abc.abstractmethod
     def pick(self, site: Site, scope: Scope) -> Pick:

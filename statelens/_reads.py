@@ -9,10 +9,12 @@ when the function is traced.
 
 import operator
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
-from ._cell import Holder
+import jax
+
+from ._cell import Cell, Holder
 
 MISSING: Any = object()
 
@@ -46,11 +48,13 @@ class Reads:
 
     Attributes:
         containers: The lists and dictionaries among them, with what they have in them.
+        kinds: Cells that were looked at, with the structure, shapes and dtypes of their values.
     """
 
     def __init__(self) -> None:
         self._attributes: dict[Hashable, _Read] = {}
         self.containers: dict[int, tuple[Any, list[Any]]] = {}
+        self.kinds: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
     def note(self, node: Holder, name: str | None, value: Any) -> None:
         """Notes that an attribute was read.
@@ -67,14 +71,26 @@ class Reads:
         self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
         self._note_containers(value)
 
+    def note_kind(self, cell: Cell, value: Any) -> None:
+        """Notes that the structure, shapes and dtypes of a cell's value were looked at."""
+        known = self.kinds.get(id(cell))
+        if known is None or known[0]() is not cell:
+            self.kinds[id(cell)] = weakref.ref(cell), _kind(value)
+
     def renote(self, node: Holder, name: str, value: Any) -> None:
         """Notes what the traced function itself has set; JAX takes that for done."""
         if (id(node), name) in self._attributes:
             del self._attributes[id(node), name]
             self.note(node, name, value)
 
-    def settle(self) -> None:
-        """Takes containers as they are when a trace ends: what it did to them is done."""
+    def settle(self, inputs: Iterable[Cell]) -> None:
+        """Takes things as they are when a trace ends.
+
+        What it did to containers is done, and of the cells that are inputs of the program JAX
+        itself sees to structure, shapes and dtypes.
+        """
+        for cell in inputs:
+            self.kinds.pop(id(cell), None)
         for container, _ in list(self.containers.values()):
             self._note_containers(container)
 
@@ -82,6 +98,11 @@ class Reads:
         """Adds what was read in another trace."""
         self._attributes.update(other._attributes)
         self.containers.update(other.containers)
+        # Where this trace runs, they may have other values: it looks for itself.
+        for ref, _ in other.kinds.values():
+            cell = ref()
+            if cell is not None:
+                cell.look()
 
     def attributes_hold(self) -> bool:
         """Says whether all attributes are what they were."""
@@ -92,8 +113,12 @@ class Reads:
                 return False
         return True
 
-    def containers_hold(self) -> bool:
-        """Says whether all lists and dictionaries among them have what they had."""
+    def contents_hold(self) -> bool:
+        """Says whether lists and dictionaries have what they had, and cells such values."""
+        for ref, kind in self.kinds.values():
+            cell = ref()
+            if cell is not None and _kind(cell.look()) != kind:
+                return False
         for container, items in self.containers.values():
             now = container if type(container) is list else _items(container)
             if len(now) != len(items) or not all(map(operator.is_, now, items)):
@@ -118,6 +143,13 @@ def _items(container: Any) -> list[Any]:
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive."""
     return weakref.ref(value) if isinstance(value, Holder) else lambda: value
+
+
+def _kind(value: Any) -> Hashable:
+    if isinstance(value, jax.Array):
+        return value.shape, value.dtype
+    leaves, treedef = jax.tree.flatten(value)
+    return treedef, tuple((getattr(x, "shape", type(x)), getattr(x, "dtype", None)) for x in leaves)
 
 
 def _is_same(before: Any, now: Any) -> bool:

@@ -6,7 +6,7 @@ from ._cell import Cell
 from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import And, ByPath, Optional, Or, Sliced, Within
-from ._selection import Entry, select
+from ._selection import Selection, select
 from ._units import TreeDef, flatten, is_array, leaves_with_path
 from .path import closest, format
 
@@ -22,7 +22,7 @@ class Focused(NamedTuple):
 
     leaves: list[Any]
     treedef: TreeDef
-    entries: tuple[Entry, ...]
+    entries: Selection
 
 
 def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -> Focused:
@@ -41,10 +41,10 @@ def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -
         SelectionError: Nothing is selected.
     """
     leaves, treedef = flatten(tree)
-    entries, unmatched = select(selector, tree, leaves, treedef)
+    entries = select(selector, tree, leaves, treedef)
     if required_by is not None:
-        if unmatched:
-            raise PathError(_unmatched(unmatched[0], tree, required_by))
+        if entries.unmatched:
+            raise PathError(_unmatched(entries.unmatched[0], tree, required_by))
         if not entries and not _is_optional(selector):
             raise SelectionError(_empty(selector, tree, required_by))
     return Focused(leaves, treedef, entries)

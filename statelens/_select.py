@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ._cell import Cell
 from ._errors import SelectionError, explain
 from ._pattern import Pattern, format_pattern, matches
-from ._picks import WHOLE, Pick, Scope, Selector, complement, intersect, unite
+from ._picks import WHOLE, Pick, Scope, Selector, Sight, complement, intersect, unite
 from ._units import (
     Index,
     Site,
@@ -51,6 +51,7 @@ class ByPath(Selector):
     """
 
     pattern: Pattern | str
+    sight = Sight.VALUES
 
     def _matches(self, path: Path, scope: Scope) -> bool:
         if isinstance(self.pattern, str):
@@ -106,7 +107,7 @@ class Predicate(Selector):
     """Units for which a function of path and unit says so; asked once for each structure."""
 
     function: Callable[[Path, Any], Any]
-    sees_arrays = True
+    sight = Sight.ARRAYS
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         return WHOLE if any(self.function(path, site.unit) for path in site.paths) else None
@@ -121,7 +122,7 @@ class OfArrays(Selector):
 
     label: str
     function: Callable[[Any], Any]
-    sees_arrays = True
+    sight = Sight.ARRAYS
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         inside = atoms(site.unit)
@@ -145,7 +146,7 @@ class Compared(Selector):
     attribute: str
     comparison: Callable[[Any, Any], bool]
     value: Any
-    sees_arrays = True
+    sight = Sight.ARRAYS
 
     _SYMBOLS: ClassVar = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
@@ -172,6 +173,7 @@ class Tagged(Selector):
     """Cells that bear a tag."""
 
     tag: str
+    sight = Sight.LABELS
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         return WHOLE if isinstance(site.unit, Cell) and self.tag in site.unit.tag else None
@@ -186,6 +188,7 @@ class Masked(Selector):
 
     leaves: tuple[bool, ...]
     structure: TreeDef
+    sight = Sight.VALUES
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         mask = scope.once(self, lambda: self._by_path(scope.tree))
@@ -340,6 +343,7 @@ class Sliced(Selector):
 
     a: Selector
     index: Index
+    sight = Sight.ARRAYS
 
     def pick(self, site: Site, scope: Scope) -> Pick:
         pick = self.a.pick(site, scope)
@@ -364,8 +368,6 @@ class Sliced(Selector):
 
     def parts(self) -> tuple[Selector, ...]:
         return (self.a,)
-
-    sees_arrays = True
 
 
 def _enclose(text: str, needed: bool) -> str:

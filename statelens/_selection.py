@@ -1,16 +1,19 @@
 """Selections: what a selector selects in a whole tree.
 
-A selection depends on nothing but the tree's structure, and is computed once for each.
+A selection depends on nothing but the tree's structure, and as closely as its selector looks,
+on what the units are like. It is computed once for each, and holds what the operations of a
+lens need to move leaves without looking at them one by one.
 """
 
+import functools
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
-from ._cell import Cell
-from ._picks import WHOLE, Parts, Scope, Selector, walk
+from ._cell import Cell, looking
+from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
 from ._select import ByPath, Optional
-from ._units import Index, Site, TreeDef, flatten, flatten_with_path, is_array, sites
+from ._units import Index, Site, TreeDef, flatten, flatten_with_path, kinds, sites
 from .path import Path
 
 
@@ -32,20 +35,63 @@ class Entry(NamedTuple):
     index: Index | None
 
 
-class Selection(NamedTuple):
-    """What a selector selects in every tree of one structure.
+class Selection(Sequence[Entry]):
+    """What a selector selects in every tree of one structure: entries, in order.
+
+    Args:
+        entries: The entries.
+        cells: The positions of leaves that are cells.
+        unmatched: Patterns that match nothing and aren't optional.
 
     Attributes:
-        entries: What is in the focus, in order.
-        unmatched: Patterns that match nothing and aren't optional.
+        paths: The path of each entry.
+        positions: Where the unit of each entry lies first.
+        arrays: The numbers of the entries that are whole arrays.
+        cells: The numbers of those that are whole cells.
+        parts: The numbers of those that are parts of a unit, by the unit's position.
+        repeats: Positions of units that occur again, each with its first position.
     """
 
-    entries: tuple[Entry, ...]
-    unmatched: tuple[ByPath, ...]
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        cells: Collection[int] = (),
+        unmatched: tuple[ByPath, ...] = (),
+    ):
+        self.entries = tuple(entries)
+        self.unmatched = unmatched
+        self.paths = tuple([entry.path for entry in self.entries])
+        self.positions = tuple([entry.positions[0] for entry in self.entries])
+        self.repeats = {
+            again: entry.positions[0] for entry in self.entries for again in entry.positions[1:]
+        }
+        self.arrays: list[int] = []
+        self.cells: list[int] = []
+        self.parts: dict[int, list[int]] = {}
+        for number, entry in enumerate(self.entries):
+            position = entry.positions[0]
+            if entry.atom is not None or entry.index is not None:
+                self.parts.setdefault(position, []).append(number)
+            else:
+                (self.cells if position in cells else self.arrays).append(number)
+
+    @overload
+    def __getitem__(self, number: int) -> Entry: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Entry, ...]: ...
+    def __getitem__(self, number: int | slice) -> Entry | tuple[Entry, ...]:
+        return self.entries[number]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
 
 
 _CACHE_SIZE = 1024
-_cache: OrderedDict[Hashable, Selection] = OrderedDict()
+_MOST_SEEN = 4
+_cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDict()
 
 
 def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
@@ -60,50 +106,79 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
     Returns:
         The selection.
     """
-    key = (selector, treedef, _structure(selector, leaves))
+    sight = _sight(selector)
+    key = (selector, treedef)
     try:
-        selection = _cache.get(key)
+        known = _cache.get(key, ())
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select(selector, tree)
-    if selection is None:
-        selection = _cache[key] = _select(selector, tree)
-        while len(_cache) > _CACHE_SIZE:
-            _cache.popitem(last=False)
+    types = list(map(type, leaves))
+    for seen, selection in known:
+        if seen.holds(sight, leaves, types):
+            return selection
+    selection = _select(selector, tree)
+    _cache[key] = ((_Seen(sight, leaves, types), selection), *known[: _MOST_SEEN - 1])
+    while len(_cache) > _CACHE_SIZE:
+        _cache.popitem(last=False)
     return selection
 
 
-def _structure(selector: Selector, leaves: list[Any]) -> Hashable:
-    """Returns what a selection depends on beyond the tree's structure."""
-    types = tuple(map(type, leaves))
-    key: list[Hashable] = [types]
-    arrays = leaves
-    if any(issubclass(kind, Cell) for kind in set(types)):
-        arrays = list(leaves)
-        first: dict[int, int] = {}
-        for position, leaf in enumerate(leaves):
-            if isinstance(leaf, Cell):
-                inner, structure = flatten(leaf.value)
-                known = first.setdefault(id(leaf), position)
-                key.append((known, leaf.metadata, structure, tuple(map(type, inner))))
+@functools.lru_cache(maxsize=_CACHE_SIZE)
+def _sight(selector: Selector) -> Sight:
+    return max(part.sight for part in walk(selector))
+
+
+class _Seen:
+    """What a selection depends on beyond the tree's structure."""
+
+    def __init__(self, sight: Sight, leaves: list[Any], types: list[type]):
+        self._types = types
+        self._has_cells = any(issubclass(kind, Cell) for kind in set(types))
+        self._cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
+        self._kinds = kinds(arrays) if sight >= Sight.ARRAYS else []
+
+    def holds(self, sight: Sight, leaves: list[Any], types: list[type]) -> bool:
+        """Says whether it is the same for other leaves."""
+        if types != self._types:
+            return False
+        cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
+        return cells == self._cells and (sight < Sight.ARRAYS or kinds(arrays) == self._kinds)
+
+
+def _cells(sight: Sight, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Lists what is seen of cells, and all arrays that are seen."""
+    seen: list[Any] = []
+    arrays = list(leaves)
+    first: dict[int, int] = {}
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, Cell):
+            seen.append(first.setdefault(id(leaf), position))
+            if sight >= Sight.LABELS:
+                seen.append(leaf.metadata)
+            if sight >= Sight.VALUES:
+                inner, structure = flatten(leaf.look())
+                seen.append((structure, tuple(map(type, inner))))
                 arrays += inner
-    if any(part.sees_arrays for part in walk(selector)):
-        key.append(tuple([(x.shape, x.dtype) for x in arrays if is_array(x)]))
-    return tuple(key)
+    return seen, arrays
 
 
 def _select(selector: Selector, tree: Any) -> Selection:
     scope = Scope(tree, set())
-    paths, leaves, _ = flatten_with_path(tree)
+    with looking():
+        paths, leaves, _ = flatten_with_path(tree)
     entries: list[Entry] = []
+    cells: set[int] = set()
     for site in sites(paths, leaves):
+        if isinstance(site.unit, Cell):
+            cells.update(site.positions)
         pick = selector.pick(site, scope)
         if pick is WHOLE:
             entries.append(Entry(site.paths[0], site.positions, None, (), None))
         elif pick:
             entries += _part_entries(site, pick)
     unmatched = tuple(p for p in _required(selector) if p not in scope.matched)
-    return Selection(tuple(entries), unmatched)
+    return Selection(entries, cells, unmatched)
 
 
 def _required(selector: Selector) -> list[ByPath]:
@@ -117,7 +192,7 @@ def _required(selector: Selector) -> list[ByPath]:
 def _part_entries(site: Site, pick: Parts) -> list[Entry]:
     if not isinstance(site.unit, Cell):
         return [Entry(site.paths[0], site.positions, None, (), pick[()])]
-    paths, _, _ = flatten_with_path(site.unit.value)
+    paths, _, _ = flatten_with_path(site.unit.look())
     return [
         Entry(site.paths[0] + inner, site.positions, position, inner, pick[inner])
         for position, (inner, _) in enumerate(paths)

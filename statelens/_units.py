@@ -9,16 +9,19 @@ All trees are flattened here with `None` as a leaf, so that a tree and its two h
 the same positions.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._cell import Cell, Holder
+from ._cell import Cell, Holder, Stop, Watch, is_watched
 from ._errors import StructureError, explain
 from ._pattern import format_slice
 from .path import MISSING, Path, format, from_jax, step
@@ -29,7 +32,7 @@ TreeDef: TypeAlias = Any
 
 @jtu.register_pytree_node_class
 @dataclass(frozen=True)
-class Remainder:
+class Remainder(Stop):
     """Stands in the rest for an array of which a part lies in the focus.
 
     Attributes:
@@ -41,6 +44,7 @@ class Remainder:
     index: "Index"
 
     def tree_flatten(self) -> tuple[tuple[Any], "Index"]:
+        is_watched()
         return (self.array,), self.index
 
     @classmethod
@@ -48,9 +52,9 @@ class Remainder:
         return cls(children[0], index)
 
 
-@jtu.register_static
+@jtu.register_pytree_node_class
 @dataclass(frozen=True)
-class Repeat:
+class Repeat(Stop):
     """Stands in the rest where a cell of the focus is reached once more.
 
     Attributes:
@@ -58,6 +62,14 @@ class Repeat:
     """
 
     position: int
+
+    def tree_flatten(self) -> tuple[tuple[()], int]:
+        is_watched()
+        return (), self.position
+
+    @classmethod
+    def tree_unflatten(cls, position: int, children: tuple[()]) -> Self:
+        return cls(position)
 
 
 class Site(NamedTuple):
@@ -76,12 +88,58 @@ class Site(NamedTuple):
 
 def is_stop(node: Any) -> bool:
     """Says where flattening stops: at cells, at markers and at `None`."""
-    return node is None or isinstance(node, (Cell, Remainder, Repeat))
+    return node is None or isinstance(node, Stop)
+
+
+_is_none = functools.partial(operator.is_, None)
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
+    if not isinstance(tree, (Stop, Holder)):
+        # Most trees have nothing to stop at, and JAX goes through them without asking Python.
+        flat = _flatten_plainly(tree, _is_none)
+        if flat is not None:
+            return flat
     return jax.tree.flatten(tree, is_leaf=is_stop)
+
+
+def _flatten_plainly(
+    tree: Any, is_leaf: Callable[[Any], Any] | None = None
+) -> tuple[list[Any], TreeDef] | None:
+    """Flattens a tree without stops; gives None for any other.
+
+    (An error from within would end it sooner, but JAX loses count of its recursion by that.)
+    """
+    with Watch() as watch:
+        try:
+            flat = jax.tree.flatten(tree, is_leaf=is_leaf)
+        except Exception:
+            # A node that flattens cells by itself may choke on what they give to a watch.
+            if not watch.met:
+                raise
+            return None
+    return None if watch.met else flat
+
+
+def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
+    """Flattens a tree that is known to have a structure, at half the cost of not knowing.
+
+    Args:
+        treedef: The structure, as `flatten` gives it.
+        tree: The tree.
+
+    Returns:
+        Its leaves; None if it has another structure after all. To find that out may be slow.
+    """
+    try:
+        leaves = treedef.flatten_up_to(tree)
+    except Exception:  # JAX writes out what doesn't fit, and anything may come of that
+        return None
+    # In the place of a leaf there may be a whole tree.
+    one_of_each = dict(zip(map(type, leaves), leaves, strict=True))
+    fits = all(is_stop(leaf) or jtu.all_leaves([leaf]) for leaf in one_of_each.values())
+    return leaves if fits else None
 
 
 def flatten_with_path(
@@ -93,11 +151,33 @@ def flatten_with_path(
 
 
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+_array_types: set[type] = set()
 
 
 def is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array: of JAX, of NumPy, traced, or a shape and dtype."""
-    return isinstance(leaf, _ARRAY_TYPES)
+    if type(leaf) in _array_types:
+        return True
+    found = isinstance(leaf, _ARRAY_TYPES)
+    # What is traced may be an array or not; for all others the type says it.
+    if found and not isinstance(leaf, jax.core.Tracer):
+        _array_types.add(type(leaf))
+    return found
+
+
+_aval = operator.attrgetter("aval")
+
+
+def kinds(leaves: list[Any]) -> list[Any]:
+    """Lists what stands for shape and dtype of each leaf that is an array."""
+    try:
+        # JAX has one object for all that are equal, so that comparing costs next to nothing.
+        return list(map(_aval, leaves))
+    except AttributeError:
+        return [
+            getattr(x, "aval", None) or (getattr(x, "shape", None), getattr(x, "dtype", None))
+            for x in leaves
+        ]
 
 
 def sites(paths: list[tuple[Path, tuple[Path, ...]]], leaves: list[Any]) -> list[Site]:
@@ -121,7 +201,7 @@ def atoms(unit: Any) -> list[tuple[Path, Any]]:
     """Lists the leaves inside a unit with their paths inside it."""
     if not isinstance(unit, Cell):
         return [((), unit)]
-    paths, leaves, _ = flatten_with_path(unit.value)
+    paths, leaves, _ = flatten_with_path(unit.look())
     return [(path, leaf) for (path, _), leaf in zip(paths, leaves, strict=True) if leaf is not None]
 
 
@@ -160,7 +240,7 @@ def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
 
 def cells(tree: Any) -> dict[Any, Path]:
     """Lists the cells in a tree with their first paths."""
-    if not any(isinstance(leaf, Cell) for leaf in flatten(tree)[0]):
+    if _flatten_plainly(tree) is not None:
         return {}
     paths, leaves, _ = flatten_with_path(tree)
     units = sites(paths, leaves)
@@ -173,7 +253,7 @@ def hidden_cells(tree: Any) -> dict[Any, Path]:
     def is_holder(node: Any) -> bool:
         return isinstance(node, Holder)
 
-    if not any(map(is_holder, jax.tree.leaves(tree, is_leaf=is_holder))):
+    if _flatten_plainly(tree) is not None:
         return {}
     return {
         cell: from_jax(keys)[0] + below

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ._cell import Cell
 from ._errors import StructureError, explain
 from ._select import is_inexact
-from ._selection import Entry
-from ._units import flatten
+from ._selection import Entry, Selection
+from ._units import flatten, is_array
 from .path import format
 
 
@@ -36,6 +36,8 @@ def added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
         step = flatten(step.value)[0][entry.atom]
     value = unit.value if isinstance(unit, Cell) else unit
     step = step.value if isinstance(step, Cell) else step
+    if is_array(value) and is_array(step):
+        return jnp.add(value, step)
     if jax.tree.structure(value) != jax.tree.structure(step):
         there = "no update" if step is None else "an update of another structure"
         raise StructureError(
@@ -48,7 +50,7 @@ def added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
     return jax.tree.map(jnp.add, value, step)
 
 
-def masked(leaves: list[Any], entries: tuple[Entry, ...]) -> list[Any]:
+def masked(leaves: list[Any], entries: Selection) -> list[Any]:
     """Returns for each leaf whether it is selected; in a cell, for each leaf of its value."""
     selected: dict[int, set[int | None]] = {}
     for entry in entries:
@@ -58,7 +60,7 @@ def masked(leaves: list[Any], entries: tuple[Entry, ...]) -> list[Any]:
     for position, leaf in enumerate(leaves):
         chosen = selected.get(position, set())
         if isinstance(leaf, Cell):
-            atoms, treedef = flatten(leaf.value)
+            atoms, treedef = flatten(leaf.look())
             inside = [
                 None if atom is None else None in chosen or i in chosen
                 for i, atom in enumerate(atoms)

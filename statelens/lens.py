@@ -21,14 +21,14 @@ from typing import Any
 import jax
 
 from ._bound import BoundLens
-from ._cell import Cell
+from ._cell import Cell, looking
 from ._errors import PathError, SelectionError, StructureError, explain, user_facing
-from ._halves import numel, read, replace, split
+from ._halves import numel, read, read_all, replace, split, values_of
 from ._picks import Selector
 from ._resolve import Focused, focus_on
 from ._select import And, Not, Or, Sliced, Within
 from ._spec import LensSpec, selector_of
-from ._units import Index, flatten, is_array
+from ._units import Index, flatten, flatten_as, is_array
 from ._values import added, cast_floats, held_still, masked
 from .path import Path, as_path, closest, format
 
@@ -130,7 +130,7 @@ class Lens:
             {('layer', 'b'): Array([0.], dtype=float32)}
         """
         leaves, _, entries = focus_on(self.selector, tree)
-        return {entry.path: read(leaves, entry) for entry in entries}
+        return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
 
     @user_facing
     def only(self, tree: Any) -> Any:
@@ -185,12 +185,15 @@ class Lens:
             {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="set")
-        by_path = {as_path(key): values[key] for key in values}
-        self._check_paths(by_path, focused)
-        return _replaced(focused, [by_path[entry.path] for entry in focused.entries], replace)
+        by_path = values if isinstance(values, dict) else dict(values.items())
+        if tuple(by_path) != focused.entries.paths:
+            by_path = {as_path(key): value for key, value in by_path.items()}
+            self._check_paths(by_path, focused)
+            by_path = {path: by_path[path] for path in focused.entries.paths}
+        return _replaced(focused, list(by_path.values()), replace)
 
     def _check_paths(self, values: Mapping[Path, Any], focused: Focused) -> None:
-        selected = {entry.path for entry in focused.entries}
+        selected = dict.fromkeys(focused.entries.paths)
         for path in values:
             if path not in selected:
                 near = closest(format(path), selected)
@@ -241,12 +244,12 @@ class Lens:
             {'b': Array([2.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="update")
-        values = []
-        for entry in focused.entries:
-            unit = read(focused.leaves, entry)
-            value = unit.value if isinstance(unit, Cell) else unit
-            values.append(function(entry.path, value) if with_path else function(value))
-        return _replaced(focused, values, replace)
+        values = values_of(focused.leaves, focused.entries)
+        if with_path:
+            results = list(map(function, focused.entries.paths, values))
+        else:
+            results = list(map(function, values))
+        return _replaced(focused, results, replace)
 
     @user_facing
     def apply_updates(self, tree: Any, updates: Any) -> Any:
@@ -269,8 +272,9 @@ class Lens:
             {'b': Array([0.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="apply_updates")
-        steps, structure = flatten(updates)
-        if structure != focused.treedef:
+        steps = flatten_as(focused.treedef, updates)
+        if steps is None:
+            structure = flatten(updates)[1]
             raise StructureError(
                 explain(
                     f"asked to apply updates to {self!r}",
@@ -278,7 +282,10 @@ class Lens:
                     "the updates of an optimiser whose init was given this lens' focus",
                 )
             )
-        values = [added(read(focused.leaves, entry), entry, steps) for entry in focused.entries]
+        units = read_all(focused.leaves, focused.entries)
+        values = [
+            added(unit, entry, steps) for unit, entry in zip(units, focused.entries, strict=True)
+        ]
         return _replaced(focused, values, False)
 
     @user_facing
@@ -299,7 +306,8 @@ class Lens:
             >>> sl.lens("b").mask({"b": jnp.ones(1), "w": jnp.ones(1)})
             {'b': True, 'w': False}
         """
-        leaves, treedef, entries = focus_on(self.selector, tree)
+        with looking():
+            leaves, treedef, entries = focus_on(self.selector, tree)
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(
@@ -326,7 +334,8 @@ class Lens:
             >>> sl.lens("**").paths({"b": jnp.ones(1), "w": [jnp.ones(1)]})
             (('b',), ('w', 0))
         """
-        return tuple(entry.path for entry in focus_on(self.selector, tree).entries)
+        with looking():
+            return focus_on(self.selector, tree).entries.paths
 
     @user_facing
     def count(self, tree: Any) -> int:
@@ -363,9 +372,10 @@ class Lens:
         return sum(numel(array) * array.dtype.itemsize for array in self._arrays(tree))
 
     def _arrays(self, tree: Any) -> list[Any]:
-        leaves, _, entries = focus_on(self.selector, tree)
-        units = [read(leaves, entry) for entry in entries]
-        values = [unit.value if isinstance(unit, Cell) else unit for unit in units]
+        with looking():
+            leaves, _, entries = focus_on(self.selector, tree)
+        units = read_all(leaves, entries)
+        values = [unit.look() if isinstance(unit, Cell) else unit for unit in units]
         return [leaf for leaf in jax.tree.leaves(values) if is_array(leaf)]
 
     @user_facing
@@ -417,11 +427,10 @@ class Lens:
 
     def _map_arrays(self, tree: Any, function: Callable[[Any], Any], required_by: str) -> Any:
         focused = focus_on(self.selector, tree, required_by=required_by)
-        values = []
-        for entry in focused.entries:
-            unit = read(focused.leaves, entry)
-            value = unit.value if isinstance(unit, Cell) else unit
-            values.append(jax.tree.map(lambda x: function(x) if is_array(x) else x, value))
+        values = jax.tree.map(
+            lambda x: function(x) if is_array(x) else x,
+            values_of(focused.leaves, focused.entries),
+        )
         return _replaced(focused, values, True)
 
     @user_facing
@@ -445,8 +454,9 @@ class Lens:
               ('a',): State(f32[1]),
             }
         """
-        focus_on(self.selector, module, required_by="bind")
-        return BoundLens(self.selector, module)
+        bound = BoundLens(self.selector, module)
+        bound.units(required_by="bind")
+        return bound
 
 
 def _replaced(focused: Focused, values: list[Any], free: bool) -> Any:

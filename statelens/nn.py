@@ -28,7 +28,7 @@ import jax
 import jax.tree_util as jtu
 
 from ._bound import BoundLens, first_match
-from ._cell import Cell
+from ._cell import Cell, Holder, looking, open_hidden
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -57,6 +57,9 @@ class _Held(State):
     def __repr__(self) -> str:
         return f"the attribute {self.name!r}"
 
+
+# What `vars` gives, past the `__getattribute__` that it would go through.
+_vars = vars(Holder)["__dict__"].__get__
 
 _HELD = "_statelens_held"
 _STRUCTURE = "_statelens_structure"
@@ -114,7 +117,7 @@ class Module(Node):
                     "another name",
                 )
             )
-        held = vars(self).get(_HELD, {})
+        held = _vars(self).get(_HELD, {})
         if name in held and not _has_owners(value):
             held[name].value = value
             self._forget_structure()
@@ -123,15 +126,15 @@ class Module(Node):
         if frame is not None and frame.reads is not None:
             frame.reads.renote(self, name, value)
         hold = _is_held(value)
-        if name in held or hold or _has_owners(value) or _has_owners(vars(self).get(name)):
+        if name in held or hold or _has_owners(value) or _has_owners(_vars(self).get(name)):
             self._refuse_inside_frames(name)
         self._changed()
         held.pop(name, None)
-        vars(self).pop(name, None)
+        _vars(self).pop(name, None)
         if hold:
-            vars(self).setdefault(_HELD, {})[name] = _Held(value, name=name)
+            _vars(self).setdefault(_HELD, {})[name] = _Held(value, name=name)
         else:
-            vars(self)[name] = value
+            _vars(self)[name] = value
 
     def __getattribute__(self, name: str) -> Any:
         # Before all else, so that a class attribute of the name doesn't hide the array.
@@ -158,24 +161,24 @@ class Module(Node):
 
     @user_facing
     def __delattr__(self, name: str) -> None:
-        if name in vars(self).get(_HELD, {}) or _has_owners(vars(self).get(name)):
+        if name in _vars(self).get(_HELD, {}) or _has_owners(_vars(self).get(name)):
             self._refuse_inside_frames(name)
         self._changed()
-        if vars(self).get(_HELD, {}).pop(name, None) is None:
+        if _vars(self).get(_HELD, {}).pop(name, None) is None:
             object.__delattr__(self, name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *vars(self).get(_HELD, {})})
+        return sorted({*super().__dir__(), *_vars(self).get(_HELD, {})})
 
     def _snapshot(self) -> Callable[[], None]:
-        before = dict(vars(self))
+        before = dict(_vars(self))
         held = dict(before.get(_HELD, {}))
 
         def restore() -> None:
-            vars(self).clear()
-            vars(self).update(before)
+            _vars(self).clear()
+            _vars(self).update(before)
             if _HELD in before:
-                vars(self)[_HELD] = held
+                _vars(self)[_HELD] = held
             self._changed()
 
         return restore
@@ -192,12 +195,12 @@ class Module(Node):
         self._forget_structure()
 
     def _forget_structure(self) -> None:
-        structure = vars(self).get(_STRUCTURE)
+        structure = _vars(self).get(_STRUCTURE)
         if structure is not None:
             structure.root = None
 
     def _cell_of(self, name: Any) -> Cell | None:
-        return vars(self).get(_HELD, {}).get(name)
+        return _vars(self).get(_HELD, {}).get(name)
 
     def _attributes(self) -> dict[str, Any]:
         frame = active_frame.get()
@@ -206,38 +209,44 @@ class Module(Node):
             frame.reads.note(self, None, names)
             for name in names:
                 frame.reads.note(self, name, self._read_attribute(name))
-        plain = {k: v for k, v in vars(self).items() if k not in (_HELD, _STRUCTURE)}
-        held = {name: cell.value for name, cell in vars(self).get(_HELD, {}).items()}
-        return dict(sorted((plain | held).items()))
+        attributes = _vars(self)
+        held = attributes.get(_HELD, {})
+        found = {**attributes, **{name: open_hidden(cell) for name, cell in held.items()}}
+        return {name: found[name] for name in sorted(found) if name not in (_HELD, _STRUCTURE)}
 
     def _hidden_cells(self) -> dict[Path, Cell]:
         return {
             (*path, name): cell
             for path, node in nodes_with_path(self)
-            for name, cell in vars(node).get(_HELD, {}).items()
+            for name, cell in _vars(node).get(_HELD, {}).items()
         }
 
     @property
     def _made_from(self) -> Structure | None:
-        return vars(self).get(_STRUCTURE)
+        return _vars(self).get(_STRUCTURE)
 
     def _restore(self, attributes: dict[str, Any], structure: Structure) -> None:
         own(self)
+        own_attributes = _vars(self)
+        held = {name: value for name, value in attributes.items() if _is_held(value)}
         for name, value in attributes.items():
-            setattr(self, name, value)
-        vars(self)[_STRUCTURE] = structure
+            if name not in held:
+                own_attributes[name] = value
+        if held:
+            own_attributes[_HELD] = {k: _Held(value, name=k) for k, value in held.items()}
+        own_attributes[_STRUCTURE] = structure
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != _STRUCTURE}
+        return {k: v for k, v in _vars(self).items() if k != _STRUCTURE}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        vars(self).update(attributes)
+        _vars(self).update(attributes)
 
     def __copy__(self) -> "Module":
         copy = type(self).__new__(type(self))
-        vars(copy).update(self.__getstate__())
-        held = vars(self).get(_HELD, {})
-        vars(copy)[_HELD] = {name: cell.copy() for name, cell in held.items()}
+        _vars(copy).update(self.__getstate__())
+        held = _vars(self).get(_HELD, {})
+        _vars(copy)[_HELD] = {name: cell.copy() for name, cell in held.items()}
         return copy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -346,14 +355,18 @@ _register(Module)
 
 
 def _is_owner(value: Any) -> bool:
-    return isinstance(value, (Cell, Node))
+    return isinstance(value, (Cell, Holder))
 
 
 def _has_owners(value: Any) -> bool:
+    if _is_owner(value):
+        return True
     return any(map(_is_owner, jax.tree.leaves(value, is_leaf=_is_owner)))
 
 
 def _is_held(value: Any) -> bool:
+    if is_array(value) or _is_owner(value):
+        return is_array(value)
     leaves = jax.tree.leaves(value, is_leaf=_is_owner)
     return any(map(is_array, leaves)) and not any(map(_is_owner, leaves))
 
@@ -362,7 +375,9 @@ def _shown(module: Module, above: set[int]) -> str:
     if id(module) in above:
         return f"<{type(module).__name__} again>"
     lines = []
-    for name, value in module._attributes().items():
+    with looking():
+        attributes = module._attributes()
+    for name, value in attributes.items():
         text = _shown_value(value, above | {id(module)})
         lines.append("  " + f"{name}={text},".replace("\n", "\n  "))
     if not lines:
@@ -388,9 +403,11 @@ def _shown_value(value: Any, above: set[int]) -> str:
 
 def _counted(module: Module) -> str:
     scalars: Counter[str] = Counter()
-    for leaf in flatten(module)[0]:
+    with looking():
+        leaves, _ = flatten(module)
+    for leaf in leaves:
         if isinstance(leaf, Cell) or is_array(leaf):
             kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"
-            value = leaf.value if isinstance(leaf, Cell) else leaf
+            value = leaf.look() if isinstance(leaf, Cell) else leaf
             scalars[kind] += sum(map(numel, jax.tree.leaves(value)))
     return ", ".join(f"{count:,} in {kind}" for kind, count in scalars.items()) or "no arrays"

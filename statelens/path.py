@@ -17,8 +17,9 @@ from typing import Any
 import jax.tree_util as jtu
 import numpy as np
 
-from ._cell import Cell
+from ._cell import Cell, Holder
 from ._errors import PathError, explain, user_facing
+from ._reads import MISSING
 from ._scan import Scanner
 
 __all__ = ["Path", "format", "parse", "resolve"]
@@ -154,39 +155,40 @@ def from_jax(keys: Iterable[Any]) -> tuple[Path, tuple[Path, ...]]:
     Returns:
         The path, and the other paths by which the same leaf is reached.
     """
-    paths: list[Path] = [()]
+    first: list[Hashable] = []
+    others: list[Path] = []
     for key in keys:
         if isinstance(key, GraphKey):
-            paths = [path + tail for path in paths for tail in key.paths]
+            tails = [path + tail for path in (tuple(first), *others) for tail in key.paths]
+            first, others = list(tails[0]), tails[1:]
         else:
             name = _plain_key(key)
-            paths = [(*path, name) for path in paths]
-    return paths[0], tuple(paths[1:])
+            first.append(name)
+            others = [(*path, name) for path in others]
+    return tuple(first), tuple(others)
 
 
 def _plain_key(key: Any) -> Hashable:
-    match key:
-        case jtu.GetAttrKey(name):
-            return name
-        case jtu.SequenceKey(index):
-            return index
-        case jtu.DictKey(name) | jtu.FlattenedIndexKey(name):
-            return int(name) if isinstance(name, np.integer) else name
-        case _:
-            return jtu.keystr((key,), simple=True)
-
-
-class _Missing:
-    """What `resolve` gives where a path leads nowhere."""
-
-
-MISSING = _Missing()
+    kind = type(key)
+    if kind is jtu.SequenceKey:
+        return key.idx
+    if kind is jtu.GetAttrKey:
+        return key.name
+    if kind is jtu.DictKey or kind is jtu.FlattenedIndexKey:
+        return int(key.key) if isinstance(key.key, np.integer) else key.key
+    return jtu.keystr((key,), simple=True)
 
 
 def step(node: Any, key: Hashable) -> Any:
-    """Returns the child of `node` under `key`, or `MISSING`."""
-    if isinstance(node, Cell):
-        node = node.value
+    """Returns the child of `node` under `key`, or `MISSING`; no cell is touched by that."""
+    if isinstance(node, Holder) and isinstance(key, str):
+        child = node._read_attribute(key)
+        if child is not MISSING:
+            return child.look() if child is node._cell_of(key) else child
+    return _child(node.look() if isinstance(node, Cell) else node, key)
+
+
+def _child(node: Any, key: Hashable) -> Any:
     if isinstance(node, Mapping):
         return node.get(key, MISSING)
     if isinstance(node, Sequence) and isinstance(key, int):
@@ -215,7 +217,7 @@ def resolve(tree: Any, path: Path) -> Any:
     """
     node = tree
     for depth, key in enumerate(path):
-        child = step(node, key)
+        child = _child(node.value if isinstance(node, Cell) else node, key)
         if child is MISSING:
             raise PathError(
                 explain(

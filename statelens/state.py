@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ._cell import Cell
+from ._cell import Cell, is_watched
 from ._errors import (
     StateTypeError,
     TracerLeakError,
@@ -56,6 +56,9 @@ class FrameLike(Protocol):
 
     def peek(self, cell: "State") -> Any:
         """Returns the cell's value in this frame, without touching the cell."""
+
+    def look(self, cell: "State") -> Any:
+        """Returns the cell's value, of which structure, shapes and dtypes are looked at."""
 
     def check(self, cell: "State") -> None:
         """Refuses a write that would be lost, or that would leak a traced value."""
@@ -211,6 +214,19 @@ class State(Cell):
             hide_own_frames(error)
             raise
 
+    def look(self) -> Any:
+        """Returns the value for a look at its structure, shapes and dtypes.
+
+        Returns:
+            The value, which must not be changed in place. The state counts as touched by
+            nothing that is done with it.
+        """
+        frame = active_frame.get()
+        value = held_value(self) if frame is None else frame.look(self)
+        if value is ENDED or (frame is None and self.is_of_a_trace and _has_died(value)):
+            refuse_ended(self)
+        return value
+
     @value.setter
     def value(self, value: Any) -> None:
         try:
@@ -275,6 +291,8 @@ class State(Cell):
     @property
     def metadata(self) -> Hashable:
         """Name, tags and further attributes: all but the value."""
+        if len(vars(self)) == 2:  # nothing further
+            return ("name", self.name), ("tag", self.tag)
         return tuple(sorted(vars(self).items()))
 
     def split_lanes(self, value: Any, count: int) -> tuple[Any, Any] | None:
@@ -429,12 +447,16 @@ def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:
 
 def _register(cls: type[State]) -> None:
     key = jtu.GetAttrKey("value")
+
+    def flatten(state: State) -> tuple[tuple[Any, ...], Hashable]:
+        return ((), None) if is_watched() else ((state.value,), state.metadata)
+
     jtu.register_pytree_with_keys(
         cls,
         lambda state: (((key, state.value),), state.metadata),
         # What JAX makes is at home nowhere: a write to a copy that it throws away is refused.
         lambda metadata, children: _make(cls, metadata, next(iter(children)), TOP),
-        lambda state: ((state.value,), state.metadata),
+        flatten,
     )
 
 

@@ -375,7 +375,6 @@ def test_a_value_that_python_branches_on_is_refused_as_by_jax():
         f(1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="looking up a bound lens reads all states of its module")
 def test_looking_up_a_bound_lens_touches_what_it_selects():
     net = Net()
     bound = net.states("b")

@@ -1035,3 +1035,44 @@ def test_a_tree_with_something_static_that_cannot_be_hashed_is_no_problem():
         options: dict = eqx.field(static=True)
 
     assert written("w", Unhashable(jnp.ones(1), {"a": [1]})) == ["w"]
+
+
+@jax.tree_util.register_pytree_node_class
+class Opening:
+    """A node that opens the state that it holds by itself."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def tree_flatten(self):
+        return (jax.tree.leaves(self.state)[0],), self.state.metadata
+
+    @classmethod
+    def tree_unflatten(cls, metadata, children):
+        return cls(sl.State(*children))
+
+
+def test_a_node_may_flatten_states_by_itself():
+    tree = {"a": Opening(sl.State(jnp.ones(2))), "b": jnp.zeros(3)}
+    focus, rest = sl.lens("b").partition(tree)
+    assert focus["b"] is tree["b"]
+    assert rest["a"].state.value is tree["a"].state.value
+    assert sl.lens(...).count(tree) == 5
+
+
+def test_an_error_of_a_node_comes_out():
+    class Broken(Opening):
+        def tree_flatten(self):
+            raise ValueError("broken")
+
+    jax.tree_util.register_pytree_node_class(Broken)
+    with pytest.raises(ValueError, match="broken"):
+        sl.lens(...).get([Broken(None)])
+
+
+@pytest.mark.parametrize("other", [{"a": {"b": None}}, {"a": [None]}, {"a": (), "c": None}, []])
+def test_halves_with_a_tree_in_the_place_of_a_leaf_differ_in_structure(other):
+    with pytest.raises(sl.StructureError, match="asked to combine halves"):
+        sl.combine({"a": jnp.ones(2)}, other)
+    with pytest.raises(sl.StructureError, match="asked to apply updates"):
+        sl.lens("a").apply_updates({"a": jnp.ones(2)}, other)

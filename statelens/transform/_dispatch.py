@@ -45,7 +45,7 @@ def dispatch(
             if (
                 program.good_at != epoch.now
                 or get_frame() is not None
-                or (reads.containers and not reads.containers_hold())
+                or ((reads.containers or reads.kinds) and not reads.contents_hold())
             ):
                 return otherwise(*args, **kwargs)
             are_concrete = not kwargs and not static

@@ -126,11 +126,7 @@ class Program:
                 return False
             self.is_plain = self._is_plain()
             self.good_at = now
-        return self.containers_hold()
-
-    def containers_hold(self) -> bool:
-        """Says whether lists and dictionaries of modules have in them what they had."""
-        return not self.reads.containers or self.reads.containers_hold()
+        return self.reads.contents_hold()
 
     def run(self, args: Any, kwargs: Any) -> Any:
         """Runs the staged function; what it wrote is not committed yet."""
@@ -187,7 +183,7 @@ class Program:
             frozen=inside,
             reads=self.reads,
         )
-        self.reads.settle()
+        self.reads.settle(values)
         touched = [cell for cell in captured.touched if cell not in inside]
         writes = captured.writes
         if not values.keys() >= set(touched) or not set(writes.cells).issuperset(self.donated):

@@ -83,13 +83,13 @@ class Reads:
             del self._attributes[id(node), name]
             self.note(node, name, value)
 
-    def settle(self, inputs: Iterable[Cell]) -> None:
+    def settle(self, touched: Iterable[Cell]) -> None:
         """Takes things as they are when a trace ends.
 
-        What it did to containers is done, and of the cells that are inputs of the program JAX
-        itself sees to structure, shapes and dtypes.
+        What it did to containers is done; and the cells that it touched are inputs of the
+        program, so that JAX itself sees to their structure, shapes and dtypes.
         """
-        for cell in inputs:
+        for cell in touched:
             self.kinds.pop(id(cell), None)
         for container, _ in list(self.containers.values()):
             self._note_containers(container)

@@ -183,7 +183,7 @@ class Program:
             frozen=inside,
             reads=self.reads,
         )
-        self.reads.settle(values)
+        self.reads.settle(captured.touched)
         touched = [cell for cell in captured.touched if cell not in inside]
         writes = captured.writes
         if not values.keys() >= set(touched) or not set(writes.cells).issuperset(self.donated):

@@ -162,7 +162,7 @@ def group(
     operand, each = spread(places, tree, kind, option, what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
     if isinstance(operand, Mixed):
-        labels = operand.with_traced(labels).traced
+        labels = list(operand.with_traced(labels).traced)
     leaves, treedef = jax.tree.flatten(operand)
     groups: dict[Any, list[Any]] = {place: [] for place in kind.among(places)}
     for leaf, place in zip(leaves, each, strict=True):

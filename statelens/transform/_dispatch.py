@@ -8,6 +8,8 @@ whatever is out of the ordinary goes the long way.
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from .._errors import hide_own_frames
 from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
@@ -73,10 +75,7 @@ def dispatch(
                 return program.finish(result)
             out, values = result[0], result[1]
             if values:
-                # Where no argument is traced, a plain transform of JAX that is running traces
-                # all that comes out, or nothing.
-                seen = values[:1] if are_concrete else values
-                if not is_concrete(seen[0]) and has_tracers(seen):
+                if are_traced(values, are_concrete):
                     return program.finish(result)
                 store_all(outs[len(result) - 2], values)
             return out.tree if type(out) is Mixed else out
@@ -85,6 +84,22 @@ def dispatch(
             raise
 
     return call
+
+
+def are_traced(values: Any, are_concrete: bool) -> bool:
+    """Says whether what a program has written is traced, by a plain transform that is running.
+
+    Args:
+        values: What it has written, at least one value.
+        are_concrete: Whether no argument was traced; then all of it is, or nothing.
+    """
+    if not are_concrete:
+        return has_tracers(values)
+    value = values[0]
+    if type(value) in concrete_types:
+        return False
+    leaves = value.traced if type(value) is Mixed else jax.tree.leaves(value)
+    return has_tracers(leaves[:1])
 
 
 def as_input(cell: State) -> Any:

@@ -30,8 +30,8 @@ from ._errors import (
     hide_own_frames,
     user_facing,
 )
-from ._reads import Reads
-from ._trace import TOP, current_trace, has_tracers
+from ._reads import Reads, epoch
+from ._trace import TOP, current_trace, has_tracers, is_concrete
 from .lens import Lens, lens
 
 __all__ = [
@@ -260,7 +260,14 @@ class State(Cell):
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
+        if self.holds_array and not is_concrete(value):
+            epoch.advance()  # programs may have known it to hold an array
         self._value = value
+
+    @property
+    def holds_array(self) -> bool:
+        """Whether the cell itself holds an array or a number, and not a tree of them."""
+        return is_concrete(getattr(self, "_value", None))
 
     @property
     def is_of_a_trace(self) -> bool:

@@ -5,7 +5,7 @@ costs. So this is written for speed, as one closure over all that it uses, and d
 whatever is out of the ordinary goes the long way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ def dispatch(
     """
     staged, kept, donated = program.staged, program.kept, program.donated
     outs, reads, get_frame = program.outs, program.reads, active_frame.get
+    gather = arrays_of if program.takes_arrays else inputs_of
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -57,16 +58,11 @@ def dispatch(
                     break
             if not are_concrete:
                 args, kwargs = prepared(args, kwargs, static, apart)
-            values = [
-                value if type(value := cell._value) in concrete_types else as_input(cell)
-                for cell in kept
-            ]
             try:
                 if donated:
-                    given = list(map(as_input, donated)), None
-                    result = staged(given, values, *args, **kwargs)
+                    result = staged((gather(donated), None), gather(kept), *args, **kwargs)
                 else:
-                    result = staged(values, *args, **kwargs)
+                    result = staged(gather(kept), *args, **kwargs)
             except Undeclared as undeclared:
                 return start_again(args, kwargs, undeclared)
             except PROGRAM_ERRORS as error:
@@ -102,9 +98,15 @@ def are_traced(values: Any, are_concrete: bool) -> bool:
     return has_tracers(leaves[:1])
 
 
-def as_input(cell: State) -> Any:
-    """Returns a state's value as a program takes it, where no frame is open."""
-    value = cell._value
-    if type(value) in concrete_types or type(value) is Mixed:
-        return value
-    return mixed(value, lambda: repr(cell))
+def arrays_of(cells: Iterable[State]) -> list[Any]:
+    """Gathers the values of states that hold arrays."""
+    return [cell._value for cell in cells]
+
+
+def inputs_of(cells: Iterable[State]) -> list[Any]:
+    """Gathers the values of states as a program takes them."""
+    values = arrays_of(cells)
+    return [
+        value if type(value) is Mixed else mixed(value, lambda cell=cell: repr(cell))
+        for cell, value in zip(cells, values, strict=True)
+    ]

@@ -67,6 +67,7 @@ class Program:
             `kept`, and of the arguments. It gives the output, the values of the states
             written, and as many times None as there are places in `outs` before that of these.
         outs: The states written, for each set of states that a trace has written.
+        takes_arrays: Whether each state that it takes is known to hold an array.
         is_plain: Whether it can't raise, and no trace but its own can be in what it takes.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
@@ -92,7 +93,7 @@ class Program:
         self.reads = Reads() if replay is None else replay.reads
         self._replay = replay
         self.good_at = -1
-        self.is_plain = self._is_plain()
+        self._look_at_cells()
         self._donates = bool(self.donated) or host.lends
         self.staged = host.stage(self._pure if self._donates else self._pure_kept, self._donates)
 
@@ -110,9 +111,10 @@ class Program:
         donated, kept = self.values()
         return ((donated, lent), kept, *others) if self._donates else (kept, *others)
 
-    def _is_plain(self) -> bool:
+    def _look_at_cells(self) -> None:
         cells = (*self.donated, *self.kept)
-        return not self.can_raise and not any(cell.is_of_a_trace for cell in cells)
+        self.takes_arrays = all(cell.holds_array for cell in cells)
+        self.is_plain = not self.can_raise and not any(cell.is_of_a_trace for cell in cells)
 
     def expect_errors(self) -> None:
         """Notes that the program may raise an error while it runs."""
@@ -124,7 +126,7 @@ class Program:
             now = epoch.now
             if not self.reads.attributes_hold():
                 return False
-            self.is_plain = self._is_plain()
+            self._look_at_cells()
             self.good_at = now
         return self.reads.contents_hold()
 
@@ -193,6 +195,9 @@ class Program:
             self.outs.append(writes.cells)
         number = self.outs.index(writes.cells)
         values = staged_writes(writes).values
+        if not all(isinstance(value, jax.Array) for value in values):
+            # Programs that take these states may have known them to hold arrays.
+            epoch.advance()
         if captured.can_raise:
             self.expect_errors()
         return mixed(captured.out, lambda: "the output"), values, *(None,) * number

@@ -53,7 +53,7 @@ class Reads:
 
     def __init__(self) -> None:
         self._attributes: dict[Hashable, _Read] = {}
-        self.containers: dict[int, tuple[Any, list[Any]]] = {}
+        self.containers: dict[int, tuple[Any, list[Any], Callable[[Any, Any], bool]]] = {}
         self.kinds: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
     def note(self, node: Holder, name: str | None, value: Any) -> None:
@@ -91,7 +91,7 @@ class Reads:
         """
         for cell in touched:
             self.kinds.pop(id(cell), None)
-        for container, _ in list(self.containers.values()):
+        for container, *_ in list(self.containers.values()):
             self._note_containers(container)
 
     def update(self, other: "Reads") -> None:
@@ -115,23 +115,34 @@ class Reads:
 
     def contents_hold(self) -> bool:
         """Says whether lists and dictionaries have what they had, and cells such values."""
+        for container, items, has in self.containers.values():
+            if not has(container, items):
+                return False
         for ref, kind in self.kinds.values():
             cell = ref()
             if cell is not None and _kind(cell.look()) != kind:
-                return False
-        for container, items in self.containers.values():
-            now = container if type(container) is list else _items(container)
-            if len(now) != len(items) or not all(map(operator.is_, now, items)):
                 return False
         return True
 
     def _note_containers(self, value: Any) -> None:
         if isinstance(value, (list, dict, set)):
-            self.containers[id(value)] = value, _items(value)
+            items = _items(value)
+            is_quick = type(value) is list and all(map(_is_itself_only, items))
+            self.containers[id(value)] = value, items, operator.eq if is_quick else _has
         if isinstance(value, (list, tuple, dict)):
             for item in _items(value):
                 if isinstance(item, (list, tuple, dict, set)):
                     self._note_containers(item)
+
+
+def _has(container: Any, items: list[Any]) -> bool:
+    now = _items(container)
+    return len(now) == len(items) and all(map(operator.is_, now, items))
+
+
+def _is_itself_only(item: Any) -> bool:
+    """Says whether nothing but the item itself is equal to it, as with states and modules."""
+    return isinstance(item, (Cell, Holder)) and type(item).__eq__ is object.__eq__
 
 
 def _items(container: Any) -> list[Any]:

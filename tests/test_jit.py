@@ -1,5 +1,6 @@
 """`sl.jit`: what it computes, which programs it makes, and what becomes of the states."""
 
+import copy
 import functools
 import gc
 import re
@@ -1034,3 +1035,118 @@ def test_the_default_random_state_is_found():
         compiled = [f() for _ in range(2)]
     close(compiled, eager)
     assert len(runs) <= 2
+
+
+# Calls while a plain transform of JAX is running.
+
+
+def counting():
+    count = sl.State(jnp.zeros((), jnp.int32), name="count")
+
+    @sl.jit
+    def tick():
+        count.value += 1
+
+    return count, tick
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+@pytest.mark.parametrize("transform", [jax.grad, lambda f: lambda x: jax.vmap(f)(jnp.ones(3))])
+def test_a_program_that_has_run_for_good_keeps_what_it_wrote(transform, is_warm):
+    count, tick = counting()
+    if is_warm:
+        tick(), tick()
+    before = int(count.value)
+    transform(lambda x: (tick(), x * x)[1])(1.0)
+    assert count.value == before + 1
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+@pytest.mark.parametrize("transform", [jax.jit, jax.checkpoint, jax.make_jaxpr])
+def test_a_program_that_is_only_traced_is_refused(transform, is_warm):
+    count, tick = counting()
+    if is_warm:
+        tick(), tick()
+    before = int(count.value)
+    with pytest.raises(sl.TracerLeakError, match=r"name='count'"):
+        transform(lambda x: (tick(), x * x)[1])(1.0)
+    assert count.value == before
+
+
+def test_a_traced_argument_leaks_into_no_state():
+    seen = sl.State(jnp.zeros(()), name="seen")
+    total = sl.State(jnp.zeros(()), name="total")
+
+    @sl.jit
+    def note(x):
+        total.value += 1.0
+        seen.value = x
+
+    note(1.0), note(1.0)
+    with pytest.raises(sl.TracerLeakError, match=r"name='(seen|total)'"):
+        jax.grad(lambda x: (note(x), x * x)[1])(2.0)
+    assert (seen.value, total.value) == (1, 2)
+
+
+# Values with parts that aren't arrays stay taken apart between calls.
+
+
+class Layered(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+        self.config = sl.State({"act": jnp.tanh, "x": jnp.ones(2)}, name="config")
+
+    def __call__(self, x):
+        self.config.value = {**self.config.value, "x": self.config.value["x"] + 1}
+        return self.mlp(x) * self.config.value["act"](self.config.value["x"])
+
+
+def test_a_value_with_static_parts_is_whole_whenever_it_is_looked_at():
+    model = Layered()
+    f, x = sl.jit(model), jnp.ones(2)
+    for n in range(1, 5):
+        expected = eqx.filter_jit(model.mlp)(x) * jnp.tanh(jnp.ones(2) + n)
+        np.testing.assert_allclose(f(x), expected, rtol=1e-6)
+        if n % 2:
+            assert model.config.value["act"] is jnp.tanh
+            assert (model.config.value["x"] == n + 1).all()
+            assert model.config.value is model.config.value
+
+
+def test_what_is_changed_in_place_in_a_value_with_static_parts_is_seen():
+    model = Layered()
+    f, x = sl.jit(model), jnp.ones(2)
+    f(x), f(x)
+    model.config.value["x"] = jnp.zeros(2)
+    f(x)
+    assert (model.config.value["x"] == 1).all()
+    model.config.value = {"act": jnp.sin, "x": jnp.zeros(2)}
+    np.testing.assert_allclose(f(x), model.mlp(x) * jnp.sin(jnp.ones(2)), rtol=1e-6)
+
+
+def test_a_state_that_held_an_array_takes_another_structure():
+    state = sl.State(jnp.ones(2))
+    f = sl.jit(lambda: jax.tree.map(lambda x: 2 * x, state.value))
+    f(), f()
+    state.value = {"a": jnp.ones(2), "f": jnp.tanh}
+    with pytest.raises(TypeError):
+        f()
+    state.value = {"a": jnp.ones(2)}
+    assert (f()["a"] == 2).all()
+    g = sl.jit(lambda: setattr(state, "value", (state.value["a"], jnp.tanh)))
+    f(), g()
+    assert state.value[1] is jnp.tanh
+
+
+def test_copies_of_a_value_that_was_taken_apart():
+    model = Layered()
+    f = sl.jit(model)
+    f(jnp.ones(2)), f(jnp.ones(2))
+    copied = copy.deepcopy(model)
+    assert copied.config.value["act"](0.5) == jnp.tanh(0.5)
+    assert (copied.config.value["x"] == 3).all()
+    close(
+        jax.tree.leaves(eqx.filter(copied.mlp, eqx.is_array)),
+        jax.tree.leaves(eqx.filter(model.mlp, eqx.is_array)),
+    )

@@ -52,6 +52,9 @@ _MOST_ATTEMPTS = 20
 class JitFunction:
     """A function compiled by `jax.jit`, aware of states; `jit` makes it."""
 
+    # What is looked up at each call is sooner found in a slot.
+    __slots__ = ("__dict__", "__weakref__", "_dispatched")
+
     def __init__(
         self,
         fun: Callable[..., Any],
@@ -104,7 +107,7 @@ class JitFunction:
         self._guard = TraceGuard(count(max_traces, "max_traces", name))
         self._programs: list[Program] = []
         # What a call comes down to, where one program is all that it needs.
-        self._dispatched: Callable[..., Any] | None = None
+        self._dispatched: Callable[..., Any] = self._call
         self._bound: dict[int, JitFunction] = {}
         functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
 
@@ -145,7 +148,7 @@ class JitFunction:
 
         A property, since that is the cheapest way to a closure that Python has.
         """
-        return self._dispatched or self._call
+        return self._dispatched
 
     @user_facing
     def _call(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -164,9 +167,9 @@ class JitFunction:
         )
         is_only = all(other is program or not other.holds() for other in self._programs)
         is_plain = program.is_plain and is_only and not self.lends
-        self._dispatched = (
-            dispatch(program, self._static, self._call, self._start_again) if is_plain else None
-        )
+        self._dispatched = self._call
+        if is_plain:
+            self._dispatched = dispatch(program, self._static, self._call, self._start_again)
         return program.finish(result)
 
     @user_facing
@@ -218,7 +221,7 @@ class JitFunction:
             program.staged.clear_cache()
         self._programs.clear()
         self._guard.clear()
-        self._dispatched = None
+        self._dispatched = self._call
 
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -327,7 +330,11 @@ class JitFunction:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was compiled can't be taken along; it is made anew.
-        return {**vars(self), "_programs": [], "_dispatched": None, "_bound": {}}
+        return {**vars(self), "_programs": [], "_bound": {}}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes)
+        self._dispatched = self._call
 
 
 class _Method:

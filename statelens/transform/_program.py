@@ -14,8 +14,9 @@ import jax.extend.core
 
 from .._frames import Writes, capture
 from .._reads import Reads, epoch
+from .._trace import has_tracers
 from .._units import TreeDef
-from ..state import State, active_frame
+from ..state import State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import mixed, unmixed
 from ._pure import staged_value, staged_writes, states_in
@@ -158,7 +159,12 @@ class Program:
                 frame.reads.update(self.reads)
             if self.can_raise:
                 frame.expect_errors()
-        Writes(self.outs[len(result) - 2], tuple(map(unmixed, values))).commit()
+        cells = self.outs[len(result) - 2]
+        if frame is None and not has_tracers(values):
+            # Whatever transform of JAX is running, the program has run, and just once.
+            store_all(cells, values)
+        else:
+            Writes(cells, tuple(map(unmixed, values))).commit()
         return unmixed(out)
 
     def _pure_kept(self, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -643,6 +644,67 @@ def test_a_rule_without_states_is_about_the_arguments():
     fun = T.custom_jvp(lambda x: w.value * x)
     fun.def_jvp(lambda primals, tangents: (w.value * primals[0], 9 * tangents[0]))
     close(sl.grad(fun)(1.0), jnp.array(9.0))
+
+
+def ruled(rule, fun, slope):
+    """Gives a function of x and keywords a derivative of its own, tenfold the true one."""
+    if rule == "vjp":
+        ruled = T.custom_vjp(fun)
+        ruled.def_fwd(lambda perturbed, x, **named: (fun(x, **named), None))
+        ruled.def_bwd(lambda _, along, perturbed, x, **named: (10 * along * slope(**named),))
+    else:
+        ruled = T.custom_jvp(fun)
+        ruled.def_jvp(lambda p, t, **named: (fun(*p, **named), 10 * t[0] * slope(**named)))
+    return ruled
+
+
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pytest.mark.parametrize("k", [2.0, 2, jnp.array(2.0), np.array(2.0), np.array(2)])
+def test_a_rule_takes_keyword_arguments(rule, k):
+    times = ruled(rule, lambda x, *, k: x * k, lambda k: k)
+    loss = lambda x: times(x, k=k)  # noqa: E731
+    close(loss(3.0), jnp.array(6.0))
+    close(sl.grad(loss)(3.0), jnp.array(20.0))
+    close(sl.jit(sl.grad(loss))(3.0), jnp.array(20.0))
+    # A rule says nothing of keyword arguments.
+    close(sl.grad(lambda k: times(3.0, k=k))(2.0), jnp.array(0.0))
+    close(
+        T.vmap(sl.grad(lambda x, k: times(x, k=k)))(jnp.ones(2), jnp.arange(2.0)),
+        10 * jnp.arange(2.0),
+    )
+
+
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit])
+def test_a_rule_takes_keyword_arguments_that_are_no_arrays(rule, run):
+    def fun(x, *, act, name, layer):
+        assert name == "scale"
+        return act(x) * layer(jnp.ones(1))[0]
+
+    layer = eqx.nn.MLP(1, 1, 2, 1, activation=jnp.tanh, key=jax.random.key(0))
+    named = {"act": jnp.square, "name": "scale", "layer": layer}
+    slope = lambda act, name, layer: layer(jnp.ones(1))[0]  # noqa: E731
+    loss = run(lambda x: ruled(rule, fun, slope)(x, **named))
+    factor = layer(jnp.ones(1))[0]
+    close(loss(3.0), 9 * factor)
+    close(run(sl.grad(loss))(3.0), 10 * factor)
+
+
+def test_a_rule_about_states_takes_keyword_arguments():
+    w = sl.ParamState(jnp.array(2.0))
+
+    @T.custom_jvp(states=w)
+    def power(x, *, n, act):
+        return act(w.value) ** n * x
+
+    @power.def_jvp
+    def _(primals, tangents, *, n, act):
+        (value, (x,)), (moved, _) = primals, tangents
+        return act(value) ** n * x, 100 * n * act(moved) * x
+
+    loss = lambda x: power(x, n=3, act=jnp.negative)  # noqa: E731
+    close(loss(1.0), jnp.array(-8.0))
+    close(sl.grad(loss, w)(1.0), jnp.array(-300.0))
 
 
 def test_what_a_rule_leaves_out_is_refused_and_changes_nothing():

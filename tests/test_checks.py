@@ -933,6 +933,32 @@ def test_models_as_arguments_and_what_raises_over_a_mesh():
     )
 
 
+def test_a_partition_of_all_states_and_keyword_arguments_over_a_mesh():
+    on_four_devices(
+        """
+        h, g = sl.State(jnp.zeros(8)), sl.State(jnp.ones(8))
+
+        def step(x, *, scale, act):
+            assert h.value.shape == g.value.shape == x.shape == (2,) and scale.shape == (1,)
+            h.value = h.value + act(scale * x) * g.value
+            return h.value
+
+        named = {"scale": jnp.array([2.0]), "act": jnp.negative}
+        for names in (("in_states", "out_states"), ("state_in_specs", "state_out_specs")):
+            for spec in (P("d"), {h: P("d"), g: P("d")}):
+                h.value = jnp.zeros(8)
+                run = shard_map(step, mesh, P("d"), P("d"), **dict.fromkeys(names, spec))
+                np.testing.assert_allclose(run(x, **named), -2 * x)
+                np.testing.assert_allclose(sl.jit(run)(x, **named), -4 * x)
+                np.testing.assert_allclose(h.value, -4 * x)
+                assert h.value.sharding.is_equivalent_to(NamedSharding(mesh, P("d")), 1)
+        # A keyword argument may be differentiated by, too.
+        run = shard_map(lambda x, *, k: k * x, mesh, P("d"), P("d"))
+        assert sl.grad(lambda k: jnp.sum(run(x, k=k)))(2.0) == 28.0
+        """
+    )
+
+
 # Found on the way.
 
 

@@ -417,6 +417,57 @@ def a_name_in_the_program(bst):
 
 
 @program
+def a_name_for_a_function_with_static_arguments(bst):
+    w = bst.ParamState(jnp.array(2.0))
+
+    @bst.transform.named_scope("power", static_argnums=1, static_argnames="mode")
+    def power(x, n, mode="up"):
+        return w.value * x**n if mode == "up" else w.value - x**n
+
+    return power(X, 2), power(X, 3, mode="down"), bst.transform.jit(lambda x: power(x, 2))(X)
+
+
+@program
+def a_clipped_directional_derivative(bst):
+    # In one dimension, clipped, it is the mean size of a tangent, whichever were drawn.
+    w = bst.ParamState(jnp.array(3.0))
+    run = bst.transform.fwd_grad(
+        lambda: 100.0 * w.value, {"w": w}, key=0, tangent_size=40_000, drct_der_clip=1e-3
+    )
+    return jax.tree.map(lambda g: jnp.round(g * 1e4, 0), run())
+
+
+@program
+def a_checkpointed_scan_with_all_options_by_position(bst):
+    h = bst.HiddenState(jnp.ones(2))
+
+    def step(total, x):
+        h.value = jnp.tanh(h.value + x)
+        return total + jnp.sum(h.value), h.value
+
+    return bst.transform.checkpointed_scan(step, 0.0, jnp.tile(X, (5, 1)), 10, 4, None), h.value
+
+
+@program
+def states_in_parts_on_devices(bst):
+    P = jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    h, w = bst.HiddenState(jnp.zeros(2)), bst.ParamState(jnp.array([2.0, 3.0]))
+
+    def step(x, scale):
+        h.value = h.value + scale * jnp.sum(x, axis=1) * w.value
+        return h.value
+
+    found = []
+    for specs in (P("x"), {h: P("x"), w: P("x")}):
+        run = bst.transform.shard_map(
+            step, mesh, (P("x"),), P("x"), state_in_specs=specs, state_out_specs=specs
+        )
+        found.append((run(X, scale=2.0), h.value))
+    return found
+
+
+@program
 def one_device_s_part(bst):
     P = jax.sharding.PartitionSpec
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -904,6 +904,12 @@ row(
     B,
     r"static_argnums=1.5",
 )
+row(
+    "StatefulFunction: too few values",
+    lambda w: T.StatefulFunction(w.loss).jaxpr_call([], X),
+    A,
+    r"StatefulFunction\(loss\) to run with 0 values of states\nit touches",
+)
 row("StateFinder: fun", lambda w: T.StateFinder(3), B, r"asked StateFinder for fun=3")
 row("StateFinder: usage", lambda w: T.StateFinder(w.loss, usage="x"), A, r"usage='x'.*'both'")
 row("StateFinder: usage 3", lambda w: T.StateFinder(w.loss, usage=3), B, r"usage=3.*'both'")

@@ -410,6 +410,37 @@ def a_program_as_text(bst):
 
 
 @program
+def what_a_stateful_function_says(bst):
+    total, scale = bst.State(jnp.zeros(2)), bst.ParamState(jnp.array(3.0))
+
+    def add(x, n=1):
+        total.value = total.value + scale.value * x**n
+        return {"total": jnp.sum(total.value)}
+
+    run = bst.transform.StatefulFunction(add, static_argnames="n", name="add")
+    x = X[0]
+    assert run.make_jaxpr(x, n=2) is run
+    names = {id(total): "total", id(scale): "scale"}
+    found = [
+        [names[id(state)] for state in states]
+        for states in (
+            run.get_states(x, n=2),
+            run.get_read_states(x, n=2),
+            run.get_write_states(x, n=2),
+        )
+    ]
+    jaxpr = run.get_jaxpr(x)
+    flat = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, x, jnp.ones(2), jnp.array(2.0))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, run.get_out_shapes(x))
+    values, out = run.jaxpr_call([jnp.ones(2), jnp.array(2.0)], x, n=2)
+    every = bst.transform.StatefulFunction(add, return_only_write=False)
+    after = run.jaxpr_call_auto(x), total.value, run(x, n=2), total.value
+    leaves = run.get_out_treedef(x).num_leaves
+    both = every.jaxpr_call([jnp.ones(2), jnp.array(2.0)], x)
+    return found, flat, shapes, list(values), out, after, leaves, both
+
+
+@program
 def a_name_in_the_program(bst):
     model = layer(bst)
     run = bst.transform.named_scope("the layer")(lambda x: model(x))

@@ -395,7 +395,7 @@ def test_a_program_has_the_states_as_inputs_and_outputs():
     assert len(jaxpr.in_avals) == 4
     assert [aval.shape for aval in jaxpr.out_avals] == [(4, 3), *(c.value.shape for c in states)]
     assert str(T.make_jaxpr(model, return_states=False)(x)) == str(jaxpr)
-    out = jax.extend.core.jaxpr_as_fun(jaxpr)(*(cell.value for cell in states), x)
+    out = jax.extend.core.jaxpr_as_fun(jaxpr)(x, *(cell.value for cell in states))
     assert all(model.states()[path].value is value for path, value in before.items())
     close(out[0], model(x))
     for value, cell in zip(out[1:], states, strict=True):

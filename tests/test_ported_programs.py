@@ -441,6 +441,24 @@ def what_a_stateful_function_says(bst):
 
 
 @program
+def a_program_run_by_hand(bst):
+    total, scale = bst.State(jnp.zeros(2)), bst.ParamState(jnp.array(3.0))
+
+    def add(x):
+        total.value = total.value + scale.value * x
+        return {"total": jnp.sum(total.value)}
+
+    found = []
+    for only in (False, True):
+        make = bst.transform.make_jaxpr(add, return_shape=True, return_only_write=only)
+        jaxpr, states, shapes = make(X[0])
+        values = [state.value + 1.0 for state in states]
+        found.append(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, X[0], *values))
+        found.append(shapes["total"].shape)
+    return found, total.value
+
+
+@program
 def a_name_in_the_program(bst):
     model = layer(bst)
     run = bst.transform.named_scope("the layer")(lambda x: model(x))

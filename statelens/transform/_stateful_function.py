@@ -369,6 +369,9 @@ def make_jaxpr(
     static_argnums: Any = None,
     static_argnames: Any = None,
     return_states: bool = True,
+    *,
+    return_shape: bool = False,
+    return_only_write: bool = False,
 ) -> Callable[..., Any]:
     """Gives a function's program, as `jax.make_jaxpr` does, with its states as inputs.
 
@@ -377,10 +380,13 @@ def make_jaxpr(
         static_argnums: Positions of arguments that aren't traced.
         static_argnames: Their names.
         return_states: Whether to return the states as well.
+        return_shape: Whether to return what the function returns, with shapes and dtypes in
+            the place of arrays, as well.
+        return_only_write: Whether states that aren't written are left out of its outputs.
 
     Returns:
         A function of arguments that gives ``(jaxpr, states)``, or the jaxpr alone. Its inputs
-        are the values of the states, and then the arguments.
+        are the arguments, as those of `jax.make_jaxpr`, and then the values of the states.
 
     Raises:
         ArgumentTypeError: `fun` is no function.
@@ -389,15 +395,21 @@ def make_jaxpr(
         >>> import jax.numpy as jnp, statelens as sl
         >>> w = sl.ParamState(jnp.ones(()))
         >>> sl.transform.make_jaxpr(lambda x: w.value * x)(jnp.ones(()))
-        ({ lambda ; a:f32[] b:f32[]. let c:f32[] = mul a b in (c, a) }, (ParamState(f32[]),))
+        ({ lambda ; a:f32[] b:f32[]. let c:f32[] = mul b a in (c, b) }, (ParamState(f32[]),))
     """
     function(fun, "fun", "make_jaxpr")
-    stateful = StatefulFunction(fun, static_argnums, static_argnames)
+    stateful = StatefulFunction(
+        fun, static_argnums, static_argnames, return_only_write=return_only_write
+    )
 
     @user_facing
     def make(*args: Any, **kwargs: Any) -> Any:
-        jaxpr = stateful.jaxpr(*args, **kwargs)
-        return (jaxpr, stateful.states(*args, **kwargs).read) if return_states else jaxpr
+        found = [stateful.get_jaxpr(*args, **kwargs)]
+        if return_states:
+            found.append(stateful.get_states(*args, **kwargs))
+        if return_shape:
+            found.append(stateful.out_shapes(*args, **kwargs))
+        return tuple(found) if len(found) > 1 else found[0]
 
     return make
 

@@ -5,10 +5,12 @@
     python notebooks/run.py 01 --save       # and keeps the new outputs in the file
     python notebooks/run.py 01 --to folder  # and writes the executed notebook there
 
-Ends with an error as soon as a cell does. The kernel is the Python that runs this file.
+Ends with an error as soon as a cell does. The kernel is the Python that runs this file, and
+finds the statelens that lies beside this folder, whichever is installed.
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,11 @@ class ThisPython(KernelSpecManager):
     """Knows one kernel, the running Python's, whatever kernels the machine has registered."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """Returns the kernel of the running Python."""
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        """Returns the kernel of the running Python, for the checkout that this file is of."""
+        path = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
+        spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        spec.env = {**spec.env, "PYTHONPATH": path}
+        return spec
 
 
 def find(prefixes: list[str]) -> list[Path]:

@@ -305,6 +305,12 @@ row(
     r"asked (fwd_grad for key=|for the random key of )0.5",
 )
 row(
+    "fwd_grad: drct_der_clip",
+    lambda w: T.fwd_grad(w.loss, drct_der_clip="much"),
+    B,
+    r"asked fwd_grad for drct_der_clip='much'",
+)
+row(
     "fwd_grad: several keys",
     lambda w: T.fwd_grad(w.loss, key=jax.random.split(jax.random.key(0)))(X),
     sl.StateLensError,
@@ -898,6 +904,12 @@ row(
     B,
     r"static_argnums=1.5",
 )
+row(
+    "StatefulFunction: too few values",
+    lambda w: T.StatefulFunction(w.loss).jaxpr_call([], X),
+    A,
+    r"StatefulFunction\(loss\) to run with 0 values of states\nit touches",
+)
 row("StateFinder: fun", lambda w: T.StateFinder(3), B, r"asked StateFinder for fun=3")
 row("StateFinder: usage", lambda w: T.StateFinder(w.loss, usage="x"), A, r"usage='x'.*'both'")
 row("StateFinder: usage 3", lambda w: T.StateFinder(w.loss, usage=3), B, r"usage=3.*'both'")
@@ -991,6 +1003,18 @@ row("shard_map: no out_specs", lambda w: sharded(w.loss, out_specs=None)(X), B, 
 row("shard_map: in_specs a text", lambda w: sharded(w.loss, in_specs="d")(X), B, r"in_specs='d'")
 row("shard_map: in_specs", lambda w: sharded(w.loss, in_specs=(P(), P()))(X), A, r"in_specs=")
 row("shard_map: an axis", lambda w: sharded(w.loss, in_specs=P("e"))(X), A, r"shard_map.*'e'")
+row(
+    "shard_map: one option by two names",
+    lambda w: sharded(w.loss, in_states=P(), state_in_specs=P()),
+    A,
+    r"asked shard_map for in_states and state_in_specs",
+)
+row(
+    "shard_map: all states along another axis",
+    lambda w: sharded(w.loss, in_states=P("e"))(X),
+    A,
+    r"asked shard_map.*'e'",
+)
 row(
     "shard_map: in_states a place",
     lambda w: sharded(w.loss, in_states={w.w: 0}),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -394,7 +395,7 @@ def test_a_program_has_the_states_as_inputs_and_outputs():
     assert len(jaxpr.in_avals) == 4
     assert [aval.shape for aval in jaxpr.out_avals] == [(4, 3), *(c.value.shape for c in states)]
     assert str(T.make_jaxpr(model, return_states=False)(x)) == str(jaxpr)
-    out = jax.extend.core.jaxpr_as_fun(jaxpr)(*(cell.value for cell in states), x)
+    out = jax.extend.core.jaxpr_as_fun(jaxpr)(x, *(cell.value for cell in states))
     assert all(model.states()[path].value is value for path, value in before.items())
     close(out[0], model(x))
     for value, cell in zip(out[1:], states, strict=True):
@@ -645,6 +646,67 @@ def test_a_rule_without_states_is_about_the_arguments():
     close(sl.grad(fun)(1.0), jnp.array(9.0))
 
 
+def ruled(rule, fun, slope):
+    """Gives a function of x and keywords a derivative of its own, tenfold the true one."""
+    if rule == "vjp":
+        ruled = T.custom_vjp(fun)
+        ruled.def_fwd(lambda perturbed, x, **named: (fun(x, **named), None))
+        ruled.def_bwd(lambda _, along, perturbed, x, **named: (10 * along * slope(**named),))
+    else:
+        ruled = T.custom_jvp(fun)
+        ruled.def_jvp(lambda p, t, **named: (fun(*p, **named), 10 * t[0] * slope(**named)))
+    return ruled
+
+
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pytest.mark.parametrize("k", [2.0, 2, jnp.array(2.0), np.array(2.0), np.array(2)])
+def test_a_rule_takes_keyword_arguments(rule, k):
+    times = ruled(rule, lambda x, *, k: x * k, lambda k: k)
+    loss = lambda x: times(x, k=k)  # noqa: E731
+    close(loss(3.0), jnp.array(6.0))
+    close(sl.grad(loss)(3.0), jnp.array(20.0))
+    close(sl.jit(sl.grad(loss))(3.0), jnp.array(20.0))
+    # A rule says nothing of keyword arguments.
+    close(sl.grad(lambda k: times(3.0, k=k))(2.0), jnp.array(0.0))
+    close(
+        T.vmap(sl.grad(lambda x, k: times(x, k=k)))(jnp.ones(2), jnp.arange(2.0)),
+        10 * jnp.arange(2.0),
+    )
+
+
+@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit])
+def test_a_rule_takes_keyword_arguments_that_are_no_arrays(rule, run):
+    def fun(x, *, act, name, layer):
+        assert name == "scale"
+        return act(x) * layer(jnp.ones(1))[0]
+
+    layer = eqx.nn.MLP(1, 1, 2, 1, activation=jnp.tanh, key=jax.random.key(0))
+    named = {"act": jnp.square, "name": "scale", "layer": layer}
+    slope = lambda act, name, layer: layer(jnp.ones(1))[0]  # noqa: E731
+    loss = run(lambda x: ruled(rule, fun, slope)(x, **named))
+    factor = layer(jnp.ones(1))[0]
+    close(loss(3.0), 9 * factor)
+    close(run(sl.grad(loss))(3.0), 10 * factor)
+
+
+def test_a_rule_about_states_takes_keyword_arguments():
+    w = sl.ParamState(jnp.array(2.0))
+
+    @T.custom_jvp(states=w)
+    def power(x, *, n, act):
+        return act(w.value) ** n * x
+
+    @power.def_jvp
+    def _(primals, tangents, *, n, act):
+        (value, (x,)), (moved, _) = primals, tangents
+        return act(value) ** n * x, 100 * n * act(moved) * x
+
+    loss = lambda x: power(x, n=3, act=jnp.negative)  # noqa: E731
+    close(loss(1.0), jnp.array(-8.0))
+    close(sl.grad(loss, w)(1.0), jnp.array(-300.0))
+
+
 def test_what_a_rule_leaves_out_is_refused_and_changes_nothing():
     w, calls = sl.ParamState(jnp.array(2.0), name="w"), counter()
 
@@ -867,6 +929,32 @@ def test_models_as_arguments_and_what_raises_over_a_mesh():
         else:
             raise AssertionError("it was not raised")
         assert calls.value is before
+        """
+    )
+
+
+def test_a_partition_of_all_states_and_keyword_arguments_over_a_mesh():
+    on_four_devices(
+        """
+        h, g = sl.State(jnp.zeros(8)), sl.State(jnp.ones(8))
+
+        def step(x, *, scale, act):
+            assert h.value.shape == g.value.shape == x.shape == (2,) and scale.shape == (1,)
+            h.value = h.value + act(scale * x) * g.value
+            return h.value
+
+        named = {"scale": jnp.array([2.0]), "act": jnp.negative}
+        for names in (("in_states", "out_states"), ("state_in_specs", "state_out_specs")):
+            for spec in (P("d"), {h: P("d"), g: P("d")}):
+                h.value = jnp.zeros(8)
+                run = shard_map(step, mesh, P("d"), P("d"), **dict.fromkeys(names, spec))
+                np.testing.assert_allclose(run(x, **named), -2 * x)
+                np.testing.assert_allclose(sl.jit(run)(x, **named), -4 * x)
+                np.testing.assert_allclose(h.value, -4 * x)
+                assert h.value.sharding.is_equivalent_to(NamedSharding(mesh, P("d")), 1)
+        # A keyword argument may be differentiated by, too.
+        run = shard_map(lambda x, *, k: k * x, mesh, P("d"), P("d"))
+        assert sl.grad(lambda k: jnp.sum(run(x, k=k)))(2.0) == 28.0
         """
     )
 

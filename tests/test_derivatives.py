@@ -889,6 +889,20 @@ def test_fwd_grad_is_unbiased_on_a_quadratic():
     np.testing.assert_allclose(averaged, jnp.mean(each, axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("tangent_size", [None, 50])
+def test_a_directional_derivative_can_be_clipped(tangent_size):
+    def run(scale, limit):
+        loss = lambda x: jnp.sum(scale * x)  # noqa: E731
+        options = {"key": 3, "tangent_size": tangent_size, "drct_der_clip": limit}
+        return T.fwd_grad(loss, **options)(jnp.ones(4))
+
+    np.testing.assert_allclose(run(100.0, 1e6), run(100.0, None))
+    clipped = run(100.0, 0.5)
+    assert np.linalg.norm(clipped) < 0.1 * np.linalg.norm(run(100.0, None))
+    # Its size no longer depends on that of the loss.
+    np.testing.assert_allclose(run(1000.0, 0.5), clipped)
+
+
 def test_the_key_of_fwd_grad_may_be_an_integer_typed_or_raw():
     w = sl.ParamState(W)
     keys = [7, jax.random.key(7), jax.random.key_data(jax.random.key(7))]

@@ -164,6 +164,18 @@ def test_an_error_in_a_cell_is_an_error_of_the_run(nbformat, tmp_path):
     assert "on purpose" in process.stderr
 
 
+def test_a_notebook_runs_against_the_checkout_that_it_is_in(nbformat, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "statelens").mkdir()
+    (tmp_path / "statelens" / "__init__.py").write_text("here = 'this checkout'\n")
+    runner = tmp_path / "notebooks" / "run.py"
+    runner.write_text((NOTEBOOKS / "run.py").read_text(encoding="utf-8"), encoding="utf-8")
+    cell = nbformat.v4.new_code_cell("import statelens\nprint(statelens.here)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), runner.with_name("one.ipynb"))
+    process = subprocess.run([sys.executable, str(runner)], capture_output=True, text=True)
+    assert "this checkout" in process.stdout, process.stderr
+
+
 def test_an_unknown_notebook_is_an_error_that_lists_those_there_are(nbformat, tmp_path):
     process = run("99", cwd=tmp_path)
     assert process.returncode != 0

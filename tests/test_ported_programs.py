@@ -410,10 +410,110 @@ def a_program_as_text(bst):
 
 
 @program
+def what_a_stateful_function_says(bst):
+    total, scale = bst.State(jnp.zeros(2)), bst.ParamState(jnp.array(3.0))
+
+    def add(x, n=1):
+        total.value = total.value + scale.value * x**n
+        return {"total": jnp.sum(total.value)}
+
+    run = bst.transform.StatefulFunction(add, static_argnames="n", name="add")
+    x = X[0]
+    assert run.make_jaxpr(x, n=2) is run
+    names = {id(total): "total", id(scale): "scale"}
+    found = [
+        [names[id(state)] for state in states]
+        for states in (
+            run.get_states(x, n=2),
+            run.get_read_states(x, n=2),
+            run.get_write_states(x, n=2),
+        )
+    ]
+    jaxpr = run.get_jaxpr(x)
+    flat = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, x, jnp.ones(2), jnp.array(2.0))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, run.get_out_shapes(x))
+    values, out = run.jaxpr_call([jnp.ones(2), jnp.array(2.0)], x, n=2)
+    every = bst.transform.StatefulFunction(add, return_only_write=False)
+    after = run.jaxpr_call_auto(x), total.value, run(x, n=2), total.value
+    leaves = run.get_out_treedef(x).num_leaves
+    both = every.jaxpr_call([jnp.ones(2), jnp.array(2.0)], x)
+    return found, flat, shapes, list(values), out, after, leaves, both
+
+
+@program
+def a_program_run_by_hand(bst):
+    total, scale = bst.State(jnp.zeros(2)), bst.ParamState(jnp.array(3.0))
+
+    def add(x):
+        total.value = total.value + scale.value * x
+        return {"total": jnp.sum(total.value)}
+
+    found = []
+    for only in (False, True):
+        make = bst.transform.make_jaxpr(add, return_shape=True, return_only_write=only)
+        jaxpr, states, shapes = make(X[0])
+        values = [state.value + 1.0 for state in states]
+        found.append(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, X[0], *values))
+        found.append(shapes["total"].shape)
+    return found, total.value
+
+
+@program
 def a_name_in_the_program(bst):
     model = layer(bst)
     run = bst.transform.named_scope("the layer")(lambda x: model(x))
     return run(X), bst.transform.jit(run)(X), model.calls.value
+
+
+@program
+def a_name_for_a_function_with_static_arguments(bst):
+    w = bst.ParamState(jnp.array(2.0))
+
+    @bst.transform.named_scope("power", static_argnums=1, static_argnames="mode")
+    def power(x, n, mode="up"):
+        return w.value * x**n if mode == "up" else w.value - x**n
+
+    return power(X, 2), power(X, 3, mode="down"), bst.transform.jit(lambda x: power(x, 2))(X)
+
+
+@program
+def a_clipped_directional_derivative(bst):
+    # In one dimension, clipped, it is the mean size of a tangent, whichever were drawn.
+    w = bst.ParamState(jnp.array(3.0))
+    run = bst.transform.fwd_grad(
+        lambda: 100.0 * w.value, {"w": w}, key=0, tangent_size=40_000, drct_der_clip=1e-3
+    )
+    return jax.tree.map(lambda g: jnp.round(g * 1e4, 0), run())
+
+
+@program
+def a_checkpointed_scan_with_all_options_by_position(bst):
+    h = bst.HiddenState(jnp.ones(2))
+
+    def step(total, x):
+        h.value = jnp.tanh(h.value + x)
+        return total + jnp.sum(h.value), h.value
+
+    return bst.transform.checkpointed_scan(step, 0.0, jnp.tile(X, (5, 1)), 10, 4, None), h.value
+
+
+@program
+def states_in_parts_on_devices(bst):
+    P = jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    h, w = bst.HiddenState(jnp.zeros(2)), bst.ParamState(jnp.array([2.0, 3.0]))
+
+    def step(x, scale):
+        h.value = h.value + scale * jnp.sum(x, axis=1) * w.value
+        return h.value
+
+    found = []
+    for specs in (P("x"), {h: P("x"), w: P("x")}):
+        run = bst.transform.shard_map(
+            step, mesh, (P("x"),), P("x"), state_in_specs=specs, state_out_specs=specs
+        )
+        found.append((run(X, scale=2.0), h.value))
+    return found
 
 
 @program

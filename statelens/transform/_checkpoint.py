@@ -81,11 +81,13 @@ remat = checkpoint
 
 
 @user_facing
-def named_scope(name: str) -> Any:
+def named_scope(name: str, static_argnums: Any = None, static_argnames: Any = None) -> Any:
     """Gives what is computed in it a name, which profiles and programs show.
 
     Args:
         name: The name.
+        static_argnums: Taken for the sake of ported programs; nothing is traced for a name.
+        static_argnames: Likewise.
 
     Returns:
         A context manager and decorator, that of `jax.named_scope`. States are read and written

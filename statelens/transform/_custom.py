@@ -134,7 +134,7 @@ class _CustomVjp(_Custom):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._fwd is None or self._bwd is None:
             self._missing("def_fwd" if self._fwd is None else "def_bwd")
-        call = functools.partial(self._attempted, args, jax.lax.stop_gradient(kwargs))
+        call = functools.partial(self._attempted, args, _stopped(kwargs))
         out, writes = settle(call, self.name, self._fun)
         return finished(out, _stopped(writes))
 
@@ -221,7 +221,7 @@ class _CustomJvp(_Custom):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._jvp is None:
             self._missing("def_jvp")
-        call = functools.partial(self._attempted, args, jax.lax.stop_gradient(kwargs))
+        call = functools.partial(self._attempted, args, _stopped(kwargs))
         out, writes = settle(call, self.name, self._fun)
         return finished(out, _stopped(writes))
 
@@ -230,23 +230,23 @@ class _CustomJvp(_Custom):
         rule: Rule = self._jvp  # type: ignore[assignment]
 
         @eqx.filter_custom_jvp
-        def call(values: Any, args: Any, *, others: Any) -> Any:
+        def call(values: Any, args: Any, *, others: Any, kwargs: Any) -> Any:
             return self._run(self._fun, attempt, values, others, args, kwargs)
 
-        def jvp(primals: Any, tangents: Any, *, others: Any) -> Any:
+        def jvp(primals: Any, tangents: Any, *, others: Any, kwargs: Any) -> Any:
             (values, inner), (moved, along) = primals, tangents
 
-            def run(*inner: Any) -> Any:
+            def run(*inner: Any, **kwargs: Any) -> Any:
                 if given is None:
-                    return rule(inner, tuple(along))
-                return rule((values, inner), (moved, tuple(along)))
+                    return rule(inner, tuple(along), **kwargs)
+                return rule((values, inner), (moved, tuple(along)), **kwargs)
 
-            pair, writes = self._run(run, attempt, values, others, tuple(inner), {})
+            pair, writes = self._run(run, attempt, values, others, tuple(inner), kwargs)
             out, tangent = self._pair(pair, "rule", "output and tangent", "(out, tangent)")
             return (out, writes), (tangent, _zeros(writes))
 
         call.def_jvp(jvp)
-        return call(self._values(given), args, others=self._others(attempt))
+        return call(self._values(given), args, others=self._others(attempt), kwargs=kwargs)
 
 
 def _stand_in(leaf: Any) -> Any:
@@ -270,8 +270,11 @@ def _strong(tree: Any) -> Any:
     )
 
 
-def _stopped(writes: Any) -> Any:
-    return jax.tree.map(jax.lax.stop_gradient, writes)
+def _stopped(tree: Any) -> Any:
+    """Stops derivatives; functions, texts and the like have none."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, tree
+    )
 
 
 def _zeros(writes: Any) -> Any:
@@ -295,6 +298,8 @@ def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         - ``bwd(residuals, cotangent, perturbed, *args)`` gives the cotangents of the arguments as
           a tuple, or ``(cotangents of the states, cotangents of the arguments)`` with
           `states`; None for what has none.
+
+        Keyword arguments, of any kind, go to both rules too, and have no derivative.
 
         ``perturbed`` is of the same form, with a boolean for each array: whether it is being
         differentiated by. In both rules states read as they did in the function.
@@ -332,6 +337,7 @@ def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         A function like `fun`, with ``def_jvp`` for the rule: ``jvp(primals, tangents)`` gives
         ``(out, tangent)``. Both are tuples with one entry for each argument; with `states`,
         ``(values of the states, arguments)``. A tangent is None where nothing is perturbed.
+        Keyword arguments, of any kind, go to the rule too, and have no derivative.
 
     Raises:
         ArgumentError: The function is called without a rule.

@@ -69,10 +69,10 @@ def checkpointed_scan(
     init: Any,
     xs: Any = None,
     length: int | None = None,
-    *,
-    checkpoints: int | None = None,
     base: int | None = None,
     pbar: Any = None,
+    *,
+    checkpoints: int | None = None,
 ) -> tuple[Any, Any]:
     """Scans with a reverse derivative that keeps few carries and computes the others again.
 
@@ -84,10 +84,10 @@ def checkpointed_scan(
         init: As for `scan`.
         xs: As for `scan`.
         length: As for `scan`.
-        checkpoints: How many carries to keep; None for a number that grows as the square
-            root of the length.
         base: Taken for the sake of ported programs; `checkpoints` says how much is kept.
         pbar: As for `scan`.
+        checkpoints: How many carries to keep; None for a number that grows as the square
+            root of the length.
 
     Returns:
         As `scan`.

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
-from .._frames import Writes, capture
+from .._frames import Writes, capture, this_frame
 from ..state import State
 from ._axes import Grouping, Kind, group, spread
 from ._carry import states_before
@@ -88,6 +88,9 @@ class _Sharded(Wrapper):
         self._in_states = in_states
         self._out_states = out_states
         self._options = options
+        # The partition of states of which nothing is said.
+        self._coming = in_states if _is_spec(in_states) else PartitionSpec()
+        self._going = out_states if _is_spec(out_states) else self._coming
         self._places()
 
     def _check_specs(self, places: list[Any]) -> None:
@@ -129,8 +132,12 @@ class _Sharded(Wrapper):
 
     def _places(self) -> tuple[Places, Places]:
         whole = PartitionSpec()
-        coming = read_places(self._in_states, "in_states", "shard_map", _is_spec, whole)
-        going = read_places(self._out_states, "out_states", "shard_map", _is_spec, whole)
+        coming, going = (
+            Places()
+            if _is_spec(states)
+            else read_places(states, option, "shard_map", _is_spec, whole)
+            for states, option in ((self._in_states, "in_states"), (self._out_states, "out_states"))
+        )
         going.cells = {**coming.cells, **going.cells}
         if going.selectors:
             raise ArgumentTypeError(
@@ -144,14 +151,25 @@ class _Sharded(Wrapper):
         return coming, going
 
     @user_facing
-    def __call__(self, /, *args: Any) -> Any:
-        out, writes = settle(functools.partial(self._attempted, args), "shard_map", self._fun)
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(self._attempted, args, kwargs)
+        out, writes = settle(call, "shard_map", self._fun)
         writes.commit()
         return out
 
-    def _attempted(self, args: tuple[Any, ...], attempt: Attempt) -> tuple[Any, Writes]:
+    def _attempted(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt
+    ) -> tuple[Any, Writes]:
         coming, going = self._places()
-        self._check_specs([*coming.cells.values(), *going.cells.values(), *coming.of_parts])
+        self._check_specs(
+            [
+                self._coming,
+                self._going,
+                *coming.cells.values(),
+                *going.cells.values(),
+                *coming.of_parts,
+            ]
+        )
         missing = [cell for cell in coming.cells if cell not in attempt.cells]
         if missing:
             attempt.restart((*attempt.cells, *missing))
@@ -182,27 +200,36 @@ class _Sharded(Wrapper):
         operands, specs = _operands(args, specs)
         cells = attempt.cells
         in_specs = (
-            tuple(coming.cells.get(cell, PartitionSpec()) for cell in cells),
+            tuple(coming.cells.get(cell, self._coming) for cell in cells),
             tuple(coming.of_parts),
             specs,
         )
         out_places = _SPECS.among(self._out_specs)
         form: list[Grouping] = []
-        groups = list(dict.fromkeys([PartitionSpec(), *going.cells.values()]))
+        groups = list(dict.fromkeys([PartitionSpec(), self._going, *going.cells.values()]))
         found: list[list[State]] = []
 
         def one_device(values: Any, parts: Any, operands: Any) -> tuple[Any, Any]:
             given = [unmixed(operand) for operand in operands]
             if coming.selectors:
                 given[0] = Places.join([unmixed(part) for part in parts], given[0])
-            inside = states_in(tuple(given), {})
+            inside = states_in(tuple(given), kwargs)
             before = dict(zip(cells, map(unmixed, values), strict=True))
-            captured = capture(self._fun, tuple(given), {}, values=before, frozen=inside)
+
+            def on_touch(cell: State) -> None:
+                if cell not in inside:
+                    # It isn't an input yet. The run is given up, but not for its shape.
+                    frame = this_frame()
+                    frame.values[cell] = _part(frame.peek(cell), self._coming)
+
+            captured = capture(
+                self._fun, tuple(given), kwargs, values=before, frozen=inside, on_touch=on_touch
+            )
             touched = [cell for cell in captured.touched if cell not in inside]
             attempt.cover(touched)
             written = dict(zip(captured.writes.cells, captured.writes.values, strict=True))
             found[:] = [
-                [cell for cell in written if going.cells.get(cell, PartitionSpec()) == group]
+                [cell for cell in written if going.cells.get(cell, self._going) == group]
                 for group in groups
             ]
             values = tuple([staged(written[cell], cell) for cell in group] for group in found)
@@ -235,6 +262,21 @@ class _Sharded(Wrapper):
         )
 
 
+def _part(value: Any, spec: PartitionSpec) -> Any:
+    """Takes a device's part of a value that is whole, inside of a mapped function."""
+
+    def part(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            for axis, names in list(enumerate(map(_names, spec)))[: leaf.ndim]:
+                if names:
+                    size = leaf.shape[axis] // jax.lax.psum(1, names)
+                    start = jax.lax.axis_index(names) * size
+                    leaf = jax.lax.dynamic_slice_in_dim(leaf, start, size, axis)
+        return leaf
+
+    return jax.tree.map(part, value)
+
+
 def _explain(fun: Callable[..., Any], inputs: Any, cell: State, error: ValueError) -> None:
     """Names a state that was written with what isn't the same on all devices."""
     try:
@@ -250,6 +292,19 @@ def _explain(fun: Callable[..., Any], inputs: Any, cell: State, error: ValueErro
         ) from error
 
 
+def _one(given: Any, ported: Any, name: str, other: str) -> Any:
+    """Picks the one of two names of an option that was used."""
+    if given is not None and ported is not None:
+        raise ArgumentError(
+            explain(
+                f"asked shard_map for {name} and {other}",
+                "these are two names of one option",
+                f"one of them: {name}",
+            )
+        )
+    return ported if given is None else given
+
+
 @user_facing
 def shard_map(
     fun: Callable[..., Any] | None = None,
@@ -259,6 +314,8 @@ def shard_map(
     *,
     in_states: Any = None,
     out_states: Any = None,
+    state_in_specs: Any = None,
+    state_out_specs: Any = None,
     axis_names: Any = None,
     check_vma: bool = True,
 ) -> Any:
@@ -273,13 +330,17 @@ def shard_map(
         out_specs: The partition of each output, as for `jax.shard_map`.
         in_states: The partition of states: ``{states: PartitionSpec}``, or the other way
             round. The states are bound in any form; a lens that isn't bound selects in the
-            first argument, the rest of which is whole on every device.
+            first argument, the rest of which is whole on every device. A PartitionSpec alone
+            is that of all states.
         out_states: The partition of states after the call, if it is another one.
+        state_in_specs: The other name of `in_states`, for ported programs.
+        state_out_specs: That of `out_states`.
         axis_names: As for `jax.shard_map`.
         check_vma: As for `jax.shard_map`.
 
     Returns:
-        A function like `fun` of whole arrays.
+        A function like `fun` of whole arrays. What is in keyword arguments is whole on every
+        device.
 
     Raises:
         SelectionError: A state that is whole on every device was written with a value that
@@ -303,6 +364,10 @@ def shard_map(
         options["axis_names"] = axis_names
 
     def make(fun: Callable[..., Any]) -> Any:
-        return _Sharded(fun, mesh, in_specs, out_specs, in_states, out_states, options)
+        return _Sharded(fun, mesh, in_specs, out_specs, *states, options)
 
+    states = (
+        _one(in_states, state_in_specs, "in_states", "state_in_specs"),
+        _one(out_states, state_out_specs, "out_states", "state_out_specs"),
+    )
     return make if fun is None else make(fun)

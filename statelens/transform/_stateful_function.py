@@ -6,7 +6,7 @@ read and write; `StateFinder`, `eval_shape` and `make_jaxpr` are views of it.
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 
@@ -24,12 +24,17 @@ from ._pure import prepared, states_in
 class StatefulFunction:
     """The pure form of a function, with its states, its inputs and its output.
 
-    It is traced, without being run, for the arguments that each method is given.
+    It is traced, without being run, for the arguments that each method is given. The methods
+    whose names begin with ``get_``, and ``jaxpr_call``, are there for ported programs: they say
+    the same with the arguments before the states, and None for a state that isn't written.
 
     Args:
         fun: A function that reads and writes states.
         static_argnums: Positions of arguments that aren't traced.
         static_argnames: Their names.
+        name: What to call it where it is shown.
+        return_only_write: Whether the methods for ported programs leave out, as None, the new
+            value of a state that isn't written.
 
     Raises:
         ArgumentTypeError: `fun` is no function.
@@ -49,8 +54,16 @@ class StatefulFunction:
 
     @user_facing
     def __init__(
-        self, fun: Callable[..., Any], static_argnums: Any = None, static_argnames: Any = None
+        self,
+        fun: Callable[..., Any],
+        static_argnums: Any = None,
+        static_argnames: Any = None,
+        *,
+        name: str | None = None,
+        return_only_write: bool = True,
     ):
+        self._only_written = return_only_write
+        self._name = name
         self._fun = function(fun, "fun", "StatefulFunction")
         named = names(static_argnames, "static_argnames", "StatefulFunction")
         self._static = frozenset(
@@ -61,7 +74,7 @@ class StatefulFunction:
         functools.update_wrapper(self, fun, updated=())
 
     def __repr__(self) -> str:
-        return f"StatefulFunction({getattr(self._fun, '__name__', self._fun)!s})"
+        return f"StatefulFunction({self._name or getattr(self._fun, '__name__', self._fun)!s})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the function itself."""
@@ -159,6 +172,70 @@ class StatefulFunction:
             return mixed(out, lambda: "the output"), after
 
         return jax.make_jaxpr(flat)(values, positional, named)
+
+    # Names of ported programs.
+
+    jaxpr_call_auto = __call__
+
+    @user_facing
+    def make_jaxpr(self, *args: Any, **kwargs: Any) -> Self:
+        """Traces the function, which finds its errors; nothing is kept."""
+        self._look(args, kwargs)
+        return self
+
+    def get_states(self, *args: Any, **kwargs: Any) -> tuple[State, ...]:
+        """Gives the states that the function reads or writes: ``states(*args).read``."""
+        return self.states(*args, **kwargs).read
+
+    def get_read_states(self, *args: Any, **kwargs: Any) -> tuple[State, ...]:
+        """Gives the states that it reads and doesn't write."""
+        touched = self.states(*args, **kwargs)
+        return tuple(cell for cell in touched.read if cell not in touched.written)
+
+    def get_write_states(self, *args: Any, **kwargs: Any) -> tuple[State, ...]:
+        """Gives the states that it writes: ``states(*args).written``, as they are first met."""
+        touched = self.states(*args, **kwargs)
+        return tuple(cell for cell in touched.read if cell in touched.written)
+
+    @user_facing
+    def jaxpr_call(self, state_vals: Any, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """Runs the pure function against values of the states; gives ``(new values, out)``."""
+        touched = self.states(*args, **kwargs)
+        if len(state_vals) != len(touched.read):
+            raise ArgumentError(
+                explain(
+                    f"asked {self!r} to run with {len(state_vals)} values of states",
+                    f"it touches {len(touched.read)} states",
+                    "a value for each of get_states(*args)",
+                )
+            )
+        out, after = self.pure(*args, **kwargs)(list(state_vals), *args, **kwargs)
+        return [
+            value if cell in touched.written or not self._only_written else None
+            for cell, value in zip(touched.read, after, strict=True)
+        ], out
+
+    @user_facing
+    def get_jaxpr(self, *args: Any, **kwargs: Any) -> Any:
+        """Gives the program, of the arguments and then the values of the states."""
+        values = [cell.value for cell in self.states(*args, **kwargs).read]
+        return jax.make_jaxpr(self._swapped)(*prepared(args, kwargs, self._static), values)
+
+    @user_facing
+    def get_out_shapes(self, *args: Any, **kwargs: Any) -> Any:
+        """Gives the shapes and dtypes of ``(out, new values of the states)``."""
+        values = [cell.value for cell in self.states(*args, **kwargs).read]
+        out, after = jax.eval_shape(self._swapped, *prepared(args, kwargs, self._static), values)
+        return unmixed(out), after
+
+    def get_out_treedef(self, *args: Any, **kwargs: Any) -> Any:
+        """Gives the structure of what `get_out_shapes` gives."""
+        return jax.tree.structure(self.get_out_shapes(*args, **kwargs))
+
+    def _swapped(self, args: Any, kwargs: Any, values: Any) -> Any:
+        given = {name: unmixed(arg) for name, arg in kwargs.items()}
+        after, out = self.jaxpr_call(values, *map(unmixed, args), **given)
+        return mixed(out, lambda: "the output"), after
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, TouchedStates]:
         found: list[TouchedStates] = []
@@ -292,6 +369,9 @@ def make_jaxpr(
     static_argnums: Any = None,
     static_argnames: Any = None,
     return_states: bool = True,
+    *,
+    return_shape: bool = False,
+    return_only_write: bool = False,
 ) -> Callable[..., Any]:
     """Gives a function's program, as `jax.make_jaxpr` does, with its states as inputs.
 
@@ -300,10 +380,13 @@ def make_jaxpr(
         static_argnums: Positions of arguments that aren't traced.
         static_argnames: Their names.
         return_states: Whether to return the states as well.
+        return_shape: Whether to return what the function returns, with shapes and dtypes in
+            the place of arrays, as well.
+        return_only_write: Whether states that aren't written are left out of its outputs.
 
     Returns:
         A function of arguments that gives ``(jaxpr, states)``, or the jaxpr alone. Its inputs
-        are the values of the states, and then the arguments.
+        are the arguments, as those of `jax.make_jaxpr`, and then the values of the states.
 
     Raises:
         ArgumentTypeError: `fun` is no function.
@@ -312,15 +395,21 @@ def make_jaxpr(
         >>> import jax.numpy as jnp, statelens as sl
         >>> w = sl.ParamState(jnp.ones(()))
         >>> sl.transform.make_jaxpr(lambda x: w.value * x)(jnp.ones(()))
-        ({ lambda ; a:f32[] b:f32[]. let c:f32[] = mul a b in (c, a) }, (ParamState(f32[]),))
+        ({ lambda ; a:f32[] b:f32[]. let c:f32[] = mul b a in (c, b) }, (ParamState(f32[]),))
     """
     function(fun, "fun", "make_jaxpr")
-    stateful = StatefulFunction(fun, static_argnums, static_argnames)
+    stateful = StatefulFunction(
+        fun, static_argnums, static_argnames, return_only_write=return_only_write
+    )
 
     @user_facing
     def make(*args: Any, **kwargs: Any) -> Any:
-        jaxpr = stateful.jaxpr(*args, **kwargs)
-        return (jaxpr, stateful.states(*args, **kwargs).read) if return_states else jaxpr
+        found = [stateful.get_jaxpr(*args, **kwargs)]
+        if return_states:
+            found.append(stateful.get_states(*args, **kwargs))
+        if return_shape:
+            found.append(stateful.out_shapes(*args, **kwargs))
+        return tuple(found) if len(found) > 1 else found[0]
 
     return make
 

@@ -18,6 +18,7 @@ from .._errors import (
     explain,
     user_facing,
 )
+from .._units import is_array
 from ..random import DEFAULT, as_key
 from ._grad import check_scalar
 from ._gradient import make
@@ -83,6 +84,7 @@ def fwd_grad(
     return_value: bool = False,
     check_states: bool = True,
     tangent_size: int | None = None,
+    drct_der_clip: float | None = None,
     key: Any = None,
     debug_nan: bool = False,
 ) -> Any:
@@ -99,6 +101,8 @@ def fwd_grad(
         return_value: As for `grad`.
         check_states: As for `grad`.
         tangent_size: Over how many tangents to average; None for one.
+        drct_der_clip: The largest size of a directional derivative; a larger one is clipped,
+            and the estimate no longer unbiased. None for no such limit.
         key: An integer or a key for the tangents, the same in each call; None for one from
             `random.DEFAULT`, another one in each call.
         debug_nan: As for `grad`.
@@ -127,6 +131,7 @@ def fwd_grad(
         debug_nan=debug_nan,
         transform_params={
             "tangent_size": count(tangent_size, "tangent_size", "fwd_grad"),
+            "limit": _read_limit(drct_der_clip),
             "key": _read_key(key),
         },
     )
@@ -150,7 +155,12 @@ def _one(leaf: Any) -> Any:
 
 
 def _fwd_grad(
-    fun: Callable[..., Any], argnums: int, has_aux: bool, tangent_size: int | None, key: Any
+    fun: Callable[..., Any],
+    argnums: int,
+    has_aux: bool,
+    tangent_size: int | None,
+    limit: Any,
+    key: Any,
 ) -> Callable[..., Any]:
     def gradient(values: Any) -> tuple[Any, Any]:
         before = DEFAULT.value if key is None else None
@@ -172,6 +182,8 @@ def _fwd_grad(
             tangent = treedef.unflatten(tangents)
             _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
             check_scalar(slope)
+            if limit is not None:
+                slope = jnp.clip(slope, -limit, limit)
             return jax.tree.map(lambda t: slope * t, tangent), aux
 
         if tangent_size is None:
@@ -183,6 +195,18 @@ def _fwd_grad(
 
 
 _fwd_grad.__name__ = "fwd_grad"
+
+
+def _read_limit(limit: Any) -> Any:
+    if limit is None or is_array(limit) or isinstance(limit, (int, float)):
+        return limit
+    raise ArgumentTypeError(
+        explain(
+            f"asked fwd_grad for drct_der_clip={limit!r}",
+            f"that is a {type(limit).__name__}",
+            "a number, such as drct_der_clip=10.0",
+        )
+    )
 
 
 def _read_key(key: Any) -> Any:

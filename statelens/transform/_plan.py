@@ -226,7 +226,11 @@ def _of_dtype(value: Any, tangent: Any) -> Any:
     """Gives a tangent the dtype that JAX wants for one of a value."""
     if getattr(tangent, "dtype", None) == jax.dtypes.float0:
         return tangent
-    return jnp.asarray(tangent, jnp.result_type(value))
+    dtype = jnp.result_type(value)
+    # To ask for the dtype that it has would still make a weak type a strong one, by a conversion.
+    if isinstance(tangent, jax.Array) and tangent.dtype == dtype:
+        return tangent
+    return jnp.asarray(tangent, dtype)
 
 
 def name_leaves(derivative: Any) -> list[tuple[str, Any]]:

@@ -20,7 +20,7 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``random``          the key as a state (``_samplers``: `jax.random` over it)
 ``thread``          `functionalize`, `thread`, `overlay` (``_frames``: what they stand on)
 ``transform``       derivatives, compilation, control flow, batching, checks
-``nn``              the facade: `nn.Module` (``_graph``: modules as pytrees)
+``nn``              the facade: `nn.Module` (``_graph``: as pytrees; ``_kept``: looks at them)
 ==================  =====================================================================
 """
 

@@ -16,10 +16,10 @@ from ._errors import (
     user_facing,
 )
 from ._halves import like, read_all
-from ._picks import Selector
+from ._picks import Selector, Sight
 from ._resolve import focus_on
 from ._select import Not, Or, both
-from ._selection import Entry
+from ._selection import Entry, sight_of
 from ._spec import LensSpec, selector_of
 from ._units import Index, ancestors, flatten, flatten_with_path
 from .path import Path, as_path, closest, format
@@ -96,6 +96,10 @@ class BoundLens(Mapping[Path, Any]):
     def __init__(self, selector: Selector, module: Any):
         self.selector = selector
         self.module = module
+        self._kept: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BoundLens, (self.selector, self.module)
 
     def __hash__(self) -> int:
         return hash((self.selector, id(self.module)))
@@ -105,7 +109,18 @@ class BoundLens(Mapping[Path, Any]):
 
         Args:
             required_by: The operation for which an empty selection is an error, or None.
+
+        Returns:
+            The units by path. The same dictionary may be given again: don't change it.
         """
+        if not isinstance(self.module, Holder) or sight_of(self.selector) > Sight.CLASSES:
+            return self._look(required_by)
+        kept = self.module._keep(self._kept, lambda: self._look(required_by))
+        # Whether it is an error that there is none depends on who asks.
+        self._kept = kept if kept.found else None
+        return kept.found
+
+    def _look(self, required_by: str | None) -> dict[Path, Unit]:
         with looking():
             leaves, _, entries = focus_on(self.selector, self.module, required_by=required_by)
             if len(entries.cells) == len(entries):

@@ -71,6 +71,18 @@ class Holder:
         """
 
     @abc.abstractmethod
+    def _keep(self, kept: Any, look: Callable[[], Any]) -> Any:
+        """Returns what was kept of an earlier look, if it still holds, or else of a new one.
+
+        Args:
+            kept: What this gave before, or None.
+            look: Looks at the node, and at no values and labels of cells.
+
+        Returns:
+            An object with what was found in its attribute `found`.
+        """
+
+    @abc.abstractmethod
     def _hidden_cells(self) -> dict[tuple[Hashable, ...], Cell]:
         """Returns all hidden cells of the node and those below it, by path."""
 

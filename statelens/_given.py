@@ -17,18 +17,22 @@ class Units(NamedTuple):
     """States given by their owner, flat, and how to give back in the same form.
 
     Attributes:
-        labels: What to call each in messages.
+        paths: Where each was given.
         units: The states and views.
         rebuild: Puts one thing for each unit in the form in which they were given.
         flatten: Lists what something of that form has for each unit.
         is_pytree: Whether JAX can flatten that form: it sorts the keys of dictionaries.
     """
 
-    labels: list[str]
+    paths: list[Path]
     units: list[Unit]
     rebuild: Callable[[list[Any]], Any]
     flatten: Callable[[Any], list[Any]]
     is_pytree: bool = True
+
+    def label(self, number: int) -> str:
+        """Says what to call a state in messages."""
+        return _label(self.units[number], self.paths[number])
 
 
 def is_bound(spec: Any) -> bool:
@@ -69,7 +73,7 @@ def units_of(spec: Any, asked_by: str) -> Units:
 
 def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
     if isinstance(spec, (Cell, View)):
-        return Units([_label(spec, path)], [spec], lambda given: given[0], lambda value: [value])
+        return Units([path], [spec], lambda given: given[0], lambda value: [value])
     if isinstance(spec, BoundLens):
         spec = spec.units(required_by=asked_by)
         keys: list[Any] = list(spec)
@@ -88,14 +92,28 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
                 "give states, as in model.states(ParamState) or [model.weight]",
             )
         )
-    below = [
-        _units_of(spec[key], path + tail, asked_by) for key, tail in zip(keys, tails, strict=True)
-    ]
+    paths: list[Path] = []
+    units: list[Unit] = []
+    # What is nested below each key; nothing where there is a state.
+    below: list[Units | None] = []
+    for key, tail in zip(keys, tails, strict=True):
+        inner, part = spec[key], None
+        if isinstance(inner, (Cell, View)):
+            paths.append(path + tail)
+            units.append(inner)
+        else:
+            part = _units_of(inner, path + tail, asked_by)
+            paths += part.paths
+            units += part.units
+        below.append(part)
     container: Any = type(spec)
 
     def rebuild(given: list[Any]) -> Any:
         taken = iter(given)
-        each = [part.rebuild([next(taken) for _ in part.units]) for part in below]
+        each = [
+            next(taken) if part is None else part.rebuild([next(taken) for _ in part.units])
+            for part in below
+        ]
         if isinstance(spec, Mapping):
             return dict(zip(keys, each, strict=True))
         return container(*each) if hasattr(container, "_fields") else container(each)
@@ -113,12 +131,13 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
                     "values in the very form in which the states were given",
                 )
             )
-        return [x for key, part in zip(keys, below, strict=True) for x in part.flatten(values[key])]
+        found: list[Any] = []
+        for key, part in zip(keys, below, strict=True):
+            found += [values[key]] if part is None else part.flatten(values[key])
+        return found
 
-    labels = [label for part in below for label in part.labels]
-    units = [unit for part in below for unit in part.units]
-    is_pytree = all(part.is_pytree for part in below)
-    return Units(labels, units, rebuild, flatten, is_pytree and _are_sortable(keys))
+    is_pytree = all(part is None or part.is_pytree for part in below)
+    return Units(paths, units, rebuild, flatten, is_pytree and _are_sortable(keys))
 
 
 def _are_sortable(keys: list[Any]) -> bool:
@@ -140,16 +159,20 @@ def _label(unit: Unit, path: Path) -> str:
 
 
 def _refuse_twice(found: Units, asked_by: str) -> None:
-    seen: dict[int, list[tuple[Path | None, str]]] = {}
-    for label, unit in zip(found.labels, found.units, strict=True):
-        cell, inner = (unit, None) if isinstance(unit, Cell) else (unit.cell, unit.inner)
+    cells = [unit if isinstance(unit, Cell) else unit.cell for unit in found.units]
+    if len(set(map(id, cells))) == len(cells):
+        return
+    seen: dict[int, list[tuple[Path | None, int]]] = {}
+    for number, (cell, unit) in enumerate(zip(cells, found.units, strict=True)):
+        inner = None if isinstance(unit, Cell) else unit.inner
         for other, first in seen.setdefault(id(cell), []):
             if other is None or inner is None or other == inner:
+                names = found.label(first), found.label(number)
                 raise SelectionError(
                     explain(
                         f"asked {asked_by} for states",
-                        f"the same state is given twice, as '{first}' and as '{label}'",
+                        f"the same state is given twice, as '{names[0]}' and as '{names[1]}'",
                         "give each state once; a shared one has one gradient, the sum",
                     )
                 )
-        seen[id(cell)].append((inner, label))
+        seen[id(cell)].append((inner, number))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.tree_util as jtu
 
 from ._cell import Cell, Holder
 
@@ -124,6 +125,14 @@ class Reads:
                 return False
         return True
 
+    def are_exhaustive(self) -> bool:
+        """Says whether `contents_hold` sees all that could change while no attribute is set.
+
+        It does where attributes are states, modules, plain values, and lists, tuples and
+        dictionaries of these; it doesn't see what lies in nodes of other libraries.
+        """
+        return all(_is_seen_through(read.value()) for read in self._attributes.values())
+
     def _note_containers(self, value: Any) -> None:
         if isinstance(value, (list, dict, set)):
             items = _items(value)
@@ -149,6 +158,14 @@ def _items(container: Any) -> list[Any]:
     if isinstance(container, dict):
         return [*container.keys(), *container.values()]
     return list(container)
+
+
+def _is_seen_through(value: Any) -> bool:
+    if value is None or isinstance(value, (Cell, Holder)):
+        return True
+    if type(value) in (list, dict) or isinstance(value, tuple):
+        return all(map(_is_seen_through, _items(value)))
+    return jtu.all_leaves([value])
 
 
 def _reference(value: Any) -> Callable[[], Any]:

@@ -106,7 +106,7 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
     Returns:
         The selection.
     """
-    sight = _sight(selector)
+    sight = sight_of(selector)
     key = (selector, treedef)
     try:
         known = _cache.get(key, ())
@@ -125,7 +125,8 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
 
 
 @functools.lru_cache(maxsize=_CACHE_SIZE)
-def _sight(selector: Selector) -> Sight:
+def sight_of(selector: Selector) -> Sight:
+    """Returns how closely a selector looks at units, with all that it is made of."""
     return max(part.sight for part in walk(selector))
 
 

@@ -92,10 +92,13 @@ def is_stop(node: Any) -> bool:
 
 
 _is_none = functools.partial(operator.is_, None)
+_LEAF = jtu.tree_structure(0)
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
+    if is_array(tree):
+        return [tree], _LEAF
     if not isinstance(tree, (Stop, Holder)):
         # Most trees have nothing to stop at, and JAX goes through them without asking Python.
         flat = _flatten_plainly(tree, _is_none)
@@ -238,9 +241,14 @@ def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
     return treedef.unflatten(leaves)
 
 
+def has_owners(tree: Any) -> bool:
+    """Says whether there are cells or mutable nodes in a tree."""
+    return not is_array(tree) and _flatten_plainly(tree) is None
+
+
 def cells(tree: Any) -> dict[Any, Path]:
     """Lists the cells in a tree with their first paths."""
-    if _flatten_plainly(tree) is not None:
+    if not has_owners(tree):
         return {}
     paths, leaves, _ = flatten_with_path(tree)
     units = sites(paths, leaves)
@@ -253,7 +261,7 @@ def hidden_cells(tree: Any) -> dict[Any, Path]:
     def is_holder(node: Any) -> bool:
         return isinstance(node, Holder)
 
-    if _flatten_plainly(tree) is not None:
+    if not has_owners(tree):
         return {}
     return {
         cell: from_jax(keys)[0] + below

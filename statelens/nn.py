@@ -39,6 +39,7 @@ from ._graph import (
     unflatten_graph,
 )
 from ._halves import numel
+from ._kept import Kept
 from ._reads import MISSING, epoch
 from ._spec import LensSpec, selector_of
 from ._units import flatten, is_array
@@ -213,6 +214,9 @@ class Module(Node):
         held = attributes.get(_HELD, {})
         found = {**attributes, **{name: open_hidden(cell) for name, cell in held.items()}}
         return {name: found[name] for name in sorted(found) if name not in (_HELD, _STRUCTURE)}
+
+    def _keep(self, kept: Kept | None, look: Callable[[], Any]) -> Kept:
+        return kept if kept is not None and kept.holds() else Kept(look)
 
     def _hidden_cells(self) -> dict[Path, Cell]:
         return {

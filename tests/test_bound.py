@@ -1,5 +1,7 @@
 """Bound lenses: a mapping of live states, and a lens that knows its tree."""
 
+import pickle
+import sys
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -249,3 +251,111 @@ def test_a_view_whose_leaf_is_gone_says_so():
     net.layers[0].params.value = {"weight": jnp.ones((2, 2))}
     with pytest.raises(sl.PathError, match=r"the part 'bias' of ParamState(.|\n)*no such leaf"):
         _ = view.value
+
+
+# What was found is kept, and never stale.
+
+
+class Stack(sl.nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = list(layers)
+        self.by_name = {"one": (sl.ParamState(jnp.ones(2)), [sl.ParamState(jnp.ones(2))])}
+
+
+class Pair(sl.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.bias = sl.ParamState(jnp.zeros(n))
+        self.weight = sl.ParamState(jnp.ones((n, n)))
+
+
+def calls_to_read_all(layers):
+    """Counts the calls in Python while each state is asked for by its path."""
+    params = Stack(*(Pair(2) for _ in range(layers))).states(sl.ParamState)
+    count = 0
+
+    def counted(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        for path in params:
+            params[path].value += 1
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_to_ask_for_all_states_one_by_one_takes_time_as_their_number_grows():
+    calls_to_read_all(1)
+    assert calls_to_read_all(80) < 1.5 * 8 * calls_to_read_all(10)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda m: m.layers.append(sl.ParamState(jnp.ones(1))), "layers[2]"),
+        (lambda m: m.layers.__setitem__(0, sl.ParamState(jnp.ones(1))), "layers[0]"),
+        (lambda m: m.by_name["one"][1].append(sl.ParamState(jnp.ones(1))), "by_name.one[1][1]"),
+        (lambda m: m.by_name.update(two=sl.ParamState(jnp.ones(1))), "by_name.two"),
+        (lambda m: setattr(m.layers[1], "new", sl.ParamState(jnp.ones(1))), "layers[1].new"),
+        (lambda m: setattr(m.layers[1], "bias", sl.ParamState(jnp.ones(1))), "layers[1].bias"),
+    ],
+)
+def test_what_changes_in_a_module_is_seen_at_once(change, path):
+    model = Stack(Pair(2), Pair(3))
+    params = model.states(sl.ParamState)
+    before = dict(params)
+    change(model)
+    assert path in params
+    assert params[path] not in before.values()
+    assert dict(params) == dict(model.states(sl.ParamState))
+
+
+def test_a_state_that_goes_is_seen_at_once():
+    model = Stack(Pair(2), Pair(3))
+    params = model.states(sl.ParamState)
+    before = len(params)
+    del model.layers[1].bias
+    model.layers.pop(0)
+    assert len(params) == before - 3
+
+
+class Holding(eqx.Module):
+    inside: list
+
+
+def test_a_list_in_a_node_of_another_library_is_seen_too():
+    model = sl.nn.Module()
+    model.held = Holding([sl.ParamState(jnp.ones(1))])
+    params = model.states(sl.ParamState)
+    assert len(params) == 1
+    model.held.inside.append(sl.ParamState(jnp.ones(1)))
+    assert len(params) == 2
+
+
+def test_a_layer_of_arrays_that_becomes_another_is_seen_at_once():
+    model = sl.nn.Module()
+    model.layer = eqx.nn.Linear(2, 3, key=jax.random.key(0))
+    linear = model.states(eqx.nn.Linear)
+    assert list(linear) == [("layer", "weight"), ("layer", "bias")]
+    model.layer = eqx.nn.Linear(2, 3, use_bias=False, key=jax.random.key(0))
+    assert list(linear) == [("layer", "weight")]
+
+
+def test_a_program_depends_on_what_was_looked_at_before_its_trace():
+    model = Stack(Pair(2))
+    params = model.states(sl.ParamState)
+    assert len(params) == 4
+    count = sl.jit(lambda: jnp.asarray(len(params)))
+    assert count() == 4
+    model.layers.append(Pair(2))
+    assert count() == 6
+
+
+def test_a_bound_lens_that_has_been_used_pickles():
+    params = Pair(2).states(sl.ParamState)
+    assert list(pickle.loads(pickle.dumps(params))) == list(params)

@@ -43,9 +43,6 @@ def test_a_model_that_people_train_has_the_operations_of_the_step_by_hand(name):
     assert others == [by_hand, by_hand]
 
 
-@pytest.mark.xfail(
-    reason="a vector is cast to the dtype that it has, to make its type a strong one"
-)
 def test_a_weakly_typed_vector_is_taken_as_it_is():
     loss = lambda w, x: jnp.sum((w * x) ** 4)  # noqa: E731
     w, x = jnp.full(3, 0.5), jnp.ones(3)

@@ -23,15 +23,20 @@ def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
         check_scalar(value, bool(params.get("holomorphic")))
         return value, aux
 
-    return jax.grad(checked, **params)
+    value_and_grad = jax.value_and_grad(checked, **params)
+
+    def gradient_and_aux(*args: Any) -> tuple[Any, Any]:
+        (_, aux), gradient = value_and_grad(*args)
+        return gradient, aux
+
+    return gradient_and_aux
 
 
 scalar_grad.__name__ = "grad"
 
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:
-    is_leaf: Any = value is not None and jax.tree_util.all_leaves([value])
-    is_number: Any = is_leaf and (is_array(value) or isinstance(value, (bool, int, float, complex)))
+    is_number: Any = is_array(value) or isinstance(value, (bool, int, float, complex))
     shape = jax.typeof(value).shape if is_number else None
     if shape == ():
         dtype = jax.typeof(value).dtype

@@ -207,8 +207,13 @@ def constant(value: Any, name: Callable[[], str]) -> Mixed:
     return Mixed([], Static([Constant(value)], jax.tree.structure(0)))
 
 
-def packed(tree: Any) -> Mixed:
-    """Takes a tree apart where its values are still good: what holds states ends with a trace."""
+def packed(tree: Any) -> Any:
+    """Takes a tree apart where its values are still good: what holds states ends with a trace.
+
+    An array, or nothing, comes back as it is.
+    """
+    if tree is None or is_array(tree):
+        return tree
     leaves, treedef = jax.tree.flatten(tree)
     is_traced = [is_array(leaf) or isinstance(leaf, _NUMBERS) for leaf in leaves]
     half = [

@@ -5,9 +5,11 @@ give derivatives back in the form in which the part was asked for. A gradient tr
 the parts that a call asks for, and knows nothing else of them.
 """
 
+import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import jax
@@ -26,7 +28,7 @@ from .._given import Units, is_bound, units_of
 from .._halves import combine, read, split
 from .._picks import Selector
 from .._resolve import focus_on
-from .._units import cells, hidden_cells
+from .._units import cells, has_owners, hidden_cells
 from ..path import Path, format
 from ..state import State
 from ..thread import overlaid_values
@@ -41,17 +43,18 @@ class Call:
         args: The positional arguments.
         values: Values of states to run against.
         frozen: States that must not be written, with their paths.
-        watched: States that the function has to touch, with their labels.
+        watched: States that the function has to touch, with what gives their labels.
     """
 
     args: list[Any]
     values: dict[State, Any] = field(default_factory=dict)
     frozen: dict[State, Path] = field(default_factory=dict)
-    watched: dict[State, str] = field(default_factory=dict)
+    watched: dict[State, Callable[[], str]] = field(default_factory=dict)
 
     def freeze(self, tree: Any) -> None:
         """Forbids writes to the states in a tree."""
-        self.frozen.update(cells(tree) | hidden_cells(tree))
+        if has_owners(tree):
+            self.frozen.update(cells(tree) | hidden_cells(tree))
 
 
 class Part(Protocol):
@@ -82,8 +85,9 @@ class States:
         if self.given.is_pytree:
             values = self.given.flatten(values)
         call.values.update(overlaid_values(self.given.units, values))
-        for label, unit in zip(self.given.labels, self.given.units, strict=True):
-            call.watched[unit if isinstance(unit, Cell) else unit.cell] = label  # type: ignore
+        for number, unit in enumerate(self.given.units):
+            cell: Any = unit if isinstance(unit, Cell) else unit.cell
+            call.watched[cell] = partial(self.given.label, number)
 
     def shape(self, derivative: Any) -> Any:
         if not self.given.is_pytree:
@@ -104,11 +108,12 @@ class Tree:
     rest: Any
 
     def apply(self, values: Any, call: Call) -> None:
-        tree = combine(values, self.rest)
-        focused = set(cells(values).values())
-        call.watched |= {c: format(path) for c, path in cells(tree).items() if path in focused}
-        call.args[0] = tree
-        call.freeze(tree)
+        tree = call.args[0] = combine(values, self.rest)
+        if has_owners(tree):
+            focused = set(cells(values).values())
+            found = {c: path for c, path in cells(tree).items() if path in focused}
+            call.watched |= {c: partial(format, path) for c, path in found.items()}
+            call.freeze(tree)
 
     def shape(self, derivative: Any) -> Any:
         return derivative
@@ -138,6 +143,16 @@ class Arguments:
         return vector
 
 
+@functools.cache
+def _is_inexact(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+@functools.cache
+def _is_complex(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
 @dataclass(frozen=True)
 class Differentiable:
     """Says which numbers have derivatives.
@@ -152,11 +167,11 @@ class Differentiable:
     complexes: bool = False
     any_argument: bool = False
 
-    def check(self, label: str, value: Any, asked_by: str) -> None:
+    def check(self, label: Callable[[], str], value: Any, asked_by: str) -> None:
         """Refuses a value that has no derivative.
 
         Args:
-            label: What to call it.
+            label: Gives what to call it.
             value: A pytree of arrays.
             asked_by: The transform, for the message.
 
@@ -165,12 +180,13 @@ class Differentiable:
         """
         for leaf in jax.tree.leaves(value):
             dtype = getattr(leaf, "dtype", None)
-            dtype = jnp.result_type(leaf) if isinstance(leaf, (bool, int, float)) else dtype
-            if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            if dtype is None and isinstance(leaf, (bool, int, float)):
+                dtype = jnp.result_type(leaf)
+            if dtype is None or not _is_inexact(dtype):
                 if not self.integers:
-                    self._refuse(label, dtype or type(leaf).__name__, asked_by)
-            elif jnp.issubdtype(dtype, jnp.complexfloating) and not self.complexes:
-                self._refuse(label, dtype, asked_by)
+                    self._refuse(label(), dtype or type(leaf).__name__, asked_by)
+            elif not self.complexes and _is_complex(dtype):
+                self._refuse(label(), dtype, asked_by)
 
     @staticmethod
     def _refuse(label: str, dtype: Any, asked_by: str) -> None:
@@ -211,8 +227,8 @@ def states_part(grad_states: Any, allowed: Differentiable, asked_by: str) -> Sta
     """Returns the part of states that are given themselves."""
     given = units_of(grad_states, asked_by)
     values = [unit.value for unit in given.units]
-    for label, value in zip(given.labels, values, strict=True):
-        allowed.check(label, value, asked_by)
+    for number, value in enumerate(values):
+        allowed.check(partial(given.label, number), value, asked_by)
     return States(given, given.rebuild(values) if given.is_pytree else values)
 
 
@@ -233,7 +249,7 @@ def tree_part(
     for entry in entries:
         unit = read(leaves, entry)
         value = unit.value if isinstance(unit, Cell) else unit
-        allowed.check(format(entry.path), value, asked_by)
+        allowed.check(partial(format, entry.path), value, asked_by)
     return Tree(*split(leaves, treedef, entries))
 
 
@@ -252,7 +268,7 @@ def arguments_part(
                 )
             )
     for argnum in () if allowed.any_argument else [argnums] if single else argnums:
-        allowed.check(f"argument {argnum}", args[argnum], asked_by)
+        allowed.check(partial("argument {}".format, argnum), args[argnum], asked_by)
     values = args[argnums] if single else tuple(args[argnum] for argnum in argnums)
     return Arguments(argnums, values)
 
@@ -336,7 +352,7 @@ def first_untouched(call: Call, captured: Captured) -> str | None:
     touched = set(captured.touched)
     for cell, label in call.watched.items():
         if cell not in touched:
-            return label
+            return label()
     return None
 
 

@@ -24,6 +24,7 @@ from ._parts import (
     Call,
     Differentiable,
     Part,
+    States,
     arguments_part,
     first_untouched,
     refuse_untouched,
@@ -132,7 +133,7 @@ class Plan:
         return value, (packed(value), packed(aux), packed_writes)
 
     def _check_output(self, value: Any) -> None:
-        for leaf in jax.tree.leaves(value):
+        for leaf in [value] if is_array(value) else jax.tree.leaves(value):
             if not is_array(leaf) and not isinstance(leaf, (bool, int, float, complex)):
                 raise DifferentiationError(
                     explain(
@@ -160,6 +161,9 @@ class Plan:
 
         One that lies inside of the function's own output, as a Jacobian does, comes as it is.
         """
+        # What isn't given by states comes in the form that JAX gives it.
+        if not any(isinstance(part, States) for part in self.parts):
+            return derivative
         if jax.tree.structure(derivative) != jax.tree.structure(self.values):
             return derivative
         pairs = zip(self.parts, self._each(derivative), strict=True)
@@ -226,7 +230,11 @@ def _of_dtype(value: Any, tangent: Any) -> Any:
     """Gives a tangent the dtype that JAX wants for one of a value."""
     if getattr(tangent, "dtype", None) == jax.dtypes.float0:
         return tangent
-    return jnp.asarray(tangent, jnp.result_type(value))
+    dtype = jnp.result_type(value)
+    # To ask for the dtype that it has would still make a weak type a strong one, by a conversion.
+    if isinstance(tangent, jax.Array) and tangent.dtype == dtype:
+        return tangent
+    return jnp.asarray(tangent, dtype)
 
 
 def name_leaves(derivative: Any) -> list[tuple[str, Any]]:

@@ -96,11 +96,9 @@ def can_raise(jaxpr: Any) -> bool:
 def _equations(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                yield from _equations(inner)
-
-
-def _is_jaxpr(value: Any) -> bool:
-    # Open and closed ones are two classes in some versions of JAX, and one in others.
-    return hasattr(value, "eqns")
+        for param in eqn.params.values():
+            # Branches come as a tuple; nothing else that is nested has a program in it.
+            for inner in param if type(param) in (list, tuple) else (param,):
+                # Open and closed ones are two classes in some versions of JAX, and one in others.
+                if hasattr(inner, "eqns"):
+                    yield from _equations(inner)

@@ -420,6 +420,10 @@ def jit(
     each trace, or twice for the first, if it touches a state that isn't in its closure, its
     globals, its defaults, or what it is bound to.
 
+    Several steps in one call cost one dispatch: ``jit(lambda *batches: for_loop(step, *batches))``
+    for batches that are stacked. Threads that call functions which write the same states at once
+    need a lock of their own, as for any object.
+
     Args:
         fun: The function, or a method. Left out, `jit` gives a decorator.
         static_argnums: Positions of arguments that are part of the program; hashable ones.

@@ -32,7 +32,7 @@ def main() -> None:
     rows: list[Row] = []
     for name in asked.parts or found:
         rows += measured(name, found[name], QUICK if asked.quick else Settings())
-        write(asked.output / "rows.json", machine, rows)
+        write(asked.output, machine, rows)
     plots.draw(asked.output, rows)
     summarize(rows)
     console.print(f"Rows and plots are in {asked.output}")

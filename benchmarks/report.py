@@ -141,7 +141,24 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def write(path: Path, machine: Mapping[str, Any], rows: Iterable[Row]) -> None:
-    """Writes rows as JSON, with what is known of the machine that they come from."""
+def write(folder: Path, machine: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """Writes rows as JSON, and as a page; with what is known of the machine."""
+    rows = list(rows)
     content = {"machine": dict(machine), "rows": [row.as_dict() for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "rows.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "README.md").write_text("\n".join(_page(machine, rows)) + "\n")
+
+
+def _page(machine: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[str]:
+    yield "# Ratios to the baseline\n"
+    yield ", ".join(f"{name} {value}" for name, value in machine.items()) + ".\n"
+    yield "| part | work | library | size | ratio | quartiles | target | holds |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        if row.ratio is not None:
+            quartiles = "" if None in (row.low, row.high) else f"{row.low:.3g} to {row.high:.3g}"
+            target = _or_blank(row.target, "≤ {:.3g}")
+            holds = {None: "", True: "yes", False: "**no**"}[row.holds]
+            size = _or_blank(row.size, "{:,}")
+            cells = row.part, row.work, row.library, size, number(row.ratio), quartiles
+            yield f"| {' | '.join((*cells, target, holds))} |"

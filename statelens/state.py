@@ -107,7 +107,13 @@ def owned(node: Any) -> bool:
 
 
 def store_all(cells: Sequence["State"], values: Sequence[Any]) -> None:
-    """Puts values in cells themselves, past all frames; for frames and programs to call."""
+    """Puts values in cells themselves, past all frames; for programs to call."""
+    for cell, value in zip(cells, values, strict=True):
+        cell.store(value)
+
+
+def store_arrays(cells: Sequence["State"], values: Sequence[Any]) -> None:
+    """Does what `store_all` does, where all values are arrays, and nothing need be told."""
     for cell, value in zip(cells, values, strict=True):
         cell._value = value
 

@@ -1139,6 +1139,24 @@ def test_a_state_that_held_an_array_takes_another_structure():
     assert state.value[1] is jnp.tanh
 
 
+def test_two_programs_take_turns_with_a_state_of_two_structures():
+    state = sl.State(jnp.ones(2))
+    give = sl.jit(lambda: setattr(state, "value", (jnp.zeros(2), jnp.tanh)))
+
+    def first():
+        return state.value[0] if isinstance(state.value, tuple) else state.value
+
+    take = sl.jit(lambda: 2 * first())
+    give(), give()
+    for _ in range(3):
+        assert state.value[1] is jnp.tanh
+        state.value = jnp.ones(2)
+        assert [take().tolist() for _ in range(3)] == [[2, 2]] * 3
+        give()
+        assert state.value[1] is jnp.tanh
+        assert [take().tolist() for _ in range(3)] == [[0, 0]] * 3
+
+
 def test_copies_of_a_value_that_was_taken_apart():
     model = Layered()
     f = sl.jit(model)

@@ -13,7 +13,7 @@ import jax
 from .._errors import hide_own_frames
 from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
-from ..state import State, active_frame, store_all
+from ..state import State, active_frame, store_all, store_arrays
 from ._discover import Undeclared
 from ._mixed import Mixed, apart, mixed
 from ._program import Program
@@ -42,6 +42,7 @@ def dispatch(
     staged, kept, donated = program.staged, program.kept, program.donated
     outs, reads, get_frame = program.outs, program.reads, active_frame.get
     gather = arrays_of if program.takes_arrays else inputs_of
+    store = store_arrays if program.gives_arrays else store_all
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -67,13 +68,13 @@ def dispatch(
                 return start_again(args, kwargs, undeclared)
             except PROGRAM_ERRORS as error:
                 program.reraise(error, args, kwargs)
-            if not program.is_plain:  # it has just been traced for other arguments
+            if program.good_at != epoch.now:  # it has just been traced for other arguments
                 return program.finish(result)
             out, values = result[0], result[1]
             if values:
                 if are_traced(values, are_concrete):
                     return program.finish(result)
-                store_all(outs[len(result) - 2], values)
+                store(outs[len(result) - 2], values)
             return out.tree if type(out) is Mixed else out
         except Exception as error:
             hide_own_frames(error)

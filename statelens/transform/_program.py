@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import jax
 import jax.core
 import jax.extend.core
+import jax.tree_util as jtu
 
 from .._frames import Writes, capture
 from .._reads import Reads, epoch
@@ -69,6 +70,7 @@ class Program:
             written, and as many times None as there are places in `outs` before that of these.
         outs: The states written, for each set of states that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
+        gives_arrays: Whether each state that it writes gets an array.
         is_plain: Whether it can't raise, and no trace but its own can be in what it takes.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
@@ -90,6 +92,7 @@ class Program:
         self.signatures: set[Signature] = set()
         self.outs: list[tuple[State, ...]] = [] if replay is None else replay.outs
         self.can_raise = False
+        self.gives_arrays = True
         self.host = host
         self.reads = Reads() if replay is None else replay.reads
         self._replay = replay
@@ -179,6 +182,7 @@ class Program:
         if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
             result = self._replay(values, (args, kwargs))
             self._note(self._replay.touched, self.outs[len(result) - 2], args, kwargs)
+            self._look_at_writes(result[1])
             return result
         self.host.on_trace(self, (values, args, kwargs))
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
@@ -201,12 +205,14 @@ class Program:
             self.outs.append(writes.cells)
         number = self.outs.index(writes.cells)
         values = staged_writes(writes).values
-        if not all(isinstance(value, jax.Array) for value in values):
-            # Programs that take these states may have known them to hold arrays.
-            epoch.advance()
+        self._look_at_writes(values)
         if captured.can_raise:
             self.expect_errors()
         return mixed(captured.out, lambda: "the output"), values, *(None,) * number
+
+    def _look_at_writes(self, values: Iterable[Any]) -> None:
+        if self.gives_arrays and not jtu.all_leaves(values):
+            self.gives_arrays, self.good_at = False, -1
 
     def _note(self, touched: Iterable[State], written: Iterable[State], *args: Any) -> None:
         self.signatures.add(signature_of(args))

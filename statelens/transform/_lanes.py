@@ -85,9 +85,9 @@ class Call:
             args, axes = (rest, *args[1:]), (None, *axes[1:])
         self._labelled: list[tuple[str, Any, Any]] = []
         states = [
-            self._operand(
-                f"the state {cell.name or repr(cell)!r}", staged(_read(cell), cell), axis
-            )[0]
+            self._operand(f"the state {cell.name or repr(cell)!r}", staged(cell.value, cell), axis)[
+                0
+            ]
             for cell, axis in coming.cells.items()
         ]
         for number, (part, axis) in enumerate(zip(parts, coming.of_parts, strict=True)):
@@ -387,11 +387,6 @@ def _differs(value: Any, lane: Any) -> bool:
 
     look(value, lane)
     return found[0]
-
-
-def _read(cell: State) -> Any:
-    frame = active_frame.get()
-    return cell.value if frame is None else frame.read(cell)
 
 
 def _check_has_tree(args: tuple[Any, ...], name: str) -> None:

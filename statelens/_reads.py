@@ -48,13 +48,18 @@ class Reads:
     """The attributes that were read, with their values.
 
     Attributes:
-        containers: The lists and dictionaries among them, with what they have in them.
+        lists: The lists among them with nothing but states and modules in them.
+        lists_before: What they had in them.
+        containers: All other containers among them, with what they had in them.
         kinds: Cells that were looked at, with the structure, shapes and dtypes of their values.
     """
 
     def __init__(self) -> None:
         self._attributes: dict[Hashable, _Read] = {}
-        self.containers: dict[int, tuple[Any, list[Any], Callable[[Any, Any], bool]]] = {}
+        self._places: dict[int, int] = {}
+        self.lists: list[list[Any]] = []
+        self.lists_before: list[list[Any]] = []
+        self.containers: dict[int, tuple[Any, list[Any]]] = {}
         self.kinds: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
     def note(self, node: Holder, name: str | None, value: Any) -> None:
@@ -92,12 +97,15 @@ class Reads:
         """
         for cell in touched:
             self.kinds.pop(id(cell), None)
-        for container, *_ in list(self.containers.values()):
+        others = [container for container, _ in self.containers.values()]
+        for container in [*self.lists, *others]:
             self._note_containers(container)
 
     def update(self, other: "Reads") -> None:
         """Adds what was read in another trace."""
         self._attributes.update(other._attributes)
+        for container, before in zip(other.lists, other.lists_before, strict=True):
+            self._note_list(container, before)
         self.containers.update(other.containers)
         # Where this trace runs, they may have other values: it looks for itself.
         for ref, _ in other.kinds.values():
@@ -116,8 +124,12 @@ class Reads:
 
     def contents_hold(self) -> bool:
         """Says whether lists and dictionaries have what they had, and cells such values."""
-        for container, items, has in self.containers.values():
-            if not has(container, items):
+        # One comparison for all lists; what is in them is equal to nothing but itself.
+        if self.lists != self.lists_before:
+            return False
+        for container, before in self.containers.values():
+            now = _items(container)
+            if len(now) != len(before) or not all(map(operator.is_, now, before)):
                 return False
         for ref, kind in self.kinds.values():
             cell = ref()
@@ -136,17 +148,22 @@ class Reads:
     def _note_containers(self, value: Any) -> None:
         if isinstance(value, (list, dict, set)):
             items = _items(value)
-            is_quick = type(value) is list and all(map(_is_itself_only, items))
-            self.containers[id(value)] = value, items, operator.eq if is_quick else _has
+            if type(value) is list and all(map(_is_itself_only, items)):
+                self._note_list(value, items)
+                self.containers.pop(id(value), None)
+            else:
+                if id(value) in self._places:
+                    self._note_list(value, value)
+                self.containers[id(value)] = value, items
         if isinstance(value, (list, tuple, dict)):
             for item in _items(value):
                 if isinstance(item, (list, tuple, dict, set)):
                     self._note_containers(item)
 
-
-def _has(container: Any, items: list[Any]) -> bool:
-    now = _items(container)
-    return len(now) == len(items) and all(map(operator.is_, now, items))
+    def _note_list(self, container: Any, before: Any) -> None:
+        place = self._places.setdefault(id(container), len(self.lists))
+        self.lists[place : place + 1] = [container]
+        self.lists_before[place : place + 1] = [before]
 
 
 def _is_itself_only(item: Any) -> bool:

@@ -126,21 +126,29 @@ ENDED = _Ended()
 
 
 class Deferred:
-    """A value as a compiled function has given it, made a tree when someone looks at it.
+    """What lies in a cell in place of its value, until someone looks at it.
 
     Attributes:
         tree: The value.
+        holds_array: Whether it is an array or a number, and not a tree of them.
     """
 
     tree: Any
+    holds_array = False
+
+    def found_in(self, cell: "State") -> Any:
+        """Returns the value, which from now on lies in the cell itself."""
+        value = cell._value = self.tree
+        return value
+
+    def make_room(self) -> None:
+        """Is told that something else will be put in the cell."""
 
 
 def held_value(cell: "State") -> Any:
     """Returns the value in a cell itself, past all frames."""
     value = cell._value
-    if isinstance(value, Deferred):
-        value = cell._value = value.tree
-    return value
+    return value.found_in(cell) if isinstance(value, Deferred) else value
 
 
 def peek(cell: "State") -> Any:
@@ -266,6 +274,9 @@ class State(Cell):
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
+        before = getattr(self, "_value", None)
+        if isinstance(before, Deferred):
+            before.make_room()
         if self.holds_array and not is_concrete(value):
             epoch.advance()  # programs may have known it to hold an array
         self._value = value
@@ -273,7 +284,8 @@ class State(Cell):
     @property
     def holds_array(self) -> bool:
         """Whether the cell itself holds an array or a number, and not a tree of them."""
-        return is_concrete(getattr(self, "_value", None))
+        value = getattr(self, "_value", None)
+        return value.holds_array if isinstance(value, Deferred) else is_concrete(value)
 
     @property
     def is_of_a_trace(self) -> bool:

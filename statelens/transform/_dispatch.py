@@ -1,7 +1,7 @@
 """What a call of a compiled function comes down to: gather, run, store.
 
 Once it is known what the calls of a function need, they should cost what the compiled program
-costs. So this is written for speed, as one closure over all that it uses, and does nothing else:
+costs. So this is written for speed, as closures over all that they use, and does nothing else:
 whatever is out of the ordinary goes the long way.
 """
 
@@ -16,6 +16,7 @@ from .._trace import concrete_types, has_tracers, is_concrete
 from ..state import State, active_frame, store_all, store_arrays
 from ._discover import Undeclared
 from ._mixed import Mixed, apart, mixed
+from ._pool import Pool, close_pools
 from ._program import Program
 from ._pure import prepared
 from ._runtime import PROGRAM_ERRORS
@@ -26,8 +27,9 @@ def dispatch(
     static: frozenset[int | str],
     otherwise: Callable[..., Any],
     start_again: Callable[..., Any],
-) -> Callable[..., Any]:
-    """Returns the function to call, as long as a program is all that its calls need.
+    install: Callable[[Callable[..., Any]], None],
+) -> None:
+    """Installs the function to call, as long as a program is all that its calls need.
 
     Args:
         program: The program; it is plain.
@@ -35,22 +37,22 @@ def dispatch(
         otherwise: What to call where the program is not good, or a frame is open.
         start_again: What to call, with the prepared arguments too, where a trace for other
             arguments has met states that the program doesn't take.
-
-    Returns:
-        A function of the arguments as the user gives them.
+        install: Takes the function of the arguments, as the user gives them, that is called
+            from now on. It is another one while the program runs in a row.
     """
-    staged, kept, donated = program.staged, program.kept, program.donated
+    staged, kept, donated, pool = program.staged, program.kept, program.donated, program.pool
     outs, reads, get_frame = program.outs, program.reads, active_frame.get
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
+    is_alike = program.gives_arrays or len(program.signatures) == 1
+    lists, lists_before = reads.lists, reads.lists_before
+    containers, kinds, is_simple = reads.containers, reads.kinds, not static
+    opened = -1
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal opened
         try:
-            if (
-                program.good_at != epoch.now
-                or get_frame() is not None
-                or ((reads.containers or reads.kinds) and not reads.contents_hold())
-            ):
+            if program.good_at != epoch.now or get_frame() is not None or not reads.contents_hold():
                 return otherwise(*args, **kwargs)
             are_concrete = not kwargs and not static
             for arg in args:
@@ -59,11 +61,15 @@ def dispatch(
                     break
             if not are_concrete:
                 args, kwargs = prepared(args, kwargs, static, apart)
+            if opened != Pool.opened:
+                close_pools(pool.cells)
+                opened = Pool.opened
+            lost, taken = gather(donated), gather(kept)
             try:
                 if donated:
-                    result = staged((gather(donated), None), gather(kept), *args, **kwargs)
+                    result = staged(lost, taken, *args, **kwargs)
                 else:
-                    result = staged(gather(kept), *args, **kwargs)
+                    result = staged(taken, *args, **kwargs)
             except Undeclared as undeclared:
                 return start_again(args, kwargs, undeclared)
             except PROGRAM_ERRORS as error:
@@ -71,16 +77,94 @@ def dispatch(
             if program.good_at != epoch.now:  # it has just been traced for other arguments
                 return program.finish(result)
             out, values = result[0], result[1]
+            written = outs[len(result) - 2]
             if values:
                 if are_traced(values, are_concrete):
                     return program.finish(result)
-                store(outs[len(result) - 2], values)
+                store(written, values)
+            if is_alike and pool.is_due() and pool.open((*lost, *taken), written, len(result)):
+                install(call_in_a_row)
             return out.tree if type(out) is Mixed else out
         except Exception as error:
             hide_own_frames(error)
             raise
 
-    return call
+    def call_in_a_row(
+        a: Any = _NOTHING, b: Any = _NOTHING, c: Any = _NOTHING, /, *more: Any, **kwargs: Any
+    ) -> Any:
+        try:
+            if (
+                pool.good_at != epoch.now
+                or get_frame() is not None
+                or lists != lists_before
+                or ((containers or kinds) and not reads.contents_hold())
+            ):
+                if not pool.is_open:
+                    install(call)
+                return call(*_given(a, b, c, *more), **kwargs)
+            args: Any = ()
+            try:
+                if (
+                    c is _NOTHING
+                    and type(a) in concrete_types
+                    and (b is _NOTHING or type(b) in concrete_types)
+                    and is_simple
+                    and not kwargs
+                ):
+                    # Arguments one by one: to unpack them costs as much as all checks.
+                    are_concrete = True
+                    if b is _NOTHING:
+                        if donated:
+                            result = staged(pool.donated, pool.kept, a)
+                        else:
+                            result = staged(pool.kept, a)
+                    elif donated:
+                        result = staged(pool.donated, pool.kept, a, b)
+                    else:
+                        result = staged(pool.kept, a, b)
+                else:
+                    are_concrete = False
+                    args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
+                    if donated:
+                        result = staged(pool.donated, pool.kept, *args, **kwargs)
+                    else:
+                        result = staged(pool.kept, *args, **kwargs)
+            except Undeclared as undeclared:
+                return start_again(args or _given(a, b), kwargs, undeclared)
+            except PROGRAM_ERRORS as error:
+                program.reraise(error, args or _given(a, b), kwargs)
+            if pool.good_at != epoch.now:
+                return program.finish(result)
+            out, values = result[0], result[1]
+            if values:
+                if type(values[0]) not in concrete_types and are_traced(values, are_concrete):
+                    return program.finish(result)
+                if pool.written == len(result):
+                    if pool.writes_all_kept:
+                        pool.kept = values
+                    elif pool.writes_all_donated:
+                        pool.donated = values
+                    else:
+                        pool.put(values)
+                if pool.written != len(result):
+                    pool.close()
+                    store(outs[len(result) - 2], values)
+            return out.tree if type(out) is Mixed else out
+        except Exception as error:
+            hide_own_frames(error)
+            raise
+
+    if pool.is_open:
+        pool.good_at = program.good_at
+    install(call_in_a_row if pool.is_open else call)
+
+
+_NOTHING: Any = object()
+
+
+def _given(*args: Any) -> tuple[Any, ...]:
+    """Returns the arguments that were given."""
+    return tuple(arg for arg in args if arg is not _NOTHING)
 
 
 def are_traced(values: Any, are_concrete: bool) -> bool:

@@ -52,8 +52,10 @@ _MOST_ATTEMPTS = 20
 class JitFunction:
     """A function compiled by `jax.jit`, aware of states; `jit` makes it."""
 
-    # What is looked up at each call is sooner found in a slot.
-    __slots__ = ("__dict__", "__weakref__", "_dispatched")
+    # What a call comes down to is an object's own. Python finds it sooner in a slot than by a
+    # property, or by a method that passes its arguments on.
+    __call__: Callable[..., Any]
+    __slots__ = ("__call__", "__dict__", "__weakref__")
 
     def __init__(
         self,
@@ -106,8 +108,7 @@ class JitFunction:
         self.lends = self._donation.selector is not None
         self._guard = TraceGuard(count(max_traces, "max_traces", name))
         self._programs: list[Program] = []
-        # What a call comes down to, where one program is all that it needs.
-        self._dispatched: Callable[..., Any] = self._call
+        self.__call__ = self._call
         self._bound: dict[int, JitFunction] = {}
         functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
 
@@ -142,14 +143,6 @@ class JitFunction:
         written = dict.fromkeys(cell for program in self._programs for cell in program.written)
         return TouchedStates(tuple(read), tuple(written))
 
-    @property
-    def __call__(self) -> Callable[..., Any]:
-        """Calls the function.
-
-        A property, since that is the cheapest way to a closure that Python has.
-        """
-        return self._dispatched
-
     @user_facing
     def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
@@ -157,6 +150,9 @@ class JitFunction:
             captured.writes.commit()
             return captured.out
         return self._finished(*self._prepared(args, kwargs))
+
+    def _install(self, call: Callable[..., Any]) -> None:
+        self.__call__ = call
 
     def _start_again(self, args: Any, kwargs: Any, undeclared: Undeclared) -> Any:
         return self._finished((None, *args), kwargs, undeclared)
@@ -167,9 +163,9 @@ class JitFunction:
         )
         is_only = all(other is program or not other.holds() for other in self._programs)
         is_plain = program.is_plain and is_only and not self.lends
-        self._dispatched = self._call
+        self.__call__ = self._call
         if is_plain:
-            self._dispatched = dispatch(program, self._static, self._call, self._start_again)
+            dispatch(program, self._static, self._call, self._start_again, self._install)
         return program.finish(result)
 
     @user_facing
@@ -221,7 +217,7 @@ class JitFunction:
             program.staged.clear_cache()
         self._programs.clear()
         self._guard.clear()
-        self._dispatched = self._call
+        self.__call__ = self._call
 
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -334,7 +330,7 @@ class JitFunction:
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         vars(self).update(attributes)
-        self._dispatched = self._call
+        self.__call__ = self._call
 
 
 class _Method:

@@ -5,6 +5,7 @@ function doesn't touch, or if states are to be donated (which has to be said bef
 program is made that repeats the equations of the first one; the function isn't run again.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -20,6 +21,7 @@ from .._units import TreeDef
 from ..state import State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import mixed, unmixed
+from ._pool import Pool
 from ._pure import staged_value, staged_writes, states_in
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
@@ -65,9 +67,10 @@ class Program:
         kept: The other states that it takes.
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
-        staged: The staged function of what is donated (if anything may be), of the values of
-            `kept`, and of the arguments. It gives the output, the values of the states
-            written, and as many times None as there are places in `outs` before that of these.
+        staged: The staged function of what is donated (if anything may be; together with what
+            is lent, if the host lends), of the values of `kept`, and of the arguments. It gives
+            the output, the values of the states written, and as many times None as there are
+            places in `outs` before that of these.
         outs: The states written, for each set of states that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
         gives_arrays: Whether each state that it writes gets an array.
@@ -76,6 +79,7 @@ class Program:
         signatures: What it was traced for, by the arguments alone.
         can_raise: Whether it may raise an error while it runs.
         host: Whose function it is.
+        pool: Where the values of the states are while it runs in a row.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class Program:
     ):
         self.donated = tuple(donated)
         self.kept = tuple(kept)
+        self.pool = Pool(self.donated, self.kept)
+        weakref.finalize(self, self.pool.close).atexit = False
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()
@@ -113,7 +119,9 @@ class Program:
         """Returns what the staged function is called with; `args` are prepared ones."""
         lent, *others = args
         donated, kept = self.values()
-        return ((donated, lent), kept, *others) if self._donates else (kept, *others)
+        if not self._donates:
+            return kept, *others
+        return (donated, lent) if self.host.lends else donated, kept, *others
 
     def _look_at_cells(self) -> None:
         cells = (*self.donated, *self.kept)
@@ -122,7 +130,11 @@ class Program:
 
     def expect_errors(self) -> None:
         """Notes that the program may raise an error while it runs."""
-        self.can_raise, self.is_plain, self.good_at = True, False, -1
+        self.can_raise, self.is_plain = True, False
+        self._be_looked_at_again()
+
+    def _be_looked_at_again(self) -> None:
+        self.good_at = self.pool.good_at = -1
 
     def holds(self) -> bool:
         """Says whether all that the program has taken over from modules is what it was."""
@@ -171,10 +183,10 @@ class Program:
         return unmixed(out)
 
     def _pure_kept(self, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
-        return self._pure(((), None), kept, *args, **kwargs)
+        return self._pure((), kept, *args, **kwargs)
 
     def _pure(self, given: Any, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
-        donated, lent = given
+        donated, lent = given if self.host.lends else (given, None)
         args = (lent, *args)
         cells = (*self.donated, *self.kept)
         values = dict(zip(cells, (*donated, *kept), strict=True))
@@ -200,19 +212,22 @@ class Program:
         writes = captured.writes
         if not values.keys() >= set(touched) or not set(writes.cells).issuperset(self.donated):
             raise Undeclared(self, touched)
+        # Where all that is taken is written, what comes out can go in again as it is.
+        writes = writes.in_order_of(values)
         self._note(touched, writes.cells, args, kwargs)
         if writes.cells not in self.outs:
             self.outs.append(writes.cells)
         number = self.outs.index(writes.cells)
-        values = staged_writes(writes).values
+        values = list(staged_writes(writes).values)
         self._look_at_writes(values)
         if captured.can_raise:
             self.expect_errors()
         return mixed(captured.out, lambda: "the output"), values, *(None,) * number
 
     def _look_at_writes(self, values: Iterable[Any]) -> None:
-        if self.gives_arrays and not jtu.all_leaves(values):
-            self.gives_arrays, self.good_at = False, -1
+        if not jtu.all_leaves(values):
+            self.gives_arrays = False
+            self._be_looked_at_again()
 
     def _note(self, touched: Iterable[State], written: Iterable[State], *args: Any) -> None:
         self.signatures.add(signature_of(args))

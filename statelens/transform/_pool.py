@@ -1,0 +1,166 @@
+"""Pools: where the values of states are between the calls of a program that runs in a row.
+
+A training step is called again and again, and takes what it gave the last time. After a few
+calls of one program, with nobody else at its states, their values are left in the lists that the
+program takes, and each cell holds a reference to its place there. Who reads a state finds its
+value by that. Before anyone writes a state, or runs another program that takes it, all values go
+back to their cells.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._reads import epoch
+from .._trace import is_concrete
+from ..state import Deferred, State, held_value
+
+_CALLS_IN_A_ROW = 8
+
+
+class Pool:
+    """The values of the states that a program takes, while it runs in a row.
+
+    Attributes:
+        cells: The states, those that are donated first.
+        good_at: At what count of the epoch the program was seen to be good, if the pool is open.
+        donated: The values of the states that are donated, if it is open.
+        kept: Those of the other ones.
+        written: What stands for the states that the program writes, if it is open.
+        writes_all_kept: Whether they are all states, and none are donated.
+        writes_all_donated: Whether they are those that are donated.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_calls",
+        "_count",
+        "_places",
+        "cells",
+        "donated",
+        "good_at",
+        "kept",
+        "writes_all_donated",
+        "writes_all_kept",
+        "written",
+    )
+
+    opened = 0
+    """How many pools have been opened. While it stands still, no state has gone to one."""
+
+    def __init__(self, donated: Sequence[State], kept: Sequence[State]):
+        self.cells = (*donated, *kept)
+        self.good_at = self.written = -1
+        self.donated: list[Any] = []
+        self.kept: list[Any] = []
+        self.writes_all_kept = self.writes_all_donated = False
+        self._count = len(donated)
+        self._calls = 0
+        self._places: list[int] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the values are here, and not in their cells."""
+        return self.written != -1
+
+    def is_due(self) -> bool:
+        """Says whether the program has now run often enough in a row; to be asked at each call."""
+        self._calls += 1
+        return self._calls > _CALLS_IN_A_ROW
+
+    def open(self, given: Sequence[Any], cells: Sequence[State], written: int) -> bool:
+        """Takes the values of all states over from their cells, if that can be done.
+
+        Args:
+            given: The values that the program was given.
+            cells: The states that it has written since.
+            written: What stands for these states.
+
+        Returns:
+            Whether it could be done.
+        """
+        self._calls = 0
+        where = {cell: place for place, cell in enumerate(cells)}
+        for cell, value in zip(self.cells, given, strict=True):
+            # A tree that was taken apart for the program may change where it is.
+            if cell not in where and cell._value is not value:
+                return False
+        values = [cell._value for cell in self.cells]
+        self.donated, self.kept = values[: self._count], values[self._count :]
+        self._places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
+        self.writes_all_donated = self.cells[: self._count] == tuple(cells)
+        self.writes_all_kept = not self._count and self.cells == tuple(cells)
+        for place, cell in enumerate(self.cells):
+            cell._value = Pooled(self, place)
+        self.written, self.good_at = written, epoch.now
+        Pool.opened += 1
+        return True
+
+    def put(self, values: Sequence[Any]) -> None:
+        """Takes what the program has written for what it will be given."""
+        everything = [*values, *self.donated, *self.kept]
+        taken = [everything[place] for place in self._places]
+        self.donated, self.kept = taken[: self._count], taken[self._count :]
+
+    def close(self) -> None:
+        """Gives the values back to their cells."""
+        # In this order: a call in another thread, which is just about to leave its values
+        # here, sees that it has to store them.
+        self.written = self.good_at = -1
+        for number, cell in enumerate(self.cells):
+            value = cell._value
+            if type(value) is Pooled and value.pool is self:
+                cell._value = self.value(number)
+        self.donated, self.kept = [], []
+
+    def value(self, number: int) -> Any:
+        """Returns the value of a state, as the program takes it."""
+        count = self._count
+        return self.donated[number] if number < count else self.kept[number - count]
+
+
+class Pooled(Deferred):
+    """Stands for the value of a state, which is in a pool.
+
+    Attributes:
+        pool: The pool.
+    """
+
+    __slots__ = ("_number", "pool")
+
+    def __init__(self, pool: Pool, number: int):
+        self.pool = pool
+        self._number = number
+
+    @property
+    def tree(self) -> Any:
+        """The value."""
+        value = self.pool.value(self._number)
+        return value.tree if isinstance(value, Deferred) else value
+
+    @property
+    def holds_array(self) -> bool:
+        """Whether the value is an array or a number, and not a tree of them."""
+        return is_concrete(self.pool.value(self._number))
+
+    def found_in(self, cell: State) -> Any:
+        """Returns the value; it stays in the pool, if it needn't be put together."""
+        try:
+            value = self.pool.value(self._number)
+        except IndexError:  # another thread has just closed the pool
+            return held_value(cell)
+        if not isinstance(value, Deferred):
+            return value
+        self.pool.close()
+        return value.found_in(cell)
+
+    def make_room(self) -> None:
+        """Gives all values of the pool back to their cells."""
+        self.pool.close()
+
+
+def close_pools(cells: Sequence[State]) -> None:
+    """Sees to it that the values of states are in their cells."""
+    for cell in cells:
+        value = cell._value
+        if type(value) is Pooled:
+            value.pool.close()

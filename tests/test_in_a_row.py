@@ -1,0 +1,425 @@
+"""A compiled function called many times in a row: its states must not notice."""
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import statelens as sl
+
+MANY = 12
+"""So many calls that the values of the states stay where the program has left them."""
+
+
+class Counter(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = [sl.ParamState(jnp.zeros(2)), sl.ParamState(jnp.ones(2))]
+        self.rate = sl.State(jnp.array(1.0))
+
+
+def advance_function(model, **options):
+    @sl.jit(**options)
+    def advance(x):
+        first, second = model.parts
+        first.value += model.rate.value * x
+        second.value += first.value
+        return second.value.sum()
+
+    return advance
+
+
+def advanced(values, rate, x):
+    first = values[0] + rate * x
+    return [first, values[1] + first]
+
+
+def values_of(model):
+    return [np.asarray(part.value) for part in model.parts]
+
+
+def run(function, *args, times=MANY, **kwargs):
+    for _ in range(times):
+        out = function(*args, **kwargs)
+    return out
+
+
+def make(donated=False):
+    model = Counter()
+    return model, advance_function(model, donate_states=donated or None)
+
+
+both = pytest.mark.parametrize("donated", [False, True], ids=["kept", "donated"])
+
+
+@both
+def test_values_are_read_between_calls(donated):
+    model, advance = make(donated)
+    expected = [np.zeros(2), np.ones(2)]
+    for _ in range(3 * MANY):
+        out = advance(1.0)
+        expected = advanced(expected, 1.0, 1.0)
+        assert out == expected[1].sum()
+        np.testing.assert_array_equal(values_of(model), expected)
+
+
+@both
+def test_values_are_right_after_calls_in_a_row_without_a_look(donated):
+    model, advance = make(donated)
+    run(advance, 1.0, times=3 * MANY)
+    expected = [np.zeros(2), np.ones(2)]
+    for _ in range(3 * MANY):
+        expected = advanced(expected, 1.0, 1.0)
+    np.testing.assert_array_equal(values_of(model), expected)
+
+
+@both
+def test_a_value_assigned_between_calls_counts(donated):
+    model, advance = make(donated)
+    run(advance, 1.0)
+    model.parts[1].value = jnp.zeros(2)
+    first = values_of(model)[0]
+    run(advance, 1.0, times=1)
+    np.testing.assert_array_equal(values_of(model)[1], first + 1)
+    model.rate.value = jnp.array(0.0)
+    first = values_of(model)[0]
+    run(advance, 1.0)
+    np.testing.assert_array_equal(values_of(model)[0], first)
+
+
+OPERATIONS = (
+    "advance",
+    "advance often",
+    "measure often",
+    "assign",
+    "read",
+    "half",
+    "eager",
+    "copy",
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(OPERATIONS), max_size=12), st.booleans())
+def test_functions_that_take_turns_with_the_same_states_see_the_same_values(operations, donated):
+    model, advance = make(donated)
+    measure = sl.jit(lambda: model.parts[0].value.sum() + model.rate.value)
+
+    @sl.jit
+    def half():
+        model.parts[0].value = model.parts[0].value / 2
+
+    values, rate = [np.zeros(2, np.float32), np.ones(2, np.float32)], np.float32(1)
+    for operation in operations:
+        match operation:
+            case "advance" | "advance often":
+                for _ in range(MANY if "often" in operation else 1):
+                    advance(0.5)
+                    values = advanced(values, rate, np.float32(0.5))
+            case "measure often":
+                assert np.allclose(run(measure), values[0].sum() + rate)
+            case "assign":
+                model.rate.value, rate = jnp.array(0.25), np.float32(0.25)
+            case "read":
+                np.testing.assert_allclose(model.parts[1].value, values[1], rtol=1e-6)
+            case "half":
+                half()
+                values = [values[0] / 2, values[1]]
+            case "eager":
+                first = model.parts[0]
+                grad = sl.grad(lambda: (first.value**2).sum(), first)()  # noqa: B023
+                np.testing.assert_allclose(grad, 2 * values[0], rtol=1e-6)
+            case "copy":
+                np.testing.assert_allclose(values_of(copy.deepcopy(model))[0], values[0], rtol=1e-6)
+                loaded = pickle.loads(pickle.dumps(model.parts[1]))
+                np.testing.assert_allclose(loaded.value, values[1], rtol=1e-6)
+    np.testing.assert_allclose(values_of(model), values, rtol=1e-6)
+    assert model.rate.value == rate
+
+
+def test_old_values_are_freed():
+    model, advance = make()
+    run(advance, jnp.array(1.0))
+    old = [weakref.ref(part.value) for part in model.parts]
+    advance(jnp.array(1.0))
+    assert [ref() for ref in old] == [None, None]
+
+
+def test_values_outlive_the_function_and_keep_no_others_alive():
+    model, advance = make()
+    run(advance, 1.0)
+    part, other = model.parts[0], weakref.ref(model.parts[1].value)
+    expected = values_of(model)[0]
+    del model, advance
+    gc.collect()
+    np.testing.assert_array_equal(part.value, expected)
+    assert other() is None
+
+
+def test_a_plain_transform_around_calls_in_a_row_is_refused_and_loses_nothing():
+    model, advance = make()
+    run(advance, jnp.array(1.0))
+    before = values_of(model)
+    with pytest.raises(sl.TracerLeakError, match="a plain JAX transform is running"):
+        jax.grad(advance)(1.0)
+    np.testing.assert_array_equal(values_of(model), before)
+    run(advance, jnp.array(1.0))
+    assert not np.array_equal(values_of(model), before)
+
+
+def test_states_can_be_differentiated_through_calls_in_a_row():
+    model, advance = make()
+    run(advance, jnp.array(1.0))
+    assert sl.grad(advance, model.rate)(jnp.array(1.0)) == 2
+
+
+def test_an_error_in_calls_in_a_row_leaves_the_states_as_they_were():
+    model, advance = make()
+    run(advance, jnp.array(1.0))
+    before = values_of(model)
+    with pytest.raises((TypeError, ValueError), match="shape"):
+        advance(jnp.ones(3))
+    np.testing.assert_array_equal(values_of(model), before)
+    run(advance, jnp.array(0.0))
+    np.testing.assert_array_equal(values_of(model)[0], before[0])
+
+
+def test_other_shapes_and_other_writes_in_a_row():
+    total, last = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def add(x):
+        total.value += x.sum()
+        if x.ndim:
+            last.value = x[-1] + 0 * total.value
+        return total.value + last.value
+
+    few, many, expected = jnp.array(1.0), jnp.array([1.0, 2.0]), 0.0
+    add(many)
+    for times in (MANY, 1, MANY):
+        expected = float(total.value)
+        assert run(add, few, times=times) == expected + times + 2
+        assert run(add, many, times=times) == expected + 4 * times + 2
+        assert last.value == 2
+    last.value = jnp.array(0.0)
+    assert run(add, few) == total.value
+    assert last.value == 0
+
+
+class Table(eqx.Module):
+    rows: list
+    function: object = eqx.field(default=jnp.sin)
+
+
+def test_a_state_that_holds_a_tree_or_an_array_by_turns():
+    state = sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def put(x):
+        state.value = x if x.ndim else Table([x, x])
+
+    @sl.jit
+    def shown():
+        return state.value.rows[0] if isinstance(state.value, Table) else state.value
+
+    for times in (MANY, MANY, 1):
+        run(put, jnp.ones(2), times=times)
+        np.testing.assert_array_equal(run(shown, times=times), [1, 1])
+        run(put, jnp.array(3.0), times=times)
+        assert run(shown, times=times) == 3
+        assert state.value.rows[1] == 3
+        assert run(shown, times=times) == 3
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_tree_that_takes_an_arrays_place_in_a_row_is_seen_by_others(is_known):
+    state = sl.State(jnp.ones(2))
+
+    @sl.jit
+    def put(x):
+        state.value = x if x.ndim else Table([x, x])
+
+    @sl.jit
+    def shown():
+        return state.value.rows[0] if isinstance(state.value, Table) else state.value
+
+    if is_known:
+        put(jnp.array(3.0))
+    run(put, jnp.ones(2))
+    np.testing.assert_array_equal(run(shown), [1, 1])
+    run(put, jnp.ones(2))
+    put(jnp.array(3.0))
+    assert state.value.rows[1] == 3
+    assert shown() == 3
+
+
+def test_a_list_that_grows_between_calls_in_a_row():
+    model = Counter()
+    total = sl.jit(lambda: sum(part.value.sum() for part in model.parts))
+    assert run(total) == 2
+    model.parts.append(sl.ParamState(jnp.full(2, 3.0)))
+    assert run(total) == 8
+    del model.parts[0]
+    assert run(total) == 8
+
+
+def test_an_attribute_set_between_calls_in_a_row():
+    model, advance = make()
+    run(advance, 1.0)
+    model.parts = model.parts[::-1]
+    before = values_of(model)
+    advance(1.0)
+    np.testing.assert_array_equal(values_of(model), advanced(before, 1.0, 1.0))
+
+
+def test_a_tree_that_is_changed_in_place_between_calls_in_a_row():
+    table, plain = sl.State(Table([jnp.zeros(2)])), sl.State({"a": jnp.zeros(2)})
+    total = sl.jit(lambda: table.value.rows[0].sum() + plain.value["a"].sum())
+    assert run(total) == 0
+    table.value.rows[0] = jnp.ones(2)
+    plain.value["a"] = jnp.ones(2)
+    assert run(total) == 4
+    tree = table.value
+    run(total)
+    tree.rows[0] = jnp.full(2, 2.0)
+    assert total() == 6
+
+
+def halved(tree, times):
+    return jax.tree.map(lambda leaf: leaf / 2**times if eqx.is_array(leaf) else leaf, tree)
+
+
+def test_equinox_layers_written_in_a_row():
+    layer = sl.State(eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0)))
+    reference = layer.value
+
+    @sl.jit
+    def halve(x):
+        layer.value = jax.tree.map(
+            lambda leaf: leaf / 2 if eqx.is_array(leaf) else leaf, layer.value
+        )
+        return layer.value(x)
+
+    for _ in range(MANY):
+        out = halve(jnp.ones(2))
+    reference = halved(reference, MANY)
+    np.testing.assert_allclose(out, reference(jnp.ones(2)), rtol=1e-6)
+    held = layer.value
+    held.layers[0].weight.block_until_ready()
+    assert eqx.tree_equal(held, reference)
+    run(halve, jnp.ones(2))
+    reference = halved(reference, MANY)
+    assert eqx.tree_equal(layer.value, reference)
+
+
+@both
+def test_arguments_of_all_kinds_in_a_row(donated):
+    total = sl.State(jnp.array(0.0))
+
+    @sl.jit(donate_states=donated or None, static_argnames="sign")
+    def add(*numbers, sign=1, tree=()):
+        total.value += sign * (sum(numbers) + sum(jax.tree.leaves(tree)))
+        return total.value
+
+    one = jnp.array(1.0)
+    expected = 0.0
+    for args, kwargs in [
+        ((), {}),
+        ((one,), {}),
+        ((one, 1.0), {}),
+        ((one, 2, one), {}),
+        ((one, one, one, one), {}),
+        ((np.float32(1), True), {}),
+        ((one,), {"tree": {"a": one, "b": [one]}}),
+        ((one, one), {"sign": -1}),
+    ]:
+        for _ in range(MANY):
+            expected += kwargs.get("sign", 1) * float(
+                sum(args) + sum(jax.tree.leaves(kwargs.get("tree", ())))
+            )
+            assert add(*args, **kwargs) == expected
+    assert total.value == expected
+
+
+def test_arguments_that_are_trees_in_a_row():
+    total = sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def add(layer, scale):
+        total.value += layer(jnp.ones(2)).sum() * scale["scale"]
+        return total.value
+
+    layers = [eqx.nn.Linear(2, 2, key=jax.random.key(seed)) for seed in (0, 1)]
+    expected = 0.0
+    for layer in (*layers, layers[0]):
+        for _ in range(MANY):
+            expected += float(layer(jnp.ones(2)).sum()) * 2
+            np.testing.assert_allclose(add(layer, {"scale": 2.0}), expected, rtol=1e-5)
+
+
+def test_a_thread_may_read_while_another_one_runs_and_writes():
+    model, advance = make()
+    stop, seen = threading.Event(), []
+
+    def look():
+        while not stop.is_set():
+            seen.append(float(model.parts[0].value[0]))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(300):
+        advance(1.0)
+        if number % 20 == 0:
+            model.rate.value = jnp.array(1.0)
+    stop.set()
+    reader.join()
+    assert values_of(model)[0][0] == 300
+    assert seen == sorted(seen)
+
+
+def test_a_callback_that_writes_in_the_middle_of_a_call_is_overwritten_by_it():
+    state, other = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
+
+    def write():
+        other.value = jnp.array(5.0)
+
+    @sl.jit
+    def step():
+        jax.debug.callback(write, ordered=True)
+        state.value += 1
+        return state.value + other.value
+
+    for _ in range(MANY):
+        step()
+    jax.effects_barrier()
+    assert state.value == MANY
+    assert other.value == 5
+    assert step() == MANY + 6
+
+
+def test_random_states_draw_on_in_a_row():
+    rng, twin = sl.random.RandomState(0), sl.random.RandomState(0)
+    draw = sl.jit(lambda: rng.normal(size=()))
+    drawn = [float(draw()) for _ in range(2 * MANY)]
+    assert drawn == [float(twin.normal(size=())) for _ in range(2 * MANY)]
+    rng.seed(0)
+    assert float(draw()) == drawn[0]
+
+
+def test_no_trace_is_made_for_calls_in_a_row():
+    model = Counter()
+    advance = advance_function(model, max_traces=1)
+    run(advance, 1.0, times=3 * MANY)
+    values_of(model)
+    model.rate.value = jnp.array(2.0)
+    run(advance, 1.0, times=3 * MANY)
+    assert len(advance.states.written) == 2

@@ -128,8 +128,7 @@ class Reads:
         if self.lists != self.lists_before:
             return False
         for container, before in self.containers.values():
-            now = _items(container)
-            if len(now) != len(before) or not all(map(operator.is_, now, before)):
+            if not has_still(container, before):
                 return False
         for ref, kind in self.kinds.values():
             cell = ref()
@@ -147,7 +146,7 @@ class Reads:
 
     def _note_containers(self, value: Any) -> None:
         if isinstance(value, (list, dict, set)):
-            items = _items(value)
+            items = items_of(value)
             if type(value) is list and all(map(_is_itself_only, items)):
                 self._note_list(value, items)
                 self.containers.pop(id(value), None)
@@ -156,7 +155,7 @@ class Reads:
                     self._note_list(value, value)
                 self.containers[id(value)] = value, items
         if isinstance(value, (list, tuple, dict)):
-            for item in _items(value):
+            for item in items_of(value):
                 if isinstance(item, (list, tuple, dict, set)):
                     self._note_containers(item)
 
@@ -171,17 +170,24 @@ def _is_itself_only(item: Any) -> bool:
     return isinstance(item, (Cell, Holder)) and type(item).__eq__ is object.__eq__
 
 
-def _items(container: Any) -> list[Any]:
+def items_of(container: Any) -> list[Any]:
+    """Lists what is in a container, and of a dictionary the keys too."""
     if isinstance(container, dict):
         return [*container.keys(), *container.values()]
     return list(container)
+
+
+def has_still(container: Any, before: list[Any]) -> bool:
+    """Says whether a container has the very items that it had."""
+    now = items_of(container)
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _is_seen_through(value: Any) -> bool:
     if value is None or isinstance(value, (Cell, Holder)):
         return True
     if type(value) in (list, dict) or isinstance(value, tuple):
-        return all(map(_is_seen_through, _items(value)))
+        return all(map(_is_seen_through, items_of(value)))
     return jtu.all_leaves([value])
 
 

@@ -15,7 +15,7 @@ from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
 from ..state import State, active_frame, store_all, store_arrays
 from ._discover import Undeclared
-from ._mixed import Mixed, apart, mixed
+from ._mixed import Mixed, apart, mixed, returned
 from ._pool import Pool, close_pools
 from ._program import Program
 from ._pure import prepared
@@ -84,7 +84,7 @@ def dispatch(
                 store(written, values)
             if is_alike and pool.is_due() and pool.open((*lost, *taken), written, len(result)):
                 install(call_in_a_row)
-            return out.tree if type(out) is Mixed else out
+            return returned(out) if type(out) is Mixed else out
         except Exception as error:
             hide_own_frames(error)
             raise
@@ -149,7 +149,7 @@ def dispatch(
                 if pool.written != len(result):
                     pool.close()
                     store(outs[len(result) - 2], values)
-            return out.tree if type(out) is Mixed else out
+            return returned(out) if type(out) is Mixed else out
         except Exception as error:
             hide_own_frames(error)
             raise

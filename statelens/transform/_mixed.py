@@ -7,7 +7,7 @@ that are passed as they are, or in lists, tuples, dictionaries and states, are t
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.tree_util as jtu
@@ -17,6 +17,7 @@ from .._errors import ArgumentTypeError, explain
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
 from ..state import Deferred
+from ._recall import Getter, get, modules, places_of_containers, recall, remember
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
@@ -57,31 +58,36 @@ class Static:
 
     Attributes:
         leaves: For each leaf what it is if it isn't traced, else `_TRACED`.
+        treedef: The structure.
         holes: Where the traced leaves are.
+        parts: The modules in the tree, if it is one that was returned before.
     """
 
     def __init__(self, leaves: Sequence[Any], treedef: TreeDef):
         self.leaves = tuple(leaves)
         self.holes = [position for position, leaf in enumerate(leaves) if leaf is _TRACED]
-        self._treedef = treedef
+        self.parts: list[_Part] | None = None
+        self.treedef = treedef
         self._values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
 
     def filled(self, traced: Sequence[Any]) -> Any:
         """Returns the tree with these leaves traced."""
+        if len(traced) == len(self.leaves):
+            return self.treedef.unflatten(traced)
         values = self._values.copy()
         for hole, leaf in zip(self.holes, traced, strict=True):
             values[hole] = leaf
-        return self._treedef.unflatten(values)
+        return self.treedef.unflatten(values)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
         if not isinstance(other, Static):
             return False
-        return self.leaves == other.leaves and self._treedef == other._treedef
+        return self.leaves == other.leaves and self.treedef == other.treedef
 
     def __hash__(self) -> int:
-        return hash((self.leaves, self._treedef))
+        return hash((self.leaves, self.treedef))
 
     def __repr__(self) -> str:
         return repr(self.leaves)
@@ -147,11 +153,15 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     """
     if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
         return tree
+    memory = recall(tree)
+    if memory is not None:
+        return Mixed(memory.traced, memory.static)
     leaves, treedef = jax.tree.flatten(tree)
     known = _look_up(tree, treedef, tuple(map(type, leaves)))
     # Objects that have been seen are the same constants again; they are kept, so that no other
     # object takes their place.
     constants = [leaves[position] for position in known.static]
+    traced = [leaves[hole] for hole in known.holes] if constants else leaves
     ids = tuple(map(id, constants))
     if ids not in known.seen:
         for position in known.static:
@@ -162,7 +172,51 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
         static = Static(half, treedef)
         _forget_some(known.seen)
         known.seen[ids] = constants, static
-    return Mixed([leaves[hole] for hole in known.holes], known.seen[ids][1])
+    static = known.seen[ids][1]
+    if known.containers is not None:
+        remember(tree, traced, static, known.containers)
+    return Mixed(traced, static)
+
+
+class _Part(NamedTuple):
+    """A module in a tree that is returned.
+
+    Attributes:
+        place: Where in the tree it is.
+        span: Which of the tree's traced leaves are its own.
+        static: What isn't traced of it.
+        containers: Where in it lists and dictionaries are.
+    """
+
+    place: Getter
+    span: slice
+    static: "Static"
+    containers: list[Getter]
+
+
+def returned(out: Mixed) -> Any:
+    """Gives the tree that a program has returned, and remembers the modules in it."""
+    tree, static = out.tree, out.static
+    if static.parts is None:
+        static.parts = _parts(tree, static)
+    for place, span, rest, containers in static.parts:
+        remember(get(tree, place), out.traced[span], rest, containers)
+    return tree
+
+
+def _parts(tree: Any, static: "Static") -> "list[_Part]":
+    parts: list[_Part] = []
+    positions = static.treedef.unflatten(range(len(static.leaves)))
+    for place, module in modules(tree):
+        containers = places_of_containers(module)
+        if containers is None:
+            continue
+        inside = set(jax.tree.leaves(get(positions, place)))
+        traced = [number for number, hole in enumerate(static.holes) if hole in inside]
+        start = traced[0] if traced else 0
+        rest = apart(module, lambda: "the output").static
+        parts.append(_Part(place, slice(start, start + len(traced)), rest, containers))
+    return parts
 
 
 class _Known:
@@ -172,9 +226,11 @@ class _Known:
         holes: Where the traced leaves are.
         static: Where the others are.
         seen: The others that have been met, by their identity, and what stands for them.
+        containers: Where lists and dictionaries are, if they are modules to be remembered.
     """
 
-    def __init__(self, is_traced: list[bool]):
+    def __init__(self, is_traced: list[bool], containers: list[Getter] | None = None):
+        self.containers = containers
         self.holes = [position for position, traced in enumerate(is_traced) if traced]
         self.static = [position for position, traced in enumerate(is_traced) if not traced]
         self.seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
@@ -192,7 +248,7 @@ def _look_up(tree: Any, *key: Hashable) -> _Known:
         return _Known(_are_traced(tree))
     if known is None:
         _forget_some(_known)
-        known = _known[key] = _Known(_are_traced(tree))
+        known = _known[key] = _Known(_are_traced(tree), places_of_containers(tree))
     return known
 
 

@@ -20,9 +20,10 @@ from .._trace import has_tracers
 from .._units import TreeDef
 from ..state import State, active_frame, store_all
 from ._discover import Undeclared
-from ._mixed import mixed, unmixed
+from ._mixed import apart, mixed, unmixed
 from ._pool import Pool
 from ._pure import staged_value, staged_writes, states_in
+from ._recall import modules
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
 
@@ -222,7 +223,9 @@ class Program:
         self._look_at_writes(values)
         if captured.can_raise:
             self.expect_errors()
-        return mixed(captured.out, lambda: "the output"), values, *(None,) * number
+        # The leaves of modules come as a list, to be remembered.
+        take = apart if modules(captured.out) else mixed
+        return take(captured.out, lambda: "the output"), values, *(None,) * number
 
     def _look_at_writes(self, values: Iterable[Any]) -> None:
         if not jtu.all_leaves(values):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from .._frames import Writes, capture
+from .._trace import concrete_types
 from .._units import cells, hidden_cells
 from ..path import Path
 from ..state import ENDED, State, peek, refuse_ended
@@ -31,6 +32,8 @@ def prepared(
     """
 
     def one(label: int | str, arg: Any) -> Any:
+        if type(arg) in concrete_types and label not in static:
+            return arg
         return (constant if label in static else take)(arg, lambda: f"argument {label!r}")
 
     positional = tuple(one(number, arg) for number, arg in enumerate(args))

@@ -1,0 +1,137 @@
+"""Equinox modules that were taken apart, or put together, before: their leaves are known.
+
+A training step returns the model that the next step takes. To take it apart costs a Python call
+for each of its modules; but modules are immutable, so that their leaves are those that they were
+made of. Lists and dictionaries in them may change, and are compared.
+"""
+
+import functools
+import operator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.tree_util as jtu
+
+from .._reads import has_still, items_of
+
+Getter = tuple[Callable[[Any], Any], ...]
+"""How to get to a node of a tree, step by step."""
+
+
+class Memory:
+    """What is remembered of a module.
+
+    Attributes:
+        traced: Its leaves that are traced.
+        static: All else of it.
+    """
+
+    __slots__ = ("_contents", "_module", "static", "traced")
+
+    def __init__(self, module: Any, traced: Sequence[Any], static: Any, places: "list[Getter]"):
+        self._module = weakref.ref(module, functools.partial(_forget, id(module)))
+        self._contents = [(found, items_of(found)) for found in (get(module, at) for at in places)]
+        self.traced = traced
+        self.static = static
+
+    def is_of(self, module: Any) -> bool:
+        """Says whether it is the module's memory, and nothing in that has changed."""
+        if self._module() is not module:
+            return False
+        return all(has_still(container, before) for container, before in self._contents)
+
+
+_memories: dict[int, Memory] = {}
+
+
+def recall(module: Any) -> Memory | None:
+    """Returns what is remembered of a module; None, if nothing is, or no longer holds."""
+    memory = _memories.get(id(module))
+    return memory if memory is not None and memory.is_of(module) else None
+
+
+def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Getter]) -> None:
+    """Remembers a module, as long as it lives.
+
+    Args:
+        module: The module.
+        traced: Its leaves that are traced.
+        static: All else of it.
+        places: Where in it lists and dictionaries are.
+    """
+    _memories[id(module)] = Memory(module, traced, static, places)
+
+
+def is_module(node: Any) -> bool:
+    """Says whether a node is an Equinox module."""
+    return isinstance(node, eqx.Module)
+
+
+def places_of_containers(tree: Any) -> list[Getter] | None:
+    """Finds the lists and dictionaries in a module.
+
+    Args:
+        tree: Any pytree.
+
+    Returns:
+        How to get to each; None if the tree isn't a module, or if there are nodes in it that
+        may change in ways that aren't known.
+    """
+    if not is_module(tree):
+        return None
+    nodes = list(_nodes(tree, (), lambda node: is_module(node) or _is_plain(node)))
+    if not all(is_module(node) or _is_plain(node) for _, node in nodes):
+        return None
+    return [place for place, node in nodes if type(node) in (list, dict)]
+
+
+def modules(tree: Any) -> list[tuple[Getter, Any]]:
+    """Finds the modules in tuples, lists and dictionaries.
+
+    Args:
+        tree: Any pytree.
+
+    Returns:
+        How to get to each, and the module.
+    """
+    nodes = _nodes(tree, (), _is_plain)
+    return [(place, node) for place, node in nodes if is_module(node)]
+
+
+def get(tree: Any, place: Getter) -> Any:
+    """Returns the node of a tree at a place."""
+    for step in place:
+        tree = step(tree)
+    return tree
+
+
+def _is_plain(node: Any) -> bool:
+    is_named_tuple = isinstance(node, tuple) and hasattr(node, "_fields")
+    return type(node) in (tuple, list, dict) or is_named_tuple
+
+
+def _nodes(
+    tree: Any, place: Getter, is_opened: Callable[[Any], bool]
+) -> Iterator[tuple[Getter, Any]]:
+    """Gives the nodes of a tree that aren't leaves."""
+    if tree is None or jtu.all_leaves([tree]):
+        return
+    yield place, tree
+    if is_opened(tree):
+        children = jtu.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+        for (key,), child in children:
+            yield from _nodes(child, (*place, _step(key)), is_opened)
+
+
+def _step(key: Any) -> Callable[[Any], Any]:
+    if isinstance(key, jtu.GetAttrKey):
+        return operator.attrgetter(key.name)
+    return operator.itemgetter(key.idx if isinstance(key, jtu.SequenceKey) else key.key)
+
+
+def _forget(key: int, reference: Any) -> None:
+    memory = _memories.get(key)
+    if memory is not None and memory._module is reference:
+        del _memories[key]

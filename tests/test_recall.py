@@ -1,0 +1,226 @@
+"""Equinox modules that go in and come out of compiled functions, again and again."""
+
+import gc
+import weakref
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import statelens as sl
+
+
+class Model(eqx.Module):
+    rows: list
+    by_name: dict
+    pair: tuple
+    function: Any = jnp.tanh
+    rate: float = 0.5
+
+    def __call__(self, x):
+        rows = sum(jnp.sum(row) for row in self.rows)
+        return self.function(x) * rows + self.by_name["a"] * self.rate + self.pair[0]
+
+
+def make():
+    one = jnp.array(1.0)
+    return Model([one, 2 * one], {"a": 3 * one}, (4 * one, None))
+
+
+@sl.jit
+def twice(model):
+    return jax.tree.map(lambda leaf: 2 * leaf if eqx.is_array(leaf) else leaf, model), model(1.0)
+
+
+call = sl.jit(lambda model, x: model(x))
+
+
+def test_what_comes_out_goes_in_again():
+    model = reference = make()
+    for _ in range(5):
+        expected = reference(1.0)
+        reference = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, reference)
+        model, out = twice(model)
+        np.testing.assert_allclose(out, expected, rtol=1e-6)
+        assert eqx.tree_equal(model, reference)
+
+
+def changed_row(model):
+    model.rows[0] = jnp.array(10.0)
+
+
+def more_rows(model):
+    model.rows.append(jnp.array(10.0))
+
+
+def fewer_rows(model):
+    del model.rows[0]
+
+
+def a_row_of_another_kind(model):
+    model.rows[0] = jnp.arange(3.0)
+
+
+def a_row_that_is_a_module(model):
+    model.rows[0] = jnp.array(5.0)
+    model.by_name["b"] = eqx.nn.Linear(1, 1, key=jax.random.key(0))
+
+
+def changed_name(model):
+    model.by_name["a"] = jnp.array(10.0)
+
+
+CHANGES = [
+    changed_row,
+    more_rows,
+    fewer_rows,
+    a_row_of_another_kind,
+    a_row_that_is_a_module,
+    changed_name,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("is_returned", [True, False])
+def test_lists_and_dictionaries_in_it_may_change(change, is_returned):
+    model = make()
+    call(model, 1.0)
+    if is_returned:
+        for _ in range(3):
+            model, _ = twice(model)
+        call(model, 1.0)
+    change(model)
+    np.testing.assert_allclose(call(model, 1.0), model(1.0), rtol=1e-6)
+    expected = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, model)
+    assert eqx.tree_equal(twice(model)[0], expected)
+
+
+class Deep(eqx.Module):
+    levels: tuple
+
+
+def test_a_list_deep_inside_may_change():
+    deep = Deep(({"x": [make()]},))
+    total = sl.jit(lambda deep: deep.levels[0]["x"][0].rows[0])
+    assert total(deep) == 1
+    assert total(deep) == 1
+    deep.levels[0]["x"][0].rows[0] = jnp.array(7.0)
+    assert total(deep) == 7
+    deep.levels[0]["x"] = [eqx.tree_at(lambda m: m.rows[0], make(), jnp.array(8.0))]
+    assert total(deep) == 8
+
+
+def test_a_state_in_a_module_may_change():
+    class Holding(eqx.Module):
+        state: sl.State
+        weight: jax.Array
+
+    model = Holding(sl.State(jnp.array(1.0)), jnp.array(2.0))
+    total = sl.jit(lambda model: model.state.value + model.weight)
+    assert total(model) == 3
+    model.state.value = jnp.array(5.0)
+    assert total(model) == 7
+
+
+class Out(NamedTuple):
+    model: Any
+    state: Any
+    extra: Any
+
+
+def test_modules_among_other_outputs():
+    optimizer = optax.adam(1e-2)
+
+    def step(model, opt_state, x):
+        grads = sl.grad(lambda model: model(x) ** 2, sl.inexact)(model)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        model = sl.inexact.apply_updates(model, updates)
+        return Out({"b": model, "a": [model.rows[0]]}, (opt_state,), (model(x), None, "text"))
+
+    compiled = sl.jit(step)
+    model = reference = make()
+    opt_state = reference_state = optimizer.init(sl.inexact.partition(model)[0])
+    for _ in range(4):
+        out = compiled(model, opt_state, 0.3)
+        expected = step(reference, reference_state, 0.3)
+        leaves, others = map(jax.tree.leaves, (out, expected))
+        assert jax.tree.structure(out) == jax.tree.structure(expected)
+        for leaf, other in zip(leaves, others, strict=True):
+            if eqx.is_array(other):
+                np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
+            else:
+                assert leaf is other
+        model, (opt_state,) = out.model["b"], out.state
+        reference, (reference_state,) = expected.model["b"], expected.state
+
+
+@pytest.mark.parametrize("leaf", ["rows", "pair"])
+def test_it_is_forgotten_with_its_arrays(leaf):
+    model, _ = twice(make())
+    call(model, 1.0)
+    array, module = weakref.ref(getattr(model, leaf)[0]), weakref.ref(model)
+    del model
+    gc.collect()
+    assert module() is None
+    assert array() is None
+
+
+def test_other_objects_in_its_place_are_not_taken_for_it():
+    outs = []
+    for number in range(50):
+        model = eqx.tree_at(lambda m: m.rows[0], make(), jnp.array(float(number)))
+        outs.append(float(call(model, 0.0)))
+        del model
+    assert outs == [1.5 + 4.0] * 50
+    outs = []
+    for number in range(50):
+        model, _ = twice(eqx.tree_at(lambda m: m.pair, make(), (jnp.array(float(number)),)))
+        outs.append(float(call(model, 0.0)))
+        del model
+    assert outs == [3.0 + 2 * number for number in range(50)]
+
+
+def test_a_donated_module_is_gone_and_the_next_one_is_good():
+    step = sl.jit(lambda model: eqx.tree_at(lambda m: m.rows[0], model, model.rows[0] + 1))
+    donating = sl.jit(lambda model: step(model), donate_argnums=0)
+    model = donating(make())
+    for _ in range(4):
+        old, model = model, donating(model)
+    assert model.rows[0] == 6
+    assert old.rows[0].is_deleted()
+    with pytest.raises(RuntimeError, match="deleted"):
+        call(old, 1.0)
+
+
+def test_numbers_and_functions_of_a_module_stay_part_of_the_program():
+    traces = []
+
+    @sl.jit
+    def out(model):
+        traces.append(model.rate)
+        return model(1.0)
+
+    model = make()
+    other = eqx.tree_at(lambda m: m.rate, model, 2.0)
+    for _ in range(2):
+        np.testing.assert_allclose(out(model), model(1.0), rtol=1e-6)
+        np.testing.assert_allclose(out(other), other(1.0), rtol=1e-6)
+    assert traces == [0.5, 2.0]
+
+
+def test_inside_of_traces_modules_are_remembered_for_nobody_else():
+    inner = sl.jit(lambda model: jax.tree.map(lambda x: 2 * x, sl.inexact.partition(model)[0]))
+
+    @jax.jit
+    def outer(x):
+        model = eqx.tree_at(lambda m: m.rows[0], make(), x)
+        first = inner(model)
+        return inner(model).rows[0] + first.rows[0]
+
+    assert outer(1.0) == 4
+    assert outer(jnp.arange(2.0))[1] == 4
+    assert jax.grad(outer)(3.0) == 4

@@ -6,6 +6,7 @@ any JAX transform. Where a hole alone would lose something, the rest holds a mar
 again.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
@@ -40,7 +41,7 @@ def read(leaves: list[Any], entry: Entry) -> Any:
 
 def read_all(leaves: list[Any], selection: Selection) -> list[Any]:
     """Returns what each entry of a selection stands for."""
-    units = [leaves[position] for position in selection.positions]
+    units = selection.units.read(leaves)
     for numbers in selection.parts.values():
         for number in numbers:
             units[number] = read(leaves, selection[number])
@@ -59,9 +60,9 @@ def split(leaves: list[Any], treedef: TreeDef, selection: Selection) -> tuple[An
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
     rest = list(leaves)
-    for position in selection.positions:
-        focus[position] = leaves[position]
-        rest[position] = None
+    found = selection.units.read(leaves)
+    selection.units.write(focus, found)
+    selection.units.write(rest, [None] * len(found))
     for position, numbers in selection.parts.items():
         parts = [selection[number] for number in numbers]
         focus[position], rest[position] = _split_unit(leaves[position], parts)
@@ -220,16 +221,13 @@ def replace(
     """
     leaves = list(leaves)
     paths, positions = selection.paths, selection.positions
-    olds = [leaves[positions[number]] for number in selection.arrays]
-    news = [values[number] for number in selection.arrays]
+    numbers, places = selection.arrays
+    olds, news = places.read(leaves), numbers.read(values)
     if not _are_alike(olds, news):
         news = [value.value if isinstance(value, Cell) else value for value in news]
         if not free:
-            news = [
-                like(paths[n], *pair) for n, *pair in zip(selection.arrays, olds, news, strict=True)
-            ]
-    for number, value in zip(selection.arrays, news, strict=True):
-        leaves[positions[number]] = value
+            news = list(map(like, numbers.read(paths), olds, news))
+    places.write(leaves, news)
     for number in selection.cells:
         position, value = positions[number], values[number]
         leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)
@@ -300,6 +298,8 @@ def like(path: Path, old: Any, new: Any) -> Any:
 
 def _are_alike(olds: list[Any], news: list[Any]) -> bool:
     """Says whether each array takes the place of one of its kind, as is nearly always so."""
+    if all(map(operator.is_, olds, news)):
+        return True
     return list(map(type, olds)) == list(map(type, news)) and kinds(olds) == kinds(news)
 
 

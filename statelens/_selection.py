@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, overload
 
 from ._cell import Cell, looking
 from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
+from ._positions import Positions
 from ._select import ByPath, Optional
 from ._units import Index, Site, TreeDef, flatten, flatten_with_path, kinds, sites
 from .path import Path
@@ -46,7 +47,9 @@ class Selection(Sequence[Entry]):
     Attributes:
         paths: The path of each entry.
         positions: Where the unit of each entry lies first.
-        arrays: The numbers of the entries that are whole arrays.
+        units: These positions, to be read and written all at once.
+        arrays: The numbers of the entries that are whole arrays, and the positions of these
+            arrays, likewise.
         cells: The numbers of those that are whole cells.
         parts: The numbers of those that are parts of a unit, by the unit's position.
         repeats: Positions of units that occur again, each with its first position.
@@ -65,7 +68,7 @@ class Selection(Sequence[Entry]):
         self.repeats = {
             again: entry.positions[0] for entry in self.entries for again in entry.positions[1:]
         }
-        self.arrays: list[int] = []
+        arrays: list[int] = []
         self.cells: list[int] = []
         self.parts: dict[int, list[int]] = {}
         for number, entry in enumerate(self.entries):
@@ -73,7 +76,9 @@ class Selection(Sequence[Entry]):
             if entry.atom is not None or entry.index is not None:
                 self.parts.setdefault(position, []).append(number)
             else:
-                (self.cells if position in cells else self.arrays).append(number)
+                (self.cells if position in cells else arrays).append(number)
+        self.units = Positions(self.positions)
+        self.arrays = Positions(arrays), Positions([self.positions[number] for number in arrays])
 
     @overload
     def __getitem__(self, number: int) -> Entry: ...

@@ -169,14 +169,18 @@ def is_array(leaf: Any) -> bool:
 
 
 _aval = operator.attrgetter("aval")
+_shape = operator.attrgetter("shape")
+_dtype = operator.attrgetter("dtype")
 
 
 def kinds(leaves: list[Any]) -> list[Any]:
-    """Lists what stands for shape and dtype of each leaf that is an array."""
+    """Lists what stands for the shapes and dtypes of all leaves that are arrays."""
     try:
         # JAX has one object for all that are equal, so that comparing costs next to nothing.
         return list(map(_aval, leaves))
     except AttributeError:
+        if set(map(type, leaves)) == {np.ndarray}:
+            return [*map(_shape, leaves), *map(_dtype, leaves)]
         return [
             getattr(x, "aval", None) or (getattr(x, "shape", None), getattr(x, "dtype", None))
             for x in leaves

@@ -16,6 +16,7 @@ import numpy as np
 
 from ._cell import Cell
 from ._errors import StructureError, explain, user_facing
+from ._outline import leaf_types
 from ._selection import Entry, Selection
 from ._units import (
     Index,
@@ -23,7 +24,7 @@ from ._units import (
     Repeat,
     TreeDef,
     flatten,
-    flatten_as,
+    flatten_up_to,
     flatten_with_path,
     is_array,
     kinds,
@@ -119,7 +120,7 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
 
     columns = [merged]
     for half in halves[1:]:
-        column = flatten_as(treedef, half)
+        column = flatten_up_to(treedef, half)
         if column is None:
             _refuse_structure(halves[0], half, prefix)
         columns.append(column)
@@ -127,12 +128,17 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
             a if b is None else b if a is None else clash(a, b)
             for a, b in zip(merged, column, strict=True)
         ]
-    if crowded:
+    types = leaf_types(merged)
+    if crowded or types is None:
+        for half, column in zip(halves, columns, strict=True):
+            if leaf_types(column) is None:
+                _refuse_structure(halves[0], half, prefix)
         merged = [
             _merge(column, halves[0], position, prefix)
             for position, column in enumerate(zip(*columns, strict=True))
         ]
-    if Repeat in set(map(type, merged)):
+        types = list(map(type, merged))
+    if Repeat in set(types):
         for position, leaf in enumerate(merged):
             if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
                 merged[position] = merged[leaf.position]

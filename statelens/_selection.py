@@ -11,10 +11,11 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 from ._cell import Cell, looking
+from ._outline import Flat, remember
 from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
 from ._positions import Positions
 from ._select import ByPath, Optional
-from ._units import Index, Site, TreeDef, flatten, flatten_with_path, kinds, sites
+from ._units import Index, Site, flatten, flatten_with_path, kinds, sites
 from .path import Path
 
 
@@ -99,18 +100,18 @@ _MOST_SEEN = 4
 _cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDict()
 
 
-def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
+def select(selector: Selector, tree: Any, flat: Flat) -> Selection:
     """Returns what a selector selects in a tree, computed once for each structure.
 
     Args:
         selector: The selector.
         tree: The tree.
-        leaves: Its leaves, as `_units.flatten` gives them.
-        treedef: Its structure.
+        flat: The same tree, as `_units.flatten_typed` gives it.
 
     Returns:
         The selection.
     """
+    leaves, treedef, types = flat
     sight = sight_of(selector)
     key = (selector, treedef)
     try:
@@ -118,11 +119,11 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select(selector, tree)
-    types = list(map(type, leaves))
     for seen, selection in known:
         if seen.holds(sight, leaves, types):
             return selection
     selection = _select(selector, tree)
+    remember(tree, treedef)
     _cache[key] = ((_Seen(sight, leaves, types), selection), *known[: _MOST_SEEN - 1])
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)

@@ -7,6 +7,7 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``_reads``          what a trace has read of mutable modules
 ``path``            paths: from JAX key paths, to text and back (``_scan``)
 ``_pattern``        which paths a written pattern matches
+``_outline``        large trees of a known structure, flattened sooner (``_positions``: moved)
 ``_units``          what a tree is made of: cells, arrays, parts of arrays
 ``_picks``          how much of a unit is selected, and the algebra of that
 ``_select``         what a lens can select by (``_accessor``, ``_grammar``: and as text)

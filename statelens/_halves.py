@@ -6,6 +6,7 @@ any JAX transform. Where a hole alone would lose something, the rest holds a mar
 again.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from ._cell import Cell
 from ._errors import StructureError, explain, user_facing
+from ._outline import leaf_types
 from ._selection import Entry, Selection
 from ._units import (
     Index,
@@ -22,7 +24,7 @@ from ._units import (
     Repeat,
     TreeDef,
     flatten,
-    flatten_as,
+    flatten_up_to,
     flatten_with_path,
     is_array,
     kinds,
@@ -40,7 +42,7 @@ def read(leaves: list[Any], entry: Entry) -> Any:
 
 def read_all(leaves: list[Any], selection: Selection) -> list[Any]:
     """Returns what each entry of a selection stands for."""
-    units = [leaves[position] for position in selection.positions]
+    units = selection.units.read(leaves)
     for numbers in selection.parts.values():
         for number in numbers:
             units[number] = read(leaves, selection[number])
@@ -59,9 +61,9 @@ def split(leaves: list[Any], treedef: TreeDef, selection: Selection) -> tuple[An
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
     rest = list(leaves)
-    for position in selection.positions:
-        focus[position] = leaves[position]
-        rest[position] = None
+    found = selection.units.read(leaves)
+    selection.units.write(focus, found)
+    selection.units.write(rest, [None] * len(found))
     for position, numbers in selection.parts.items():
         parts = [selection[number] for number in numbers]
         focus[position], rest[position] = _split_unit(leaves[position], parts)
@@ -118,7 +120,7 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
 
     columns = [merged]
     for half in halves[1:]:
-        column = flatten_as(treedef, half)
+        column = flatten_up_to(treedef, half)
         if column is None:
             _refuse_structure(halves[0], half, prefix)
         columns.append(column)
@@ -126,12 +128,17 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
             a if b is None else b if a is None else clash(a, b)
             for a, b in zip(merged, column, strict=True)
         ]
-    if crowded:
+    types = leaf_types(merged)
+    if crowded or types is None:
+        for half, column in zip(halves, columns, strict=True):
+            if leaf_types(column) is None:
+                _refuse_structure(halves[0], half, prefix)
         merged = [
             _merge(column, halves[0], position, prefix)
             for position, column in enumerate(zip(*columns, strict=True))
         ]
-    if Repeat in set(map(type, merged)):
+        types = list(map(type, merged))
+    if Repeat in set(types):
         for position, leaf in enumerate(merged):
             if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
                 merged[position] = merged[leaf.position]
@@ -220,16 +227,13 @@ def replace(
     """
     leaves = list(leaves)
     paths, positions = selection.paths, selection.positions
-    olds = [leaves[positions[number]] for number in selection.arrays]
-    news = [values[number] for number in selection.arrays]
+    numbers, places = selection.arrays
+    olds, news = places.read(leaves), numbers.read(values)
     if not _are_alike(olds, news):
         news = [value.value if isinstance(value, Cell) else value for value in news]
         if not free:
-            news = [
-                like(paths[n], *pair) for n, *pair in zip(selection.arrays, olds, news, strict=True)
-            ]
-    for number, value in zip(selection.arrays, news, strict=True):
-        leaves[positions[number]] = value
+            news = list(map(like, numbers.read(paths), olds, news))
+    places.write(leaves, news)
     for number in selection.cells:
         position, value = positions[number], values[number]
         leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)
@@ -300,6 +304,8 @@ def like(path: Path, old: Any, new: Any) -> Any:
 
 def _are_alike(olds: list[Any], news: list[Any]) -> bool:
     """Says whether each array takes the place of one of its kind, as is nearly always so."""
+    if all(map(operator.is_, olds, news)):
+        return True
     return list(map(type, olds)) == list(map(type, news)) and kinds(olds) == kinds(news)
 
 

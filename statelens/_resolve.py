@@ -7,7 +7,7 @@ from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import And, ByPath, Optional, Or, Sliced, Within
 from ._selection import Selection, select
-from ._units import TreeDef, flatten, is_array, leaves_with_path
+from ._units import TreeDef, flatten, flatten_typed, is_array, leaves_with_path
 from .path import closest, format
 
 
@@ -40,14 +40,14 @@ def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -
         PathError: A pattern that isn't optional matches nothing.
         SelectionError: Nothing is selected.
     """
-    leaves, treedef = flatten(tree)
-    entries = select(selector, tree, leaves, treedef)
+    flat = flatten_typed(tree)
+    entries = select(selector, tree, flat)
     if required_by is not None:
         if entries.unmatched:
             raise PathError(_unmatched(entries.unmatched[0], tree, required_by))
         if not entries and not _is_optional(selector):
             raise SelectionError(_empty(selector, tree, required_by))
-    return Focused(leaves, treedef, entries)
+    return Focused(flat[0], flat[1], entries)
 
 
 def _is_optional(selector: Selector) -> bool:

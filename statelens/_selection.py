@@ -11,9 +11,11 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 from ._cell import Cell, looking
+from ._outline import Flat, remember
 from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
+from ._positions import Positions
 from ._select import ByPath, Optional
-from ._units import Index, Site, TreeDef, flatten, flatten_with_path, kinds, sites
+from ._units import Index, Site, flatten, flatten_with_path, kinds, sites
 from .path import Path
 
 
@@ -46,7 +48,9 @@ class Selection(Sequence[Entry]):
     Attributes:
         paths: The path of each entry.
         positions: Where the unit of each entry lies first.
-        arrays: The numbers of the entries that are whole arrays.
+        units: These positions, to be read and written all at once.
+        arrays: The numbers of the entries that are whole arrays, and the positions of these
+            arrays, likewise.
         cells: The numbers of those that are whole cells.
         parts: The numbers of those that are parts of a unit, by the unit's position.
         repeats: Positions of units that occur again, each with its first position.
@@ -65,7 +69,7 @@ class Selection(Sequence[Entry]):
         self.repeats = {
             again: entry.positions[0] for entry in self.entries for again in entry.positions[1:]
         }
-        self.arrays: list[int] = []
+        arrays: list[int] = []
         self.cells: list[int] = []
         self.parts: dict[int, list[int]] = {}
         for number, entry in enumerate(self.entries):
@@ -73,7 +77,9 @@ class Selection(Sequence[Entry]):
             if entry.atom is not None or entry.index is not None:
                 self.parts.setdefault(position, []).append(number)
             else:
-                (self.cells if position in cells else self.arrays).append(number)
+                (self.cells if position in cells else arrays).append(number)
+        self.units = Positions(self.positions)
+        self.arrays = Positions(arrays), Positions([self.positions[number] for number in arrays])
 
     @overload
     def __getitem__(self, number: int) -> Entry: ...
@@ -94,18 +100,18 @@ _MOST_SEEN = 4
 _cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDict()
 
 
-def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
+def select(selector: Selector, tree: Any, flat: Flat) -> Selection:
     """Returns what a selector selects in a tree, computed once for each structure.
 
     Args:
         selector: The selector.
         tree: The tree.
-        leaves: Its leaves, as `_units.flatten` gives them.
-        treedef: Its structure.
+        flat: The same tree, as `_units.flatten_typed` gives it.
 
     Returns:
         The selection.
     """
+    leaves, treedef, types = flat
     sight = sight_of(selector)
     key = (selector, treedef)
     try:
@@ -113,11 +119,11 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select(selector, tree)
-    types = list(map(type, leaves))
     for seen, selection in known:
         if seen.holds(sight, leaves, types):
             return selection
     selection = _select(selector, tree)
+    remember(tree, treedef)
     _cache[key] = ((_Seen(sight, leaves, types), selection), *known[: _MOST_SEEN - 1])
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)

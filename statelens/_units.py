@@ -13,7 +13,7 @@ import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.core
@@ -23,11 +23,9 @@ import numpy as np
 
 from ._cell import Cell, Holder, Stop, Watch, is_watched
 from ._errors import StructureError, explain
+from ._outline import Flat, TreeDef, flatten_again, is_stop, leaf_types
 from ._pattern import format_slice
 from .path import MISSING, Path, format, from_jax, step
-
-TreeDef: TypeAlias = Any
-"""A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
 
 
 @jtu.register_pytree_node_class
@@ -86,17 +84,26 @@ class Site(NamedTuple):
     unit: Any
 
 
-def is_stop(node: Any) -> bool:
-    """Says where flattening stops: at cells, at markers and at `None`."""
-    return node is None or isinstance(node, Stop)
-
-
 _is_none = functools.partial(operator.is_, None)
 _LEAF = jtu.tree_structure(0)
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
+    again = flatten_again(tree)
+    return _flatten_anew(tree) if again is None else again[:2]
+
+
+def flatten_typed(tree: Any) -> Flat:
+    """Flattens a tree as `flatten` does, with the class of each leaf."""
+    again = flatten_again(tree)
+    if again is not None:
+        return again
+    leaves, treedef = _flatten_anew(tree)
+    return leaves, treedef, list(map(type, leaves))
+
+
+def _flatten_anew(tree: Any) -> tuple[list[Any], TreeDef]:
     if is_array(tree):
         return [tree], _LEAF
     if not isinstance(tree, (Stop, Holder)):
@@ -125,7 +132,7 @@ def _flatten_plainly(
     return None if watch.met else flat
 
 
-def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
+def flatten_up_to(treedef: TreeDef, tree: Any) -> list[Any] | None:
     """Flattens a tree that is known to have a structure, at half the cost of not knowing.
 
     Args:
@@ -133,16 +140,19 @@ def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
         tree: The tree.
 
     Returns:
-        Its leaves; None if it has another structure after all. To find that out may be slow.
+        What lies in the places of the leaves, which may be whole trees; None if there is
+        another structure above. To find that out may be slow.
     """
     try:
-        leaves = treedef.flatten_up_to(tree)
+        return treedef.flatten_up_to(tree)
     except Exception:  # JAX writes out what doesn't fit, and anything may come of that
         return None
-    # In the place of a leaf there may be a whole tree.
-    one_of_each = dict(zip(map(type, leaves), leaves, strict=True))
-    fits = all(is_stop(leaf) or jtu.all_leaves([leaf]) for leaf in one_of_each.values())
-    return leaves if fits else None
+
+
+def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
+    """Does what `flatten_up_to` does, and gives None where a leaf would be a whole tree."""
+    leaves = flatten_up_to(treedef, tree)
+    return leaves if leaves is not None and leaf_types(leaves) is not None else None
 
 
 def flatten_with_path(
@@ -169,14 +179,18 @@ def is_array(leaf: Any) -> bool:
 
 
 _aval = operator.attrgetter("aval")
+_shape = operator.attrgetter("shape")
+_dtype = operator.attrgetter("dtype")
 
 
 def kinds(leaves: list[Any]) -> list[Any]:
-    """Lists what stands for shape and dtype of each leaf that is an array."""
+    """Lists what stands for the shapes and dtypes of all leaves that are arrays."""
     try:
         # JAX has one object for all that are equal, so that comparing costs next to nothing.
         return list(map(_aval, leaves))
     except AttributeError:
+        if set(map(type, leaves)) == {np.ndarray}:
+            return [*map(_shape, leaves), *map(_dtype, leaves)]
         return [
             getattr(x, "aval", None) or (getattr(x, "shape", None), getattr(x, "dtype", None))
             for x in leaves

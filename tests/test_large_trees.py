@@ -1,0 +1,141 @@
+"""Large trees: what is known of one of them holds for those that are like it, and no others."""
+
+from collections import OrderedDict, namedtuple
+
+import jax
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from hypothesis import given
+from strategies import Point, lenses, same, trees
+
+import statelens as sl
+
+Pair = namedtuple("Pair", "x y")
+
+
+def array():
+    return np.zeros(1)
+
+
+def large(tree):
+    return {"layers": [{"b": array(), "w": array()} for _ in range(40)], "tree": tree}
+
+
+def kinds_of(tree):
+    """What a tree is made of, with keys and classes where JAX takes equal for the same."""
+    if isinstance(tree, dict):
+        below = {(type(key), key): kinds_of(child) for key, child in tree.items()}
+        return type(tree), below
+    if isinstance(tree, (list, tuple)):
+        return type(tree), list(map(kinds_of, tree))
+    return type(tree)
+
+
+def assert_goes_well(lens, tree):
+    leaves, structure = jax.tree.flatten(tree)
+    values, halves = lens.get(tree), lens.partition(tree)
+    paths = {sl.path.from_jax(keys)[0] for keys, _ in jtu.tree_flatten_with_path(tree)[0]}
+    assert set(values) <= paths
+    for back in (sl.combine(*halves), lens.set(tree, values), lens.update(tree, lambda x: x)):
+        assert kinds_of(back) == kinds_of(tree)
+        assert jax.tree.structure(back) == structure
+        assert all(map(lambda a, b: a is b, jax.tree.leaves(back), leaves))
+
+
+LIKE = [
+    {"a": [array(), array()], "b": (array(), array())},
+    {"b": (array(), array()), "a": [array(), array()]},
+    {"a": [array(), None], "b": (None, array())},
+    {"a": [array(), 3], "b": ("text", array())},
+]
+UNLIKE = [
+    {"a": [array(), array()], "b": array()},
+    {"a": [array(), array()], "b": [array(), array()]},
+    {"a": [array(), array()], "b": (array(),)},
+    {"a": [array(), array()], "b": (array(), array(), array())},
+    {"a": [array()], "b": (array(), array(), array())},
+    {"a": [array(), array()], "b": Pair(array(), array())},
+    {"a": [array(), array()], "b": (array(), [array()])},
+    {"a": [array(), array()], "b": (array(), Point(array(), array()))},
+    {"a": [array(), array()], "b": (array(), {})},
+    {"a": [array(), array()], "c": (array(), array())},
+    {"a": [array(), array()], "b": (array(), array()), "c": array()},
+    {"a": [array(), array()]},
+    OrderedDict(a=[array(), array()], b=(array(), array())),
+    [[array(), array()], (array(), array())],
+    array(),
+    None,
+]
+
+
+@pytest.mark.parametrize("tree", LIKE + UNLIKE, ids=lambda tree: str(jax.tree.structure(tree)))
+@pytest.mark.parametrize("known", LIKE[:2], ids=["as JAX orders it", "in another order"])
+def test_a_tree_is_taken_for_what_it_is_beside_another_one_that_is_known(known, tree):
+    lens = sl.lens("layers[*].w") | sl.lens("tree.**", optional=True)
+    lens.partition(large(known))
+    assert_goes_well(lens, large(tree))
+
+
+def test_layers_that_differ_are_told_apart():
+    lens = sl.lens("**.w")
+    known, tree = large(array()), large(array())
+    lens.partition(known)
+    tree["layers"][7] = {"b": array(), "v": array()}
+    assert_goes_well(lens, tree)
+    assert len(lens.get(tree)) == 39
+
+
+def test_keys_that_are_equal_and_not_the_same_are_kept():
+    lens = sl.lens("layers[*].w")
+    for key in (1, True, 1.0):
+        assert_goes_well(lens, large({key: array()}))
+
+
+def test_a_class_that_becomes_a_node_is_no_leaf_any_longer():
+    class Late:
+        def __init__(self, x):
+            self.x = x
+
+    lens = sl.lens("layers[*].w") | sl.lens("tree.**", optional=True)
+    tree = large(Late(array()))
+    assert len(lens.get(tree)) == 40
+    jtu.register_pytree_with_keys(
+        Late, lambda late: (((jtu.GetAttrKey("x"), late.x),), None), lambda _, x: Late(*x)
+    )
+    assert len(lens.get(tree)) == 41
+
+
+@given(trees, trees, lenses)
+def test_any_tree_beside_any_other(one, other, lens):
+    lens.partition(large(one))
+    assert same(sl.combine(*lens.partition(large(other))), large(other))
+
+
+def test_a_shared_state_of_a_large_tree_stays_shared():
+    lens = sl.lens(sl.State)
+    for _ in range(2):
+        state = sl.State(array())
+        tree = large([state, state])
+        assert list(lens.get(tree)) == [("tree", 0)]
+        for back in (sl.combine(*lens.partition(tree)), lens.update(tree, lambda x: x + 1)):
+            assert back["tree"][0] is back["tree"][1]
+
+
+@pytest.mark.parametrize("whole", [[array()], {"x": array()}, Point(array(), array())], ids=str)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["focus first", "rest first"])
+def test_a_half_with_a_tree_in_a_hole_is_refused(whole, order):
+    halves = list(sl.lens("layers[*].w").partition(large(array())))
+    halves[0]["layers"][3]["b"] = halves[1]["layers"][3]["b"] = None
+    halves[1]["layers"][3]["b"] = whole
+    with pytest.raises(sl.StructureError, match=r"differ at 'layers\[3\].b"):
+        sl.combine(*(halves[number] for number in order))
+
+
+def test_a_value_that_does_not_fit_among_many_that_do_is_refused_by_its_path():
+    lens = sl.lens("layers[*].w")
+    tree = large(array())
+    values = lens.get(tree)
+    for wrong, what in ((np.zeros(2), "shape"), (np.zeros(1, np.float32), "dtype")):
+        with pytest.raises(sl.StructureError, match=rf"'layers\[7\].w'\nits {what} is"):
+            lens.set(tree, {**values, ("layers", 7, "w"): wrong})

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 import jax
+import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
@@ -179,7 +180,7 @@ class Frame:
         """Returns the cell's value in this frame, for the function that runs in it."""
         self.touch(cell)
         value = self.peek(cell)
-        if value is ENDED or isinstance(value, (jax.Array, int, float)):
+        if value is ENDED or isinstance(value, (jax.core.Tracer, jax.Array, int, float)):
             return value
         if cell in self._lent or cell in self._written or cell in self.made:
             return value

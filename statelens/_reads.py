@@ -19,6 +19,10 @@ from ._cell import Cell, Holder
 
 MISSING: Any = object()
 
+# Modules first: to be asked for what they are not is expensive for them.
+_OWNERS = (Holder, Cell)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
 
 class Epoch:
     """A count of attributes set: while it stands still, no attribute need be looked at.
@@ -70,7 +74,8 @@ class Reads:
         if known is not None and known.node() is node:
             return
         self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
-        self._note_containers(value)
+        if name is not None:
+            self._note_containers(value)
 
     def note_kind(self, cell: Cell, value: Any) -> None:
         """Notes that the structure, shapes and dtypes of a cell's value were looked at."""
@@ -134,14 +139,15 @@ class Reads:
         return all(_is_seen_through(read.value()) for read in self._attributes.values())
 
     def _note_containers(self, value: Any) -> None:
+        if isinstance(value, _OWNERS):
+            return
         if isinstance(value, (list, dict, set)):
             items = _items(value)
             is_quick = type(value) is list and all(map(_is_itself_only, items))
             self.containers[id(value)] = value, items, operator.eq if is_quick else _has
         if isinstance(value, (list, tuple, dict)):
             for item in _items(value):
-                if isinstance(item, (list, tuple, dict, set)):
-                    self._note_containers(item)
+                self._note_containers(item)
 
 
 def _has(container: Any, items: list[Any]) -> bool:
@@ -151,7 +157,7 @@ def _has(container: Any, items: list[Any]) -> bool:
 
 def _is_itself_only(item: Any) -> bool:
     """Says whether nothing but the item itself is equal to it, as with states and modules."""
-    return isinstance(item, (Cell, Holder)) and type(item).__eq__ is object.__eq__
+    return isinstance(item, _OWNERS) and type(item).__eq__ is object.__eq__
 
 
 def _items(container: Any) -> list[Any]:
@@ -161,7 +167,7 @@ def _items(container: Any) -> list[Any]:
 
 
 def _is_seen_through(value: Any) -> bool:
-    if value is None or isinstance(value, (Cell, Holder)):
+    if type(value) in _PLAIN or isinstance(value, _OWNERS):
         return True
     if type(value) in (list, dict) or isinstance(value, tuple):
         return all(map(_is_seen_through, _items(value)))
@@ -183,5 +189,4 @@ def _kind(value: Any) -> Hashable:
 def _is_same(before: Any, now: Any) -> bool:
     if before is now:
         return True
-    plain = (bool, int, float, complex, str, bytes, tuple)
-    return type(before) is type(now) and isinstance(now, plain) and before == now
+    return type(before) is type(now) and isinstance(now, (*_PLAIN, tuple)) and before == now

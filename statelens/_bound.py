@@ -91,6 +91,8 @@ class BoundLens(Mapping[Path, Any]):
     Attributes:
         selector: What is selected.
         module: The tree in which it is selected.
+        taken_apart: The units that were found last, who asked for them, and what has been made
+            of them, or None.
     """
 
     def __init__(self, selector: Selector, module: Any):
@@ -99,6 +101,7 @@ class BoundLens(Mapping[Path, Any]):
         # What depends on values or labels of cells can't be kept.
         self._can_keep = isinstance(module, Holder) and sight_of(selector) <= Sight.CLASSES
         self._kept: Any = None
+        self.taken_apart: tuple[Mapping[Path, Unit], str, Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BoundLens, (self.selector, self.module)

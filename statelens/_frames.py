@@ -54,6 +54,8 @@ class Writes:
             FrozenTreeError: A cell belongs to a frozen tree of an enclosing frame.
             TracerLeakError: A value is traced and there is no enclosing frame.
         """
+        if not self.cells:
+            return
         frame = active_frame.get()
         pairs = list(zip(self.cells, self.values, strict=True))
         is_plain = frame is None and current_trace() == TOP and not has_tracers(self.values)
@@ -178,8 +180,9 @@ class Frame:
 
     def read(self, cell: State) -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
-        self.touch(cell)
-        value = self.peek(cell)
+        if cell not in self.touched:
+            self.touch(cell)
+        value = self.values[cell] if cell in self.values else self.peek(cell)
         if value is ENDED or isinstance(value, (jax.core.Tracer, jax.Array, int, float)):
             return value
         if cell in self._lent or cell in self._written or cell in self.made:

@@ -188,7 +188,7 @@ class Module(Node):
         return restore
 
     def _read_attribute(self, name: str | None) -> Any:
-        attributes = object.__getattribute__(self, "__dict__")
+        attributes = _vars(self)
         held = attributes.get(_HELD, {})
         if name is None:
             return tuple(sorted({*attributes, *held} - {_HELD, _STRUCTURE}))
@@ -207,16 +207,16 @@ class Module(Node):
         return _vars(self).get(_HELD, {}).get(name)
 
     def _attributes(self) -> dict[str, Any]:
+        names = self._read_attribute(None)
+        found = {name: self._read_attribute(name) for name in names}
         frame = active_frame.get()
         if frame is not None and frame.reads is not None:
-            names = self._read_attribute(None)
             frame.reads.note(self, None, names)
-            for name in names:
-                frame.reads.note(self, name, self._read_attribute(name))
-        attributes = _vars(self)
-        held = attributes.get(_HELD, {})
-        found = {**attributes, **{name: open_hidden(cell) for name, cell in held.items()}}
-        return {name: found[name] for name in sorted(found) if name not in (_HELD, _STRUCTURE)}
+            for name, value in found.items():
+                frame.reads.note(self, name, value)
+        for name, cell in _vars(self).get(_HELD, {}).items():
+            found[name] = open_hidden(cell)
+        return found
 
     def _keep(self, kept: Kept | None, look: Callable[[], Any]) -> Kept:
         return kept if kept is not None and kept.holds() else Kept(look)

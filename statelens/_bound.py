@@ -91,12 +91,17 @@ class BoundLens(Mapping[Path, Any]):
     Attributes:
         selector: What is selected.
         module: The tree in which it is selected.
+        taken_apart: The units that were found last, who asked for them, and what has been made
+            of them, or None.
     """
 
     def __init__(self, selector: Selector, module: Any):
         self.selector = selector
         self.module = module
+        # What depends on values or labels of cells can't be kept.
+        self._can_keep = isinstance(module, Holder) and sight_of(selector) <= Sight.CLASSES
         self._kept: Any = None
+        self.taken_apart: tuple[Mapping[Path, Unit], str, Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BoundLens, (self.selector, self.module)
@@ -113,7 +118,7 @@ class BoundLens(Mapping[Path, Any]):
         Returns:
             The units by path. The same dictionary may be given again: don't change it.
         """
-        if not isinstance(self.module, Holder) or sight_of(self.selector) > Sight.CLASSES:
+        if not self._can_keep:
             return self._look(required_by)
         kept = self.module._keep(self._kept, lambda: self._look(required_by))
         # Whether it is an error that there is none depends on who asks.

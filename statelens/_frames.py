@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 import jax
+import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
@@ -59,6 +60,8 @@ class Writes:
             FrozenTreeError: A cell belongs to a frozen tree of an enclosing frame.
             TracerLeakError: A value is traced and there is no enclosing frame.
         """
+        if not self.cells:
+            return
         frame = active_frame.get()
         pairs = list(zip(self.cells, self.values, strict=True))
         is_plain = frame is None and current_trace() == TOP and not has_tracers(self.values)
@@ -183,9 +186,10 @@ class Frame:
 
     def read(self, cell: State) -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
-        self.touch(cell)
-        value = self.peek(cell)
-        if value is ENDED or isinstance(value, (jax.Array, int, float)):
+        if cell not in self.touched:
+            self.touch(cell)
+        value = self.values[cell] if cell in self.values else self.peek(cell)
+        if value is ENDED or isinstance(value, (jax.core.Tracer, jax.Array, int, float)):
             return value
         if cell in self._lent or cell in self._written or cell in self.made:
             return value

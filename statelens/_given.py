@@ -30,9 +30,18 @@ class Units(NamedTuple):
     flatten: Callable[[Any], list[Any]]
     is_pytree: bool = True
 
+    @property
+    def cells(self) -> list[Cell]:
+        """The states, for each view the one that it is a part of."""
+        return [unit if isinstance(unit, Cell) else unit.cell for unit in self.units]
+
     def label(self, number: int) -> str:
         """Says what to call a state in messages."""
         return _label(self.units[number], self.paths[number])
+
+    def label_of(self, cell: Cell) -> str:
+        """Says what to call the first state or view that is of a cell."""
+        return self.label(self.cells.index(cell))
 
 
 def is_bound(spec: Any) -> bool:
@@ -58,6 +67,16 @@ def units_of(spec: Any, asked_by: str) -> Units:
         SelectionError: There is none, or one is given twice.
         StateTypeError: Something is no state.
     """
+    if not isinstance(spec, BoundLens):
+        return _checked_units_of(spec, asked_by)
+    cells = spec.units(required_by=asked_by)
+    known = spec.taken_apart
+    if known is None or known[0] is not cells or known[1] != asked_by:
+        known = spec.taken_apart = cells, asked_by, _checked_units_of(cells, asked_by)
+    return known[2]
+
+
+def _checked_units_of(spec: Any, asked_by: str) -> Units:
     found = _units_of(spec, (), asked_by)
     if not found.units:
         raise SelectionError(
@@ -107,6 +126,7 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
             units += part.units
         below.append(part)
     container: Any = type(spec)
+    known = dict.fromkeys(keys)
 
     def rebuild(given: list[Any]) -> Any:
         taken = iter(given)
@@ -119,11 +139,14 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
         return container(*each) if hasattr(container, "_fields") else container(each)
 
     def flatten(values: Any) -> list[Any]:
-        mapping = isinstance(spec, Mapping)
-        there = list(values) if isinstance(values, Mapping) else []
-        if isinstance(values, (list, tuple)):
-            there = list(range(len(values)))
-        if isinstance(values, Mapping) != mapping or set(there) != set(keys):
+        if isinstance(spec, Mapping):
+            fits = isinstance(values, Mapping) and values.keys() == known.keys()
+        else:
+            fits = isinstance(values, (list, tuple)) and len(values) == len(keys)
+        if not fits:
+            there = list(values) if isinstance(values, Mapping) else []
+            if isinstance(values, (list, tuple)):
+                there = list(range(len(values)))
             raise StructureError(
                 explain(
                     f"asked {asked_by} for values by {keys}",
@@ -159,7 +182,7 @@ def _label(unit: Unit, path: Path) -> str:
 
 
 def _refuse_twice(found: Units, asked_by: str) -> None:
-    cells = [unit if isinstance(unit, Cell) else unit.cell for unit in found.units]
+    cells = found.cells
     if len(set(map(id, cells))) == len(cells):
         return
     seen: dict[int, list[tuple[Path | None, int]]] = {}

@@ -112,7 +112,7 @@ class Structure:
 
 
 def _is_stop(value: Any) -> bool:
-    return value is None or isinstance(value, (Stop, Holder))
+    return value is None or isinstance(value, (Holder, Stop))
 
 
 def _is_method(value: Any) -> bool:
@@ -125,7 +125,7 @@ _PLAIN = (bool, int, float, str)
 
 def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
     # Most attributes are leaves themselves, for which there is no need of JAX.
-    if isinstance(value, (Stop, Holder)) or type(value) in _PLAIN:
+    if isinstance(value, (Holder, Stop)) or type(value) in _PLAIN:
         return [value], _LEAF
     return jax.tree.flatten(value, is_leaf=_is_stop)
 

@@ -19,6 +19,10 @@ from ._cell import Cell, Holder
 
 MISSING: Any = object()
 
+# Modules first: to be asked for what they are not is expensive for them.
+_OWNERS = (Holder, Cell)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
 
 class Epoch:
     """A count of attributes set: while it stands still, no attribute need be looked at.
@@ -75,7 +79,8 @@ class Reads:
         if known is not None and known.node() is node:
             return
         self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
-        self._note_containers(value)
+        if name is not None:
+            self._note_containers(value)
 
     def note_kind(self, cell: Cell, value: Any) -> None:
         """Notes that the structure, shapes and dtypes of a cell's value were looked at."""
@@ -145,6 +150,8 @@ class Reads:
         return all(_is_seen_through(read.value()) for read in self._attributes.values())
 
     def _note_containers(self, value: Any) -> None:
+        if isinstance(value, _OWNERS):
+            return
         if isinstance(value, (list, dict, set)):
             items = items_of(value)
             if type(value) is list and all(map(_is_itself_only, items)):
@@ -156,8 +163,7 @@ class Reads:
                 self.containers[id(value)] = value, items
         if isinstance(value, (list, tuple, dict)):
             for item in items_of(value):
-                if isinstance(item, (list, tuple, dict, set)):
-                    self._note_containers(item)
+                self._note_containers(item)
 
     def _note_list(self, container: Any, before: Any) -> None:
         place = self._places.setdefault(id(container), len(self.lists))
@@ -167,7 +173,7 @@ class Reads:
 
 def _is_itself_only(item: Any) -> bool:
     """Says whether nothing but the item itself is equal to it, as with states and modules."""
-    return isinstance(item, (Cell, Holder)) and type(item).__eq__ is object.__eq__
+    return isinstance(item, _OWNERS) and type(item).__eq__ is object.__eq__
 
 
 def items_of(container: Any) -> list[Any]:
@@ -184,7 +190,7 @@ def has_still(container: Any, before: list[Any]) -> bool:
 
 
 def _is_seen_through(value: Any) -> bool:
-    if value is None or isinstance(value, (Cell, Holder)):
+    if type(value) in _PLAIN or isinstance(value, _OWNERS):
         return True
     if type(value) in (list, dict) or isinstance(value, tuple):
         return all(map(_is_seen_through, items_of(value)))
@@ -206,5 +212,4 @@ def _kind(value: Any) -> Hashable:
 def _is_same(before: Any, now: Any) -> bool:
     if before is now:
         return True
-    plain = (bool, int, float, complex, str, bytes, tuple)
-    return type(before) is type(now) and isinstance(now, plain) and before == now
+    return type(before) is type(now) and isinstance(now, (*_PLAIN, tuple)) and before == now

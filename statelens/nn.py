@@ -59,8 +59,9 @@ class _Held(State):
         return f"the attribute {self.name!r}"
 
 
-# What `vars` gives, past the `__getattribute__` that it would go through.
+# What `vars` and `getattr` give, past the `__getattribute__` that they would go through.
 _vars = vars(Holder)["__dict__"].__get__
+_getattribute = object.__getattribute__
 
 _HELD = "_statelens_held"
 _STRUCTURE = "_statelens_structure"
@@ -138,14 +139,16 @@ class Module(Node):
             _vars(self)[name] = value
 
     def __getattribute__(self, name: str) -> Any:
-        # Before all else, so that a class attribute of the name doesn't hide the array.
-        attributes = object.__getattribute__(self, "__dict__")
+        attributes = _vars(self)
         held = attributes.get(_HELD)
-        cell = held.get(name) if held is not None else None
+        # Before all else, so that a class attribute of the name doesn't hide the array.
+        cell = None if held is None else held.get(name)
+        if cell is None and name not in attributes:
+            return _getattribute(self, name)
         frame = active_frame.get()
-        if frame is not None and frame.reads is not None and (cell or name in attributes):
+        if frame is not None and frame.reads is not None:
             frame.reads.note(self, name, cell or attributes[name])
-        return object.__getattribute__(self, name) if cell is None else cell.value
+        return _getattribute(self, name) if cell is None else cell.value
 
     def _refuse_inside_frames(self, name: str) -> None:
         """Refuses to add or remove states in a call that might yet fail, or be traced."""
@@ -185,7 +188,7 @@ class Module(Node):
         return restore
 
     def _read_attribute(self, name: str | None) -> Any:
-        attributes = object.__getattribute__(self, "__dict__")
+        attributes = _vars(self)
         held = attributes.get(_HELD, {})
         if name is None:
             return tuple(sorted({*attributes, *held} - {_HELD, _STRUCTURE}))
@@ -204,16 +207,16 @@ class Module(Node):
         return _vars(self).get(_HELD, {}).get(name)
 
     def _attributes(self) -> dict[str, Any]:
+        names = self._read_attribute(None)
+        found = {name: self._read_attribute(name) for name in names}
         frame = active_frame.get()
         if frame is not None and frame.reads is not None:
-            names = self._read_attribute(None)
             frame.reads.note(self, None, names)
-            for name in names:
-                frame.reads.note(self, name, self._read_attribute(name))
-        attributes = _vars(self)
-        held = attributes.get(_HELD, {})
-        found = {**attributes, **{name: open_hidden(cell) for name, cell in held.items()}}
-        return {name: found[name] for name in sorted(found) if name not in (_HELD, _STRUCTURE)}
+            for name, value in found.items():
+                frame.reads.note(self, name, value)
+        for name, cell in _vars(self).get(_HELD, {}).items():
+            found[name] = open_hidden(cell)
+        return found
 
     def _keep(self, kept: Kept | None, look: Callable[[], Any]) -> Kept:
         return kept if kept is not None and kept.holds() else Kept(look)

@@ -268,6 +268,17 @@ def test_a_parameter_added_later_is_seen():
     assert list(gradient) == [("factor",), ("shift",)]
 
 
+def test_a_gradient_that_was_taken_before_sees_what_was_added_and_replaced():
+    module = Scale()
+    states = module.states(sl.ParamState)
+    gradient = sl.grad(lambda: sum(jnp.sum(cell.value**2) for cell in states.values()), states)
+    assert list(gradient()) == [("factor",)]
+    module.shift = sl.ParamState(jnp.zeros(()))
+    assert list(gradient()) == [("factor",), ("shift",)]
+    module.shift = sl.ParamState(jnp.ones(()))
+    assert gradient()["shift",] == 2
+
+
 def test_jit_does_not_retrace_a_module():
     traces = []
 

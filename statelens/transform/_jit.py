@@ -159,7 +159,7 @@ class JitFunction:
 
     def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:
         program, result = self._settle(
-            args, kwargs, lambda program: program.run(args, kwargs), undeclared
+            args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
         )
         is_only = all(other is program or not other.holds() for other in self._programs)
         is_plain = program.is_plain and is_only and not self.lends
@@ -181,7 +181,7 @@ class JitFunction:
         """
         args, kwargs = self._prepared(args, kwargs)
         program, traced = self._settle(
-            args, kwargs, lambda program: program.staged.trace(*program.inputs(args), **kwargs)
+            args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
         )
         return AheadOfTime(traced, program, self._prepared, repr(self))
 
@@ -257,7 +257,7 @@ class JitFunction:
         self,
         args: Any,
         kwargs: Any,
-        run: Callable[[Program], Any],
+        run: Callable[[Program, Any], Any],
         undeclared: Undeclared | None = None,
     ) -> tuple[Program, Any]:
         """Runs a program that takes all states that the function touches.
@@ -265,7 +265,7 @@ class JitFunction:
         Args:
             args: The arguments, prepared.
             kwargs: The keyword arguments, prepared.
-            run: What to do with the program.
+            run: What to do with the program, given its trace too, if it has just been traced.
             undeclared: What came of an attempt that has been made.
 
         Returns:
@@ -280,9 +280,10 @@ class JitFunction:
                 program, cells, undeclared = None, list(undeclared.cells), None
                 self._guard.take_back()
             try:
+                traced = None
                 if program is None:
-                    program = self._first(cells, args, kwargs)
-                return program, run(program)
+                    program, traced = self._first(cells, args, kwargs)
+                return program, run(program, traced)
             except Undeclared as error:
                 undeclared = error
         raise SelectionError(
@@ -303,13 +304,16 @@ class JitFunction:
                     return program
         return holding[-1] if holding else None
 
-    def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> Program:
-        """Makes a program, by tracing the function with states that are believed to do."""
+    def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> tuple[Program, Any]:
+        """Makes a program, by tracing the function with states that are believed to do.
+
+        Gives the trace beside it, if the program is the one that was traced.
+        """
         if cells is None:
             roots = [self._fun, *constants(args, kwargs)]
             cells = [cell for cell in reachable(roots) if is_alive(cell)]
         probe = Program(self, (), cells)
-        traced = probe.staged.trace(*probe.inputs(args), **kwargs)
+        traced = _traced(probe, args, kwargs)
         donated = [cell for cell in probe.written if cell in self._donation]
         if not donated and len(probe.touched) == len(cells):
             program = probe
@@ -319,7 +323,7 @@ class JitFunction:
         if probe.can_raise or can_raise(traced.jaxpr):
             program.expect_errors()
         self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
-        return program
+        return program, traced if program is probe else None
 
     def _reachable(self) -> list[Any]:
         return [self._fun]
@@ -331,6 +335,10 @@ class JitFunction:
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         vars(self).update(attributes)
         self.__call__ = self._call
+
+
+def _traced(program: Program, args: Any, kwargs: Any) -> Any:
+    return program.staged.trace(*program.inputs(args), **kwargs)
 
 
 class _Method:

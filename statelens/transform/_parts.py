@@ -28,7 +28,7 @@ from .._given import Units, is_bound, units_of
 from .._halves import combine, read, split
 from .._picks import Selector
 from .._resolve import focus_on
-from .._units import cells, has_owners, hidden_cells
+from .._units import cells, has_owners, hidden_cells, is_array
 from ..path import Path, format
 from ..state import State
 from ..thread import overlaid_values
@@ -43,13 +43,13 @@ class Call:
         args: The positional arguments.
         values: Values of states to run against.
         frozen: States that must not be written, with their paths.
-        watched: States that the function has to touch, with what gives their labels.
+        watched: States that the function has to touch, with what gives the label of each.
     """
 
     args: list[Any]
     values: dict[State, Any] = field(default_factory=dict)
     frozen: dict[State, Path] = field(default_factory=dict)
-    watched: dict[State, Callable[[], str]] = field(default_factory=dict)
+    watched: dict[Any, Callable[[Any], str]] = field(default_factory=dict)
 
     def freeze(self, tree: Any) -> None:
         """Forbids writes to the states in a tree."""
@@ -85,9 +85,7 @@ class States:
         if self.given.is_pytree:
             values = self.given.flatten(values)
         call.values.update(overlaid_values(self.given.units, values))
-        for number, unit in enumerate(self.given.units):
-            cell: Any = unit if isinstance(unit, Cell) else unit.cell
-            call.watched[cell] = partial(self.given.label, number)
+        call.watched.update(dict.fromkeys(self.given.cells, self.given.label_of))
 
     def shape(self, derivative: Any) -> Any:
         if not self.given.is_pytree:
@@ -112,7 +110,7 @@ class Tree:
         if has_owners(tree):
             focused = set(cells(values).values())
             found = {c: path for c, path in cells(tree).items() if path in focused}
-            call.watched |= {c: partial(format, path) for c, path in found.items()}
+            call.watched.update(dict.fromkeys(found, lambda cell: format(found[cell])))
             call.freeze(tree)
 
     def shape(self, derivative: Any) -> Any:
@@ -178,7 +176,7 @@ class Differentiable:
         Raises:
             DifferentiationError: A leaf is an integer, a boolean, complex, or no number.
         """
-        for leaf in jax.tree.leaves(value):
+        for leaf in [value] if is_array(value) else jax.tree.leaves(value):
             dtype = getattr(leaf, "dtype", None)
             if dtype is None and isinstance(leaf, (bool, int, float)):
                 dtype = jnp.result_type(leaf)
@@ -215,10 +213,14 @@ def compile_states(grad_states: Any, asked_by: str) -> Selector | None:
     Returns:
         The selector of an unbound lens, else None.
     """
-    if grad_states is None:
-        return None
-    if is_bound(grad_states):
+    if grad_states is not None and is_bound(grad_states):
         units_of(grad_states, asked_by)
+    return compile_unbound(grad_states, asked_by)
+
+
+def compile_unbound(grad_states: Any, asked_by: str) -> Selector | None:
+    """Reads `grad_states` as `compile_states` does, but for states that are looked at anyway."""
+    if grad_states is None or is_bound(grad_states):
         return None
     return read_lens(grad_states, "grad_states", asked_by)
 
@@ -350,9 +352,11 @@ def first_untouched(call: Call, captured: Captured) -> str | None:
         Its label, or None.
     """
     touched = set(captured.touched)
+    if call.watched.keys() <= touched:
+        return None
     for cell, label in call.watched.items():
         if cell not in touched:
-            return label()
+            return label(cell)
     return None
 
 

@@ -166,6 +166,10 @@ class Plan:
             return derivative
         if jax.tree.structure(derivative) != jax.tree.structure(self.values):
             return derivative
+        return self.shape_whole(derivative)
+
+    def shape_whole(self, derivative: Any) -> Any:
+        """Does what `shape` does, for a derivative that has the structure of `values`."""
         pairs = zip(self.parts, self._each(derivative), strict=True)
         shaped = tuple(part.shape(own) for part, own in pairs)
         return shaped[0] if len(shaped) == 1 else shaped
@@ -193,17 +197,12 @@ class Plan:
             self._refuse_vector(vector, option)
         each = self._each(vector)
         found = tuple(part.read(own) for part, own in zip(self.parts, each, strict=True))
-        result = found[0] if len(found) == 1 else found
-        if jax.tree.structure(result) != jax.tree.structure(self.values):
-            self._refuse_vector(vector, option)
         leaves, treedef = jax.tree.flatten(self.values)
-        given = jax.tree.leaves(result)
-        if not all(is_array(b) or isinstance(b, (bool, int, float, complex)) for b in given):
-            self._refuse_vector(vector, option)
-        if any(jnp.shape(a) != jnp.shape(b) for a, b in zip(leaves, given, strict=True)):
+        given, structure = jax.tree.flatten(found[0] if len(found) == 1 else found)
+        if structure != treedef:
             self._refuse_vector(vector, option)
         pairs = list(zip(leaves, given, strict=True))
-        if any(jnp.iscomplexobj(b) and not jnp.iscomplexobj(a) for a, b in pairs):
+        if not all(_are_alike(a, b) or _is_tangent_of(a, b) for a, b in pairs):
             self._refuse_vector(vector, option)
         return treedef.unflatten([_of_dtype(a, b) for a, b in pairs])
 
@@ -226,12 +225,27 @@ def _described(vector: Any) -> str:
     return f"{vector!r:.60}, a {type(vector).__name__}"
 
 
+def _are_alike(value: Any, tangent: Any) -> bool:
+    """Says whether both are arrays of one shape and dtype."""
+    are_arrays = isinstance(value, jax.Array) and isinstance(tangent, jax.Array)
+    return are_arrays and value.shape == tangent.shape and value.dtype == tangent.dtype
+
+
+def _is_tangent_of(value: Any, tangent: Any) -> bool:
+    """Says whether this can be made a tangent of a value."""
+    if not is_array(tangent) and not isinstance(tangent, (bool, int, float, complex)):
+        return False
+    if jnp.shape(value) != jnp.shape(tangent):
+        return False
+    return jnp.iscomplexobj(value) or not jnp.iscomplexobj(tangent)
+
+
 def _of_dtype(value: Any, tangent: Any) -> Any:
     """Gives a tangent the dtype that JAX wants for one of a value."""
-    if getattr(tangent, "dtype", None) == jax.dtypes.float0:
+    # To ask for the dtype that it has would still make a weak type a strong one, by a conversion.
+    if _are_alike(value, tangent) or getattr(tangent, "dtype", None) == jax.dtypes.float0:
         return tangent
     dtype = jnp.result_type(value)
-    # To ask for the dtype that it has would still make a weak type a strong one, by a conversion.
     if isinstance(tangent, jax.Array) and tangent.dtype == dtype:
         return tangent
     return jnp.asarray(tangent, dtype)

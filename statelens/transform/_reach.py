@@ -8,31 +8,44 @@ met while tracing, and costs a second trace; one that is found for nothing is dr
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from .._bound import BoundLens, View
 from .._cell import Holder
 from ..state import State
 
-_PLAIN = (jax.Array, np.ndarray, np.generic, str, bytes, bool, int, float, complex, type(None))
+# What has nothing below it.
+_ENDS = (
+    jax.Array,
+    jax.core.Tracer,
+    np.ndarray,
+    np.generic,
+    str,
+    bytes,
+    bool,
+    int,
+    float,
+    complex,
+    type(None),
+    type,
+    ModuleType,
+)
 
 # Code of these is not of the user's making, and holds no states.
-_FOREIGN = (
+_FOREIGN = sys.stdlib_module_names - {"__main__"} | {
     "statelens",
     "jax",
     "jaxlib",
     "numpy",
     "equinox",
     "optax",
-    "builtins",
-    "functools",
-    "typing",
-)
+}
 
 # A walk that is longer than that costs more than the second trace that it saves.
 _MOST_OBJECTS = 20_000
@@ -52,43 +65,41 @@ def reachable(roots: list[Any]) -> list[State]:
     stack = list(reversed(roots))
     while stack and len(seen) < _MOST_OBJECTS:
         node = stack.pop()
-        if isinstance(node, _PLAIN) or id(node) in seen:
+        step = _step_from(type(node))
+        if step is _nowhere or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, State):
+        if step is None:
             states[node] = None
         else:
-            stack.extend(reversed(list(_below(node))))
+            stack.extend(reversed(list(step(node))))
     return list(states)
 
 
-def _below(node: Any) -> Iterator[Any]:
-    """Lists what one step leads to."""
-    if isinstance(node, View):
-        yield node.cell
-    elif isinstance(node, BoundLens):
-        yield node.module
-    elif isinstance(node, MethodType):
-        yield node.__self__
-        yield node.__func__
-    elif isinstance(node, FunctionType):
-        if not is_foreign(node.__module__):
-            yield from _of_function(node)
-        elif "__wrapped__" in vars(node):
-            yield node.__wrapped__
-    elif isinstance(node, functools.partial):
-        yield from (node.func, *node.args, *node.keywords.values())
-    elif isinstance(node, Mapping):
-        yield from node.values()
-    elif isinstance(node, (list, tuple, set, frozenset)):
-        yield from node
-    elif isinstance(node, weakref.ref):
-        yield node()
-    elif isinstance(node, (type, ModuleType)):
-        return
-    elif isinstance(node, Holder) or not is_foreign(type(node).__module__):
-        yield from _of_object(node)
-    elif hasattr(node, "_reachable"):
+@functools.lru_cache(maxsize=4096)
+def _step_from(cls: type) -> Callable[[Any], Iterable[Any]] | None:
+    """Returns what lists where one step leads to from objects of a class; None for states."""
+    if issubclass(cls, State):
+        return None
+    for kinds, step in _STEPS:
+        if issubclass(cls, kinds):
+            return step
+    return _of_another if is_foreign(cls.__module__) else _of_object
+
+
+def _nowhere(node: Any) -> Iterable[Any]:
+    return ()
+
+
+def _of_function(node: FunctionType) -> Iterator[Any]:
+    if not is_foreign(node.__module__):
+        yield from _in_function(node)
+    elif "__wrapped__" in vars(node):
+        yield node.__wrapped__
+
+
+def _of_another(node: Any) -> Iterator[Any]:
+    if hasattr(node, "_reachable"):
         yield from node._reachable()
     elif "__wrapped__" in getattr(node, "__dict__", ()):
         yield from vars(node).values()
@@ -101,7 +112,21 @@ def _of_object(node: Any) -> Iterator[Any]:
         yield call
 
 
-def _of_function(function: FunctionType) -> Iterator[Any]:
+_STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
+    (_ENDS, _nowhere),
+    (View, lambda node: [node.cell]),
+    (BoundLens, lambda node: [node.module]),
+    (MethodType, lambda node: [node.__self__, node.__func__]),
+    (FunctionType, _of_function),
+    (functools.partial, lambda node: [node.func, *node.args, *node.keywords.values()]),
+    (Mapping, lambda node: node.values()),
+    ((list, tuple, set, frozenset), lambda node: node),
+    (weakref.ref, lambda node: [node()]),
+    (Holder, _of_object),
+]
+
+
+def _in_function(function: FunctionType) -> Iterator[Any]:
     yield from closed_over(function)
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
@@ -124,8 +149,7 @@ def _names(code: CodeType) -> tuple[str, ...]:
 
 def is_foreign(module: str | None) -> bool:
     """Says whether a module is not of the user's making, and knows nothing of states."""
-    top = (module or "").partition(".")[0]
-    return top in _FOREIGN or top in sys.stdlib_module_names - {"__main__"}
+    return (module or "").partition(".")[0] in _FOREIGN
 
 
 def code_of(function: Callable[..., Any]) -> CodeType | None:

@@ -5,9 +5,10 @@ states as they were. JAX gives such errors as text inside of its own; here they 
 what they were.
 """
 
+import functools
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -90,15 +91,18 @@ def refuse_shared_arrays(
 
 def can_raise(jaxpr: Any) -> bool:
     """Says whether a program calls back into Python, which may raise."""
-    return any(eqn.primitive.name in _CALLBACKS for eqn in _equations(jaxpr))
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
-        yield eqn
+        if eqn.primitive.name in _CALLBACKS:
+            return True
         for param in eqn.params.values():
             # Branches come as a tuple; nothing else that is nested has a program in it.
             for inner in param if type(param) in (list, tuple) else (param,):
                 # Open and closed ones are two classes in some versions of JAX, and one in others.
-                if hasattr(inner, "eqns"):
-                    yield from _equations(inner)
+                if _has_equations(type(inner)) and can_raise(inner):
+                    return True
+    return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_equations(cls: type) -> bool:
+    return hasattr(cls, "eqns")

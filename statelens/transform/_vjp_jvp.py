@@ -6,6 +6,7 @@ a lens selects.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ._nan import find_non_finite
 from ._options import function
-from ._parts import Differentiable, compile_states, read_argnums
+from ._parts import Differentiable, compile_unbound, read_argnums
 from ._plan import Plan, name_leaves
 
 
@@ -67,18 +68,22 @@ def vjp(
     _, aux, writes = plan.finish(beside, True)
     writes.commit()
 
-    @user_facing
-    def give(cotangent: Any) -> Any:
-        if not debug_nan:
-            return plan.shape(pullback(cotangent)[0])
-
-        # The search has to see the function itself, not only what it left for the pullback.
-        def pull(values: Any, cotangent: Any) -> Any:
-            return jax.vjp(plan.pure, values, has_aux=True)[1](cotangent)
-
-        return plan.shape(find_non_finite(pull, plan.name_leaves, "vjp")(plan.values, cotangent)[0])
-
+    give = partial(_pull_finite, plan) if debug_nan else partial(_pull, plan, pullback)
     return (out, give, aux) if has_aux else (out, give)
+
+
+@user_facing
+def _pull(plan: Plan, pullback: Callable[..., Any], cotangent: Any) -> Any:
+    return plan.shape_whole(pullback(cotangent)[0])
+
+
+@user_facing
+def _pull_finite(plan: Plan, cotangent: Any) -> Any:
+    # The search has to see the function itself, not only what it left for the pullback.
+    def pull(values: Any, cotangent: Any) -> Any:
+        return jax.vjp(plan.pure, values, has_aux=True)[1](cotangent)
+
+    return plan.shape(find_non_finite(pull, plan.name_leaves, "vjp")(plan.values, cotangent)[0])
 
 
 @user_facing
@@ -244,7 +249,7 @@ def _plan(
     has_aux: bool,
 ) -> Plan:
     function(fun, "fun", name)
-    selector = compile_states(grad_states, name)
+    selector = compile_unbound(grad_states, name)
     if argnums is _ARGUMENT_0:
         argnums = 0 if primals and selector is None else None
     argnums = read_argnums(argnums, has_lens=selector is not None, asked_by=name)

@@ -120,7 +120,9 @@ class BoundLens(Mapping[Path, Any]):
         """
         if not self._can_keep:
             return self._look(required_by)
-        kept = self.module._keep(self._kept, lambda: self._look(required_by))
+        # By the class: what an instance is asked for it looks up among its states first.
+        keep = type(self.module)._keep
+        kept = keep(self.module, self._kept, lambda: self._look(required_by))
         # Whether it is an error that there is none depends on who asks.
         self._kept = kept if kept.found else None
         return kept.found

@@ -19,7 +19,7 @@ from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
 from ._reads import Reads
 from ._trace import TOP, current_trace, has_tracers
-from ._units import TreeDef, flatten
+from ._units import TreeDef, flatten, is_array
 from .path import Path, format
 from .state import ENDED, State, active_frame, held_value, refuse_leak
 
@@ -39,6 +39,9 @@ class Writes:
     def __init__(self, cells: tuple[State, ...], values: tuple[Any, ...]):
         self.cells = cells
         self.values = values
+
+    def __bool__(self) -> bool:
+        return bool(self.cells)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[State, ...]]:
         return self.values, self.cells
@@ -77,6 +80,9 @@ class Writes:
                 frame.write(cell, value)
 
 
+NO_WRITES = Writes((), ())
+
+
 class Frame:
     """An overlay on all states, open while its ``with`` block runs.
 
@@ -84,7 +90,6 @@ class Frame:
         values: The values that differ from those outside.
         touched: The cells that were read or written.
         made: The cells that were made while the frame was open, in order.
-        nodes: Mutable nodes that were made while the frame was open, by id.
         reads: What is read of mutable nodes, if that matters.
         can_raise: Whether the function has checks that may fail when it runs.
     """
@@ -100,7 +105,7 @@ class Frame:
         self.values: dict[State, Any] = dict(values)
         self.touched: dict[State, None] = {}
         self.made: dict[State, None] = {}
-        self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
+        self._nodes: WeakValueDictionary[int, Any] | None = None
         self._written: dict[State, None] = {}
         self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
         self._frozen = frozen
@@ -108,6 +113,13 @@ class Frame:
         self._undo = undo
         self.reads = reads
         self.can_raise = False
+
+    @property
+    def nodes(self) -> "WeakValueDictionary[int, Any]":
+        """Mutable nodes that were made while the frame was open, by id."""
+        if self._nodes is None:
+            self._nodes = WeakValueDictionary()
+        return self._nodes
 
     def __enter__(self) -> Self:
         self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
@@ -239,6 +251,8 @@ class Frame:
 
     def writes(self) -> Writes:
         """Returns what was written so far to cells that were made outside this frame."""
+        if not self._lent and not self._written:
+            return NO_WRITES
         for cell, lent in self._lent.items():
             if _has_changed(lent, jax.tree.flatten(self.values[cell])):
                 self.check(cell)
@@ -317,13 +331,19 @@ def capture(
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
         # made anew outside of it. A state that is only handed through isn't touched by that.
-        leaves, treedef = flatten(out)
+        leaves, treedef = ([], None) if is_array(out) else flatten(out)
         inside = {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
         writes = frame.writes()
-        made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
-    outside = {cell: cell.with_value(value) for cell, value in inside.items()}
-    out = treedef.unflatten([outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves])
-    touched = tuple(cell for cell in frame.touched if cell not in frame.made)
+        made = NO_WRITES
+        if frame.made:
+            made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
+    if treedef is not None:
+        outside = {cell: cell.with_value(value) for cell, value in inside.items()}
+        leaves = [outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves]
+        out = treedef.unflatten(leaves)
+    touched = tuple(frame.touched)
+    if frame.made:
+        touched = tuple(cell for cell in touched if cell not in frame.made)
     return Captured(out, writes, touched, made, frame.can_raise)
 
 

@@ -127,14 +127,16 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
         below.append(part)
     container: Any = type(spec)
     known = dict.fromkeys(keys)
+    is_mapping, is_flat = isinstance(spec, Mapping), not any(below)
 
     def rebuild(given: list[Any]) -> Any:
-        taken = iter(given)
-        each = [
-            next(taken) if part is None else part.rebuild([next(taken) for _ in part.units])
-            for part in below
-        ]
-        if isinstance(spec, Mapping):
+        each, taken = given, iter(given)
+        if not is_flat:
+            each = [
+                next(taken) if part is None else part.rebuild([next(taken) for _ in part.units])
+                for part in below
+            ]
+        if is_mapping:
             return dict(zip(keys, each, strict=True))
         return container(*each) if hasattr(container, "_fields") else container(each)
 

@@ -15,7 +15,7 @@ from ._outline import Flat, remember
 from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
 from ._positions import Positions
 from ._select import ByPath, Optional
-from ._units import Index, Site, flatten, flatten_with_path, kinds, sites
+from ._units import Index, Site, flatten, flatten_with_path, has_owners, kinds, sites
 from .path import Path
 
 
@@ -44,6 +44,7 @@ class Selection(Sequence[Entry]):
         entries: The entries.
         cells: The positions of leaves that are cells.
         unmatched: Patterns that match nothing and aren't optional.
+        has_owners: Whether there are cells or mutable nodes in the tree.
 
     Attributes:
         paths: The path of each entry.
@@ -61,8 +62,10 @@ class Selection(Sequence[Entry]):
         entries: Sequence[Entry],
         cells: Collection[int] = (),
         unmatched: tuple[ByPath, ...] = (),
+        has_owners: bool = False,
     ):
         self.entries = tuple(entries)
+        self.has_owners = has_owners
         self.unmatched = unmatched
         self.paths = tuple([entry.path for entry in self.entries])
         self.positions = tuple([entry.positions[0] for entry in self.entries])
@@ -185,7 +188,7 @@ def _select(selector: Selector, tree: Any) -> Selection:
         elif pick:
             entries += _part_entries(site, pick)
     unmatched = tuple(p for p in _required(selector) if p not in scope.matched)
-    return Selection(entries, cells, unmatched)
+    return Selection(entries, cells, unmatched, has_owners(tree))
 
 
 def _required(selector: Selector) -> list[ByPath]:

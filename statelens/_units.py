@@ -106,7 +106,8 @@ def flatten_typed(tree: Any) -> Flat:
 def _flatten_anew(tree: Any) -> tuple[list[Any], TreeDef]:
     if is_array(tree):
         return [tree], _LEAF
-    if not isinstance(tree, (Stop, Holder)):
+    # To ask an Equinox module for its class costs two Python calls.
+    if not issubclass(type(tree), (Stop, Holder)):
         # Most trees have nothing to stop at, and JAX goes through them without asking Python.
         flat = _flatten_plainly(tree, _is_none)
         if flat is not None:
@@ -164,17 +165,21 @@ def flatten_with_path(
 
 
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
-_array_types: set[type] = set()
+_MOST_TYPES = 1024
+_are_arrays: dict[type, bool] = {}
 
 
 def is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array: of JAX, of NumPy, traced, or a shape and dtype."""
-    if type(leaf) in _array_types:
-        return True
+    known = _are_arrays.get(type(leaf))
+    if known is not None:
+        return known
     found = isinstance(leaf, _ARRAY_TYPES)
     # What is traced may be an array or not; for all others the type says it.
-    if found and not isinstance(leaf, jax.core.Tracer):
-        _array_types.add(type(leaf))
+    if not isinstance(leaf, jax.core.Tracer):
+        if len(_are_arrays) >= _MOST_TYPES:
+            _are_arrays.clear()
+        _are_arrays[type(leaf)] = found
     return found
 
 

@@ -48,8 +48,12 @@ __all__ = [
 class FrameLike(Protocol):
     """What a state needs of the frame that reads and writes go to; see `_frames`."""
 
-    nodes: WeakValueDictionary[int, Any]
     reads: Reads | None
+
+    @property
+    def nodes(self) -> WeakValueDictionary[int, Any]:
+        """Mutable nodes that were made while the frame was open, by id."""
+        ...
 
     def read(self, cell: "State") -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""

@@ -4,6 +4,7 @@ What they add to `jax.grad`: the selection of what is differentiated, states wri
 function, and errors that name paths. The gradient is JAX's own.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,22 +18,31 @@ from ._gradient import gradient_value_aux, make
 
 def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
     """Is `jax.grad`, with an error that says what to write where there is no scalar."""
+    value_and_grad = _value_and_grad(**params)
 
-    def checked(*args: Any) -> tuple[Any, Any]:
-        value, aux = fun(*args)
-        check_scalar(value, bool(params.get("holomorphic")))
-        return value, aux
-
-    value_and_grad = jax.value_and_grad(checked, **params)
-
-    def gradient_and_aux(*args: Any) -> tuple[Any, Any]:
-        (_, aux), gradient = value_and_grad(*args)
+    def gradient_and_aux(values: Any) -> tuple[Any, Any]:
+        (_, aux), gradient = value_and_grad(values, fun)
         return gradient, aux
 
     return gradient_and_aux
 
 
+@functools.cache
+def _value_and_grad(**params: Any) -> Callable[..., Any]:
+    """Makes `jax.value_and_grad` of any function, which is its second argument."""
+    holomorphic = bool(params.get("holomorphic"))
+
+    def checked(values: Any, fun: Callable[[Any], Any]) -> tuple[Any, Any]:
+        value, aux = fun(values)
+        check_scalar(value, holomorphic)
+        return value, aux
+
+    return jax.value_and_grad(checked, **params)
+
+
 scalar_grad.__name__ = "grad"
+# A gradient looks like what it is taken of; a list is the cheapest form for JAX.
+scalar_grad.takes_lists = True  # type: ignore[attr-defined]
 
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:

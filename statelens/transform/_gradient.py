@@ -207,4 +207,6 @@ class GradientTransform:
             allowed=self._allowed,
             has_aux=self._has_aux,
             asked_by=self._name,
+            # Units are nodes of trees.
+            as_list=not self._unit_aware and getattr(self._transform, "takes_lists", False),
         )

@@ -25,10 +25,11 @@ from .._errors import (
 )
 from .._frames import Captured
 from .._given import Units, is_bound, units_of
-from .._halves import combine, read, split
+from .._halves import combine, read_all, split
 from .._picks import Selector
+from .._positions import Positions
 from .._resolve import focus_on
-from .._units import cells, has_owners, hidden_cells, is_array
+from .._units import TreeDef, cells, has_owners, hidden_cells, is_array
 from ..path import Path, format
 from ..state import State
 from ..thread import overlaid_values
@@ -96,6 +97,30 @@ class States:
     def read(self, vector: Any) -> Any:
         values = self.given.flatten(vector)
         return self.given.rebuild(values) if self.given.is_pytree else values
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Leaves that a lens selects in the first argument, where there are no states in it."""
+
+    values: list[Any]
+    leaves: list[Any]
+    treedef: TreeDef
+    places: Positions
+
+    def apply(self, values: Any, call: Call) -> None:
+        call.args[0] = self._tree(self.leaves, values)
+
+    def shape(self, derivative: Any) -> Any:
+        return self._tree([None] * len(self.leaves), derivative)
+
+    def read(self, vector: Any) -> Any:
+        return vector
+
+    def _tree(self, leaves: list[Any], values: Any) -> Any:
+        leaves = list(leaves)
+        self.places.write(leaves, values)
+        return self.treedef.unflatten(leaves)
 
 
 @dataclass(frozen=True)
@@ -225,19 +250,49 @@ def compile_unbound(grad_states: Any, asked_by: str) -> Selector | None:
     return read_lens(grad_states, "grad_states", asked_by)
 
 
-def states_part(grad_states: Any, allowed: Differentiable, asked_by: str) -> States:
-    """Returns the part of states that are given themselves."""
+def states_part(
+    grad_states: Any, allowed: Differentiable, asked_by: str, *, as_list: bool = False
+) -> States:
+    """Returns the part of states that are given themselves.
+
+    Args:
+        grad_states: The states.
+        allowed: Which numbers may be differentiated.
+        asked_by: The transform, for messages.
+        as_list: Whether a list of values will do, in whatever form the states are given.
+
+    Returns:
+        The part.
+    """
     given = units_of(grad_states, asked_by)
     values = [unit.value for unit in given.units]
     for number, value in enumerate(values):
         allowed.check(partial(given.label, number), value, asked_by)
+    if as_list:
+        given = given._replace(is_pytree=False)
     return States(given, given.rebuild(values) if given.is_pytree else values)
 
 
 def tree_part(
-    selector: Selector, args: Sequence[Any], allowed: Differentiable, asked_by: str
-) -> Tree:
-    """Returns the part of the first argument that a lens selects."""
+    selector: Selector,
+    args: Sequence[Any],
+    allowed: Differentiable,
+    asked_by: str,
+    *,
+    as_list: bool = False,
+) -> Tree | Leaves:
+    """Returns the part of the first argument that a lens selects.
+
+    Args:
+        selector: What is selected.
+        args: The arguments.
+        allowed: Which numbers may be differentiated.
+        asked_by: The transform, for messages.
+        as_list: Whether a list of values will do.
+
+    Returns:
+        The part.
+    """
     if not args:
         raise ArgumentError(
             explain(
@@ -248,10 +303,12 @@ def tree_part(
             )
         )
     leaves, treedef, entries = focus_on(selector, args[0], required_by=asked_by)
-    for entry in entries:
-        unit = read(leaves, entry)
+    units = read_all(leaves, entries)
+    for path, unit in zip(entries.paths, units, strict=True):
         value = unit.value if isinstance(unit, Cell) else unit
-        allowed.check(partial(format, entry.path), value, asked_by)
+        allowed.check(partial(format, path), value, asked_by)
+    if as_list and not (entries.parts or entries.has_owners):
+        return Leaves(units, leaves, treedef, entries.units)
     return Tree(*split(leaves, treedef, entries))
 
 

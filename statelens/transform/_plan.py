@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, DifferentiationError, StructureError, explain
-from .._frames import Writes, capture
+from .._frames import NO_WRITES, Writes, capture
 from .._picks import Selector
 from .._units import is_array
 from ..path import format, from_jax
@@ -54,6 +54,7 @@ class Plan:
         allowed: Which numbers may be differentiated.
         has_aux: Whether the function returns ``(value, aux)``.
         asked_by: The transform, for messages.
+        as_list: Whether the derivative looks like what is differentiated, so that lists will do.
 
     Attributes:
         parts: What is differentiated: states, a tree, arguments.
@@ -73,19 +74,21 @@ class Plan:
         allowed: Differentiable,
         has_aux: bool,
         asked_by: str,
+        as_list: bool = False,
     ):
         self._fun = fun
         self._args = args
         self._kwargs = kwargs
         self._has_aux = has_aux
         self._asked_by = asked_by
+        self._as_list = as_list
         self.argnums = argnums
         self._untouched: str | None = None
         self.parts: list[Part] = []
         if selector is not None:
-            self.parts.append(tree_part(selector, args, allowed, asked_by))
+            self.parts.append(tree_part(selector, args, allowed, asked_by, as_list=as_list))
         elif grad_states is not None:
-            self.parts.append(states_part(grad_states, allowed, asked_by))
+            self.parts.append(states_part(grad_states, allowed, asked_by, as_list=as_list))
         if argnums is None and not self.parts:
             argnums = 0
             if not args:
@@ -107,7 +110,7 @@ class Plan:
     def _each(self, values: Any) -> tuple[Any, ...]:
         return (values,) if len(self.parts) == 1 else tuple(values)
 
-    def pure(self, values: Any) -> tuple[Any, tuple[Any, Any, Writes]]:
+    def pure(self, values: Any) -> tuple[Any, tuple[Any, Any, Writes | None]]:
         """Runs the function against other values.
 
         Args:
@@ -115,7 +118,7 @@ class Plan:
 
         Returns:
             The function's value; and beside it, not to be differentiated, the value once
-            more, the function's auxiliary output, and what it wrote: for `finish`.
+            more, the function's auxiliary output, and what it wrote, if anything: for `finish`.
         """
         call = Call(list(self._args))
         for part, own in zip(self.parts, self._each(values), strict=True):
@@ -128,7 +131,8 @@ class Plan:
         value, aux = (
             value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
         )
-        packed_writes = Writes(captured.writes.cells, tuple(map(packed, captured.writes.values)))
+        writes = captured.writes
+        packed_writes = Writes(writes.cells, tuple(map(packed, writes.values))) if writes else None
         self._check_output(value)
         return value, (packed(value), packed(aux), packed_writes)
 
@@ -143,12 +147,12 @@ class Plan:
                     )
                 )
 
-    def finish(self, beside: tuple[Any, Any, Writes], check_states: bool) -> "Finished":
+    def finish(self, beside: tuple[Any, Any, Writes | None], check_states: bool) -> "Finished":
         """Takes apart what `pure` gives beside the value; nothing is committed yet."""
         if check_states:
             self.check_touched()
         value, aux, writes = beside
-        whole = Writes(writes.cells, tuple(map(unmixed, writes.values)))
+        whole = Writes(writes.cells, tuple(map(unmixed, writes.values))) if writes else NO_WRITES
         return Finished(unmixed(value), unmixed(aux), whole)
 
     def check_touched(self) -> None:
@@ -162,17 +166,18 @@ class Plan:
         One that lies inside of the function's own output, as a Jacobian does, comes as it is.
         """
         # What isn't given by states comes in the form that JAX gives it.
-        if not any(isinstance(part, States) for part in self.parts):
-            return derivative
-        if jax.tree.structure(derivative) != jax.tree.structure(self.values):
-            return derivative
+        if not self._as_list:
+            if not isinstance(self.parts[0], States):
+                return derivative
+            if jax.tree.structure(derivative) != jax.tree.structure(self.values):
+                return derivative
         return self.shape_whole(derivative)
 
     def shape_whole(self, derivative: Any) -> Any:
         """Does what `shape` does, for a derivative that has the structure of `values`."""
-        pairs = zip(self.parts, self._each(derivative), strict=True)
-        shaped = tuple(part.shape(own) for part, own in pairs)
-        return shaped[0] if len(shaped) == 1 else shaped
+        if len(self.parts) == 1:
+            return self.parts[0].shape(derivative)
+        return tuple(part.shape(own) for part, own in zip(self.parts, derivative, strict=True))
 
     def name_leaves(self, result: tuple[Any, Any]) -> list[tuple[str, Any]]:
         """Lists the leaves of the derivative in a result with their paths, as text."""

@@ -208,5 +208,6 @@ class GradientTransform:
             has_aux=self._has_aux,
             asked_by=self._name,
             # Units are nodes of trees.
+            keeps_value=self._return_value,
             as_list=not self._unit_aware and getattr(self._transform, "takes_lists", False),
         )

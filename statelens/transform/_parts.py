@@ -8,7 +8,7 @@ the parts that a call asks for, and knows nothing else of them.
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
@@ -36,7 +36,6 @@ from ..thread import overlaid_values
 from ._options import read_lens
 
 
-@dataclass
 class Call:
     """A call of the user's function, as the parts prepare it.
 
@@ -47,10 +46,11 @@ class Call:
         watched: States that the function has to touch, with what gives the label of each.
     """
 
-    args: list[Any]
-    values: dict[State, Any] = field(default_factory=dict)
-    frozen: dict[State, Path] = field(default_factory=dict)
-    watched: dict[Any, Callable[[Any], str]] = field(default_factory=dict)
+    def __init__(self, args: list[Any]):
+        self.args = args
+        self.values: dict[State, Any] = {}
+        self.frozen: dict[State, Path] = {}
+        self.watched: dict[Any, Callable[[Any], str]] = {}
 
     def freeze(self, tree: Any) -> None:
         """Forbids writes to the states in a tree."""
@@ -167,13 +167,11 @@ class Arguments:
 
 
 @functools.cache
-def _is_inexact(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.inexact)
-
-
-@functools.cache
-def _is_complex(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.complexfloating)
+def _field_of(dtype: Any) -> str | None:
+    """Says what kind of numbers have derivatives: real ones, complex ones, or none."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "complex"
+    return "real" if jnp.issubdtype(dtype, jnp.inexact) else None
 
 
 @dataclass(frozen=True)
@@ -205,10 +203,11 @@ class Differentiable:
             dtype = getattr(leaf, "dtype", None)
             if dtype is None and isinstance(leaf, (bool, int, float)):
                 dtype = jnp.result_type(leaf)
-            if dtype is None or not _is_inexact(dtype):
+            field = None if dtype is None else _field_of(dtype)
+            if field is None:
                 if not self.integers:
                     self._refuse(label(), dtype or type(leaf).__name__, asked_by)
-            elif not self.complexes and _is_complex(dtype):
+            elif field == "complex" and not self.complexes:
                 self._refuse(label(), dtype, asked_by)
 
     @staticmethod

@@ -55,6 +55,7 @@ class Plan:
         has_aux: Whether the function returns ``(value, aux)``.
         asked_by: The transform, for messages.
         as_list: Whether the derivative looks like what is differentiated, so that lists will do.
+        keeps_value: Whether `finish` has to give the function's value.
 
     Attributes:
         parts: What is differentiated: states, a tree, arguments.
@@ -75,6 +76,7 @@ class Plan:
         has_aux: bool,
         asked_by: str,
         as_list: bool = False,
+        keeps_value: bool = False,
     ):
         self._fun = fun
         self._args = args
@@ -82,6 +84,7 @@ class Plan:
         self._has_aux = has_aux
         self._asked_by = asked_by
         self._as_list = as_list
+        self._keeps_value = keeps_value
         self.argnums = argnums
         self._untouched: str | None = None
         self.parts: list[Part] = []
@@ -117,8 +120,9 @@ class Plan:
             values: Of the structure of `values`.
 
         Returns:
-            The function's value; and beside it, not to be differentiated, the value once
-            more, the function's auxiliary output, and what it wrote, if anything: for `finish`.
+            The function's value; and beside it, not to be differentiated, for `finish`: the
+            value once more, if that is kept, the function's auxiliary output, and what it
+            wrote, if anything.
         """
         call = Call(list(self._args))
         for part, own in zip(self.parts, self._each(values), strict=True):
@@ -134,7 +138,8 @@ class Plan:
         writes = captured.writes
         packed_writes = Writes(writes.cells, tuple(map(packed, writes.values))) if writes else None
         self._check_output(value)
-        return value, (packed(value), packed(aux), packed_writes)
+        kept = packed(value) if self._keeps_value else None
+        return value, (kept, packed(aux), packed_writes)
 
     def _check_output(self, value: Any) -> None:
         for leaf in [value] if is_array(value) else jax.tree.leaves(value):

@@ -63,7 +63,7 @@ def vjp(
         >>> pullback(jnp.array([1.0, 0.0]))
         (Array([5., 0.], dtype=float32), Array(2., dtype=float32...))
     """
-    plan = _plan("vjp", fun, primals, grad_states, argnums, has_aux)
+    plan = _plan("vjp", fun, primals, grad_states, argnums, has_aux, as_list=True)
     out, pullback, beside = jax.vjp(plan.pure, plan.values, has_aux=True)
     _, aux, writes = plan.finish(beside, True)
     writes.commit()
@@ -240,6 +240,9 @@ def jvp(
     return (out, out_tangent, aux) if has_aux else (out, out_tangent)
 
 
+_ALLOWED = Differentiable(complexes=True, any_argument=True)
+
+
 def _plan(
     name: str,
     fun: Callable[..., Any],
@@ -247,6 +250,7 @@ def _plan(
     grad_states: Any,
     argnums: Any,
     has_aux: bool,
+    as_list: bool = False,
 ) -> Plan:
     function(fun, "fun", name)
     selector = compile_unbound(grad_states, name)
@@ -269,7 +273,8 @@ def _plan(
         grad_states=grad_states,
         selector=selector,
         argnums=argnums,
-        allowed=Differentiable(complexes=True, any_argument=True),
+        allowed=_ALLOWED,
         has_aux=has_aux,
         asked_by=name,
+        as_list=as_list,
     )

@@ -165,6 +165,17 @@ def test_values_outlive_the_function_and_keep_no_others_alive():
     assert other() is None
 
 
+def test_a_state_that_leads_to_the_function_is_no_leak():
+    model = Counter()
+    model.rate.owner = model
+    model.advance = advance_function(model)
+    run(model.advance, 1.0)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_plain_transform_around_calls_in_a_row_is_refused_and_loses_nothing():
     model, advance = make()
     run(advance, jnp.array(1.0))

@@ -7,7 +7,7 @@ value by that. Before anyone writes a state, or runs another program that takes 
 back to their cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._reads import epoch
@@ -156,6 +156,13 @@ class Pooled(Deferred):
     def make_room(self) -> None:
         """Gives all values of the pool back to their cells."""
         self.pool.close()
+
+
+def close_pool(reference: Callable[[], Pool | None]) -> None:
+    """Closes a pool, if it is still there."""
+    pool = reference()
+    if pool is not None:
+        pool.close()
 
 
 def close_pools(cells: Sequence[State]) -> None:

@@ -21,7 +21,7 @@ from .._units import TreeDef
 from ..state import State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import apart, mixed, unmixed
-from ._pool import Pool
+from ._pool import Pool, close_pool
 from ._pure import staged_value, staged_writes, states_in
 from ._recall import modules
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
@@ -93,7 +93,8 @@ class Program:
         self.donated = tuple(donated)
         self.kept = tuple(kept)
         self.pool = Pool(self.donated, self.kept)
-        weakref.finalize(self, self.pool.close).atexit = False
+        # Weakly: a state may lead to all that leads to the program.
+        weakref.finalize(self, close_pool, weakref.ref(self.pool)).atexit = False
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()

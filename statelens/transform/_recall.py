@@ -43,6 +43,7 @@ class Memory:
         return all(has_still(container, before) for container, before in self._contents)
 
 
+_MOST_REMEMBERED = 256
 _memories: dict[int, Memory] = {}
 
 
@@ -53,7 +54,7 @@ def recall(module: Any) -> Memory | None:
 
 
 def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Getter]) -> None:
-    """Remembers a module, as long as it lives.
+    """Remembers a module, as long as it lives and not too many others come.
 
     Args:
         module: The module.
@@ -61,6 +62,9 @@ def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Gette
         static: All else of it.
         places: Where in it lists and dictionaries are.
     """
+    # A module that its own function leads to would never end while it is remembered.
+    while len(_memories) >= _MOST_REMEMBERED:
+        del _memories[next(iter(_memories))]
     _memories[id(module)] = Memory(module, traced, static, places)
 
 

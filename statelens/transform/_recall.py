@@ -64,7 +64,7 @@ def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Gette
     """
     # A module that its own function leads to would never end while it is remembered.
     while len(_memories) >= _MOST_REMEMBERED:
-        del _memories[next(iter(_memories))]
+        _memories.pop(next(iter(_memories)), None)
     _memories[id(module)] = Memory(module, traced, static, places)
 
 

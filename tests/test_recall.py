@@ -158,6 +158,38 @@ def test_modules_among_other_outputs():
         reference, (reference_state,) = expected.model["b"], expected.state
 
 
+def test_modules_in_nested_tuples_with_all_kinds_of_other_things():
+    traces = []
+
+    @sl.jit
+    def step(state, scale):
+        traces.append(scale)
+        (model, count), other, text = state
+        model, out = twice(model)
+        return ((model, count + 1), other, text), out * scale
+
+    def start(count=0, text="a"):
+        return (make(), count), (None, jnp.ones(2)), text
+
+    for begin in (start(), start(jnp.array(0)), start(text="b"), start()):
+        state, reference = begin, begin[0][0]
+        for number in range(3):
+            expected = reference(1.0)
+            reference = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, reference)
+            state, out = step(state, 1.0)
+            np.testing.assert_allclose(out, expected, rtol=1e-6)
+            assert state[0][1] == number + 1
+            assert state[1][0] is None
+            assert state[2] == begin[2]
+        state[0][0].rows[0] = jnp.array(100.0)
+        np.testing.assert_allclose(step(state, 1.0)[1], state[0][0](1.0), rtol=1e-6)
+    before = len(traces)
+    pair = step(start(), 1.0)[0]
+    step((pair[0], pair[1], "a"), 1.0)
+    step(((pair[0][0], pair[0][1]), (pair[1][0], jnp.ones(3)), "a"), 1.0)
+    assert len(traces) == before + 1
+
+
 @pytest.mark.parametrize("leaf", ["rows", "pair"])
 def test_it_is_forgotten_with_its_arrays(leaf):
     model, _ = twice(make())

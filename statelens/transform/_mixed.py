@@ -17,7 +17,7 @@ from .._errors import ArgumentTypeError, explain
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
 from ..state import Deferred
-from ._recall import Getter, get, modules, places_of_containers, recall, remember
+from ._recall import Getter, get, modules, places_of_containers, recall, recall_all, remember
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
@@ -156,6 +156,25 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     memory = recall(tree)
     if memory is not None:
         return Mixed(memory.traced, memory.static)
+    recalled = recall_all(tree) if isinstance(tree, tuple) else None
+    if recalled is None:
+        return _apart(tree, name)
+    known = _composed.get(recalled.key)
+    if known is not None:
+        return Mixed(recalled.traced, known[1])
+    found = _apart(tree, name)
+    if list(map(id, found.traced)) == list(map(id, recalled.traced)):
+        _forget_some(_composed)
+        _composed[recalled.key] = recalled.static, found.static
+    return found
+
+
+# What isn't traced of nested tuples, by what isn't traced of the modules in them; these are kept,
+# so that no others take their place.
+_composed: dict[Hashable, tuple[list[Any], "Static"]] = {}
+
+
+def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
     leaves, treedef = jax.tree.flatten(tree)
     known = _look_up(tree, treedef, tuple(map(type, leaves)))
     # Objects that have been seen are the same constants again; they are kept, so that no other

@@ -8,13 +8,14 @@ made of. Lists and dictionaries in them may change, and are compared.
 import functools
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
+from .._trace import concrete_types
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
@@ -51,6 +52,53 @@ def recall(module: Any) -> Memory | None:
     """Returns what is remembered of a module; None, if nothing is, or no longer holds."""
     memory = _memories.get(id(module))
     return memory if memory is not None and memory.is_of(module) else None
+
+
+class Recalled(NamedTuple):
+    """What is remembered of the modules in nested tuples, such as the state of an optimiser.
+
+    Attributes:
+        traced: All leaves that are traced.
+        static: What isn't traced of each module.
+        structure: What stands for all else.
+    """
+
+    traced: list[Any]
+    static: list[Any]
+    structure: list[Hashable]
+
+    @property
+    def key(self) -> Hashable:
+        """What is the same for trees of which only the traced leaves differ."""
+        return tuple(self.structure), tuple(map(id, self.static))
+
+
+_MOST_NODES = 64
+
+
+def recall_all(tree: Any) -> Recalled | None:
+    """Returns what is remembered of all modules in nested tuples; None, if of one it isn't."""
+    found = Recalled([], [], [])
+    return found if _recalled(tree, found) and found.static else None
+
+
+def _recalled(node: Any, found: Recalled) -> bool:
+    kind = type(node)
+    if node is None or kind in concrete_types:
+        found.structure.append(kind)
+        if node is not None:
+            found.traced.append(node)
+    elif kind is tuple or (isinstance(node, tuple) and hasattr(kind, "_fields")):
+        found.structure.append((kind, len(node)))
+        return len(found.structure) < _MOST_NODES and all(_recalled(item, found) for item in node)
+    else:
+        memory = recall(node)
+        if memory is None:
+            return False
+        found.structure.append(Memory)
+        found.static.append(memory.static)
+        found.traced.extend(memory.traced)
+    return True
 
 
 def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Getter]) -> None:

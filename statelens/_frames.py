@@ -6,7 +6,7 @@ and takes what was written out of the trace as ordinary outputs; `Writes.commit`
 to the enclosing frame, or to the cells, after the transform has succeeded.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
@@ -49,12 +49,6 @@ class Writes:
     @classmethod
     def tree_unflatten(cls, cells: tuple[State, ...], values: Any) -> Self:
         return cls(cells, tuple(values))
-
-    def in_order_of(self, cells: Iterable[State]) -> Self:
-        """Returns the same writes in the order in which the cells written come in others."""
-        values = dict(zip(self.cells, self.values, strict=True))
-        written = tuple(cell for cell in cells if cell in values)
-        return type(self)(written, tuple(map(values.pop, written)))
 
     def commit(self) -> None:
         """Gives the writes to the enclosing frame, or to the cells when there is none.

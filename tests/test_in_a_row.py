@@ -165,10 +165,12 @@ def test_values_outlive_the_function_and_keep_no_others_alive():
     assert other() is None
 
 
-def test_a_state_that_leads_to_the_function_is_no_leak():
+@pytest.mark.parametrize("options", [{}, {"donate_states": True}, {"pack_states": True}])
+def test_a_state_that_leads_to_the_function_is_no_leak(options):
     model = Counter()
-    model.rate.owner = model
-    model.advance = advance_function(model)
+    for state in (model.rate, *model.parts):
+        state.owner = model
+    model.advance = advance_function(model, **options)
     run(model.advance, 1.0)
     gone = weakref.ref(model)
     del model

@@ -1,8 +1,8 @@
-"""An experiment: values that live in one buffer per dtype between calls, unpacked in the program.
+"""Values that live in one buffer per dtype between calls, unpacked in the program: `pack_states`.
 
 A call takes and gives one array where it took and gave N, so that there is less to dispatch; but
 the program has N slices and a concatenation more, to be compiled and run. Does that beat
-donation, which costs nothing?
+donation, which costs nothing? And does the option of `statelens.jit` cost what it costs by hand?
 """
 
 import time
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+
+import statelens as sl
 
 from .. import models
 from ..adapters import BASELINE, Call, checked, jax_flat, small_parameters, threaded
@@ -53,6 +55,30 @@ def steps(size: int) -> dict[str, Call]:
     return in_each_way(jax_flat.step_function(problem), leaves, problem.x, problem.y)
 
 
+def of_states(step: Callable[..., Any], leaves: list[Any], *batch: Any) -> dict[str, Call]:
+    """Gives calls of the same step over states, by the options of `statelens.jit`."""
+    options = {
+        "statelens": {},
+        "statelens, donated": {"donate_states": True},
+        "statelens, packed": {"pack_states": True},
+        "statelens, packed, donated": {"pack_states": True, "donate_states": True},
+    }
+
+    def started(**options: Any) -> Call:
+        states = [sl.State(jnp.copy(leaf)) for leaf in leaves]
+
+        @sl.jit(**options)
+        def advance(*batch: Any) -> Any:
+            loss, values = step([state.value for state in states], *batch)
+            for state, value in zip(states, values, strict=True):
+                state.value = value
+            return loss
+
+        return lambda: advance(*batch)
+
+    return {name: started(**given) for name, given in options.items()}
+
+
 def steps_of_model(model: models.Model) -> dict[str, Call]:
     case = models.step(*model, optax.adam(1e-3))[HAND]
     return in_each_way(case.function, *case.args)
@@ -74,6 +100,7 @@ def in_each_way(step: Callable[..., Any], leaves: list[Any], *batch: Any) -> dic
         f"{BASELINE}, donated": started(step, leaves, donate_argnums=0),
         "one buffer": started(of_buffers, buffers),
         "one buffer, donated": started(of_buffers, buffers, donate_argnums=0),
+        **of_states(step, leaves, *batch),
     }
 
 

@@ -13,7 +13,7 @@ import jax
 from .._errors import hide_own_frames
 from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
-from ..state import State, active_frame, store_all, store_arrays
+from ..state import Holding, active_frame, store_all, store_arrays
 from ._discover import Undeclared
 from ._mixed import Mixed, apart, mixed, returned
 from ._pool import Pool, close_pools
@@ -183,12 +183,12 @@ def are_traced(values: Any, are_concrete: bool) -> bool:
     return has_tracers(leaves[:1])
 
 
-def arrays_of(cells: Iterable[State]) -> list[Any]:
+def arrays_of(cells: Iterable[Holding]) -> list[Any]:
     """Gathers the values of states that hold arrays."""
     return [cell._value for cell in cells]
 
 
-def inputs_of(cells: Iterable[State]) -> list[Any]:
+def inputs_of(cells: Iterable[Holding]) -> list[Any]:
     """Gathers the values of states as a program takes them."""
     values = arrays_of(cells)
     return [

@@ -20,12 +20,13 @@ from .._cell import Holder
 from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
 from .._frames import capture
 from .._halves import combine
-from ..state import State, is_alive
+from ..state import State, active_frame, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
 from ._dispatch import dispatch
 from ._mixed import apart, constants, mixed, unmixed
-from ._options import Donation, count, names, positions, positions_of
+from ._options import Choice, count, names, positions, positions_of
+from ._packing import boxes
 from ._program import Program, Replay, signature_of
 from ._pure import prepared, states_in
 from ._reach import reachable
@@ -66,6 +67,7 @@ class JitFunction:
         static_argnames: Any = None,
         donate_argnums: Any = None,
         donate_states: Any = None,
+        pack_states: Any = None,
         max_traces: int | None = None,
         **options: Any,
     ):
@@ -84,6 +86,7 @@ class JitFunction:
             "static_argnames": static_argnames,
             "donate_argnums": donate_argnums,
             "donate_states": donate_states,
+            "pack_states": pack_states,
             "max_traces": max_traces,
             **options,
         }
@@ -104,7 +107,8 @@ class JitFunction:
         options["donate_argnames"] = tuple(sorted(donated_names))
         self._options = options
         self._donated_args = donated
-        self._donation = Donation(donate_states, name)
+        self._donation = Choice(donate_states, "donate_states", name)
+        self._packing = Choice(pack_states, "pack_states", name)
         self.lends = self._donation.selector is not None
         self._guard = TraceGuard(count(max_traces, "max_traces", name))
         self._programs: list[Program] = []
@@ -161,8 +165,9 @@ class JitFunction:
         program, result = self._settle(
             args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
         )
-        is_only = all(other is program or not other.holds() for other in self._programs)
-        is_plain = program.is_plain and is_only and not self.lends
+        is_only = all(other is program or not other.holds() for other in self._serving())
+        # A program that takes values by themselves is for frames, where calls go this way.
+        is_plain = program.is_plain and is_only and not self.lends and not program.is_for_frames
         self.__call__ = self._call
         if is_plain:
             dispatch(program, self._static, self._call, self._start_again, self._install)
@@ -296,13 +301,25 @@ class JitFunction:
 
     def _known(self, args: Any, kwargs: Any) -> Program | None:
         """Finds the program that has been made for such arguments, or that may do for them."""
-        holding = [program for program in self._programs if program.holds()]
+        holding = [program for program in self._serving() if program.holds()]
         if len(holding) > 1:
             signature = signature_of((args, kwargs))
             for program in holding:
                 if signature in program.signatures:
                     return program
         return holding[-1] if holding else None
+
+    def _packs(self) -> bool:
+        """Says whether states may be packed here. In a frame each has a value by itself."""
+        return not self._packing.is_empty and active_frame.get() is None
+
+    def _serving(self) -> list[Program]:
+        """Lists the programs for calls from here, in a frame or outside of all."""
+        if self._packing.is_empty:
+            return self._programs
+        if self._packs():
+            return [program for program in self._programs if not program.is_for_frames]
+        return [program for program in self._programs if not program.blocks]
 
     def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> tuple[Program, Any]:
         """Makes a program, by tracing the function with states that are believed to do.
@@ -311,15 +328,24 @@ class JitFunction:
         """
         if cells is None:
             roots = [self._fun, *constants(args, kwargs)]
-            cells = [cell for cell in reachable(roots) if is_alive(cell)]
+            found = dict.fromkeys(reachable(roots))
+            for known in self._programs if self._packs() else ():
+                found |= known.touched  # it may have been made for other shapes of the same
+            cells = [cell for cell in found if is_alive(cell)]
         probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
-        donated = [cell for cell in probe.written if cell in self._donation]
-        if not donated and len(probe.touched) == len(cells):
+        donated = {cell: None for cell in probe.written if cell in self._donation}
+        packed = [cell for cell in probe.written if cell in self._packing]
+        is_for_frames = len(packed) > 1 and not self._packs()
+        kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
+        packed = packed if self._packs() else []
+        lost, taken = boxes(list(donated), packed), boxes(kept, packed)
+        if not lost and taken == cells:
             program = probe
         else:
-            kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
-            program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
+            replay = Replay(probe, traced, (args, kwargs))
+            program = Program(self, lost, taken, replay)
+        program.is_for_frames = is_for_frames
         if probe.can_raise or can_raise(traced.jaxpr):
             program.expect_errors()
         self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
@@ -407,6 +433,7 @@ def jit(
     donate_argnums: Any = None,
     donate_argnames: Any = None,
     donate_states: Any = None,
+    pack_states: Any = None,
     inline: bool = False,
     keep_unused: bool = False,
     max_traces: int | None = None,
@@ -428,6 +455,19 @@ def jit(
     for batches that are stacked. Threads that call functions which write the same states at once
     need a lock of their own, as for any object.
 
+    Where many states hold a few numbers each, and the program is called again and again,
+    `pack_states` makes a call faster, since it passes one array where there were many: on a CPU,
+    a step over states of four numbers took half of the time for a hundred of them, and a
+    twentieth for a thousand. What the function writes is packed, where a state holds one array
+    on one device; keys, trees and states that are only read stay as they are, and so does a
+    state with no other of its dtype (weak types count as others). A value that is read between
+    calls is cut out of the array; before a state is assigned, or another program takes it, all
+    are, and the next call puts them together again. Where that happens at each call, it costs
+    more than it saves. Nor is it for models with large arrays: a call copies their values, which
+    donation doesn't do. And the program takes longer to compile: several times as long, for a
+    thousand states. Packing and donation go together; what was read of a state before a call
+    then stays good. Inside of other transforms nothing is packed.
+
     Args:
         fun: The function, or a method. Left out, `jit` gives a decorator.
         static_argnums: Positions of arguments that are part of the program; hashable ones.
@@ -437,6 +477,8 @@ def jit(
         donate_states: States whose memory the program may reuse, if it writes them: True for
             all, or a lens in any form. Their old values, and other names for these arrays,
             are deleted by a call, even if the program fails while it runs.
+        pack_states: States to keep in one array for each dtype between calls, if it writes
+            them: True for all, or a lens in any form. For many small ones; see above.
         inline: Whether to dissolve the program in one that calls it.
         keep_unused: Whether to keep arguments that the program doesn't use.
         max_traces: After how many traces to refuse another one, with an error that says
@@ -464,6 +506,18 @@ def jit(
         [3.0, 0.12, 0.005]
         >>> step.states.written
         (ParamState(f32[3], name='weight'),)
+
+        Many small states in a loop are passed as one array:
+
+        >>> states = [sl.State(jnp.full(2, i)) for i in range(300)]
+        >>> @sl.jit(pack_states=True)
+        ... def advance():
+        ...     for state in states:
+        ...         state.value += 1
+        >>> for _ in range(10):
+        ...     advance()
+        >>> states[4].value
+        Array([14, 14], dtype=int32)
     """
     make = functools.partial(
         JitFunction,
@@ -472,6 +526,7 @@ def jit(
         donate_argnums=donate_argnums,
         donate_argnames=donate_argnames,
         donate_states=donate_states,
+        pack_states=pack_states,
         inline=inline,
         keep_unused=keep_unused,
         max_traces=max_traces,

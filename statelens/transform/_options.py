@@ -156,21 +156,24 @@ def read_lens(spec: Any, option: str, asked_by: str) -> Selector:
         ) from None
 
 
-class Donation:
-    """Which states may be donated.
+class Choice:
+    """Which states an option of a transform is about.
 
     Args:
         spec: True for all, None for none, states themselves, or a lens in any form. A lens
             that isn't bound looks at the first argument, and at each state by itself, so
             that it may select by class, tag, name, shape or dtype.
+        option: What it was given as.
         asked_by: The transform, for messages.
 
     Attributes:
         selector: What to select in the first argument, or None.
+        is_empty: Whether no state is chosen.
     """
 
-    def __init__(self, spec: Any, asked_by: str):
+    def __init__(self, spec: Any, option: str, asked_by: str):
         self._all = spec is True
+        self.is_empty = spec is None or spec is False
         self._cells: set[State] = set()
         self.selector: Selector | None = None
         if spec is None or isinstance(spec, bool):
@@ -179,7 +182,7 @@ class Donation:
             units = units_of(spec, asked_by).units
             self._cells = {unit if isinstance(unit, State) else unit.cell for unit in units}  # type: ignore
         else:
-            self.selector = read_lens(spec, "donate_states", asked_by)
+            self.selector = read_lens(spec, option, asked_by)
 
     def __contains__(self, cell: State) -> bool:
         if self._all or cell in self._cells:
@@ -187,7 +190,7 @@ class Donation:
         return self.selector is not None and bool(focus_on(self.selector, cell).entries)
 
     def halves(self, tree: Any) -> tuple[Any, Any]:
-        """Splits the first argument: what may be donated, and the rest."""
+        """Splits the first argument: what is chosen of it, and the rest."""
         if self.selector is None or is_array(tree):
             return None, tree
         leaves, treedef, entries = focus_on(self.selector, tree)

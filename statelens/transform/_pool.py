@@ -7,12 +7,12 @@ value by that. Before anyone writes a state, or runs another program that takes 
 back to their cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .._reads import epoch
 from .._trace import is_concrete
-from ..state import Deferred, State, held_value
+from ..state import Deferred, Holding, held_value
 
 _CALLS_IN_A_ROW = 8
 
@@ -21,7 +21,7 @@ class Pool:
     """The values of the states that a program takes, while it runs in a row.
 
     Attributes:
-        cells: The states, those that are donated first.
+        cells: The states, and what stands for several; those that are donated first.
         good_at: At what count of the epoch the program was seen to be good, if the pool is open.
         donated: The values of the states that are donated, if it is open.
         kept: Those of the other ones.
@@ -47,7 +47,7 @@ class Pool:
     opened = 0
     """How many pools have been opened. While it stands still, no state has gone to one."""
 
-    def __init__(self, donated: Sequence[State], kept: Sequence[State]):
+    def __init__(self, donated: Sequence[Holding], kept: Sequence[Holding]):
         self.cells = (*donated, *kept)
         self.good_at = self.written = -1
         self.donated: list[Any] = []
@@ -67,7 +67,7 @@ class Pool:
         self._calls += 1
         return self._calls > _CALLS_IN_A_ROW
 
-    def open(self, given: Sequence[Any], cells: Sequence[State], written: int) -> bool:
+    def open(self, given: Sequence[Any], cells: Sequence[Holding], written: int) -> bool:
         """Takes the values of all states over from their cells, if that can be done.
 
         Args:
@@ -142,7 +142,7 @@ class Pooled(Deferred):
         """Whether the value is an array or a number, and not a tree of them."""
         return is_concrete(self.pool.value(self._number))
 
-    def found_in(self, cell: State) -> Any:
+    def found_in(self, cell: Holding) -> Any:
         """Returns the value; it stays in the pool, if it needn't be put together."""
         try:
             value = self.pool.value(self._number)
@@ -153,21 +153,14 @@ class Pooled(Deferred):
         self.pool.close()
         return value.found_in(cell)
 
-    def make_room(self) -> None:
+    def make_room(self, cell: Holding) -> None:
         """Gives all values of the pool back to their cells."""
         self.pool.close()
 
 
-def close_pool(reference: Callable[[], Pool | None]) -> None:
-    """Closes a pool, if it is still there."""
-    pool = reference()
-    if pool is not None:
-        pool.close()
-
-
-def close_pools(cells: Sequence[State]) -> None:
+def close_pools(cells: Sequence[Holding]) -> None:
     """Sees to it that the values of states are in their cells."""
     for cell in cells:
         value = cell._value
-        if type(value) is Pooled:
-            value.pool.close()
+        if isinstance(value, Deferred):
+            value.make_room(cell)

@@ -21,8 +21,9 @@ from .._units import TreeDef
 from ..state import State, active_frame, store_all
 from ._discover import Undeclared
 from ._mixed import apart, mixed, unmixed
-from ._pool import Pool, close_pool
-from ._pure import staged_value, staged_writes, states_in
+from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
+from ._pool import Pool
+from ._pure import staged_writes, states_in
 from ._recall import modules
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
@@ -64,17 +65,21 @@ class Program:
     """A function staged with states as inputs.
 
     Attributes:
-        donated: The states whose buffers the program may reuse.
-        kept: The other states that it takes.
+        donated: The states whose buffers the program may reuse, and blocks of packed ones.
+        kept: The other states that it takes, and blocks.
+        blocks: The blocks among these.
+        is_for_frames: Whether it takes values by themselves, since it was made in a frame, that
+            would be packed outside.
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
         staged: The staged function of what is donated (if anything may be; together with what
             is lent, if the host lends), of the values of `kept`, and of the arguments. It gives
             the output, the values of the states written, and as many times None as there are
             places in `outs` before that of these.
-        outs: The states written, for each set of states that a trace has written.
+        outs: What stands for the states written, for each set of them that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
-        gives_arrays: Whether each state that it writes gets an array.
+        gives_arrays: Whether it gives an array for each of what it writes, and all of that is
+            among what it takes.
         is_plain: Whether it can't raise, and no trace but its own can be in what it takes.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
@@ -86,19 +91,24 @@ class Program:
     def __init__(
         self,
         host: Host,
-        donated: Iterable[State],
-        kept: Iterable[State],
+        donated: Iterable[Box],
+        kept: Iterable[Box],
         replay: "Replay | None" = None,
     ):
         self.donated = tuple(donated)
         self.kept = tuple(kept)
         self.pool = Pool(self.donated, self.kept)
+        self.blocks = [box for box in self.pool.cells if isinstance(box, Block)]
+        for block in self.blocks:
+            block.tell(self._be_looked_at_again)
         # Weakly: a state may lead to all that leads to the program.
-        weakref.finalize(self, close_pool, weakref.ref(self.pool)).atexit = False
+        for end in (self.pool.close, *(block.let_go for block in self.blocks)):
+            weakref.finalize(self, _call_if_there, weakref.WeakMethod(end)).atexit = False
+        self.is_for_frames = False
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()
-        self.outs: list[tuple[State, ...]] = [] if replay is None else replay.outs
+        self.outs: list[tuple[Box, ...]] = []
         self.can_raise = False
         self.gives_arrays = True
         self.host = host
@@ -111,7 +121,7 @@ class Program:
 
     def values(self) -> tuple[list[Any], list[Any]]:
         """Gathers the values of the states, those that are donated first."""
-        donated, kept = list(map(staged_value, self.donated)), list(map(staged_value, self.kept))
+        donated, kept = list(map(given_value, self.donated)), list(map(given_value, self.kept))
         if donated and active_frame.get() is not None:
             # What lies outside of the frame must survive a call whose writes are dropped.
             donated = jax.tree.map(_copied, donated)
@@ -142,10 +152,11 @@ class Program:
         """Says whether all that the program has taken over from modules is what it was."""
         if self.good_at != epoch.now:
             now = epoch.now
-            if not self.reads.attributes_hold():
+            if not self.reads.attributes_hold() or not all(b.fits() for b in self.blocks):
                 return False
             self._look_at_cells()
-            self.good_at = now
+            if all(block.is_full for block in self.blocks):
+                self.good_at = now
         return self.reads.contents_hold()
 
     def run(self, args: Any, kwargs: Any) -> Any:
@@ -160,7 +171,7 @@ class Program:
     def reraise(self, error: Exception, args: Any, kwargs: Any) -> NoReturn:
         """Raises what came of running the program as the caller should see it."""
         if "donat" in str(error):
-            refuse_shared_arrays(self.donated, self.kept, args, kwargs)
+            refuse_shared_arrays(alone(self.donated), alone(self.kept), args, kwargs)
         if not self.can_raise:
             raise error
         reraise(error)
@@ -181,7 +192,8 @@ class Program:
             # Whatever transform of JAX is running, the program has run, and just once.
             store_all(cells, values)
         else:
-            Writes(cells, tuple(map(unmixed, values))).commit()
+            writes = unpacked(cells, values)
+            Writes(tuple(writes), tuple(map(unmixed, writes.values()))).commit()
         return unmixed(out)
 
     def _pure_kept(self, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -190,14 +202,11 @@ class Program:
     def _pure(self, given: Any, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
         donated, lent = given if self.host.lends else (given, None)
         args = (lent, *args)
-        cells = (*self.donated, *self.kept)
-        values = dict(zip(cells, (*donated, *kept), strict=True))
+        values = unpacked((*self.donated, *self.kept), (*donated, *kept))
         is_staged = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
         if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
-            result = self._replay(values, (args, kwargs))
-            self._note(self._replay.touched, self.outs[len(result) - 2], args, kwargs)
-            self._look_at_writes(result[1])
-            return result
+            out, writes = self._replay(values, (args, kwargs))
+            return self._result(out, self._replay.touched, values, writes, args, kwargs)
         self.host.on_trace(self, (values, args, kwargs))
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
         inside = states_in(restored_args, restored_kwargs)
@@ -212,31 +221,38 @@ class Program:
         self.reads.settle(captured.touched)
         touched = [cell for cell in captured.touched if cell not in inside]
         writes = captured.writes
-        if not values.keys() >= set(touched) or not set(writes.cells).issuperset(self.donated):
+        # What is donated in a block goes with it, and isn't lost where it isn't written.
+        lost = alone(self.donated)
+        if not values.keys() >= set(touched) or not set(writes.cells).issuperset(lost):
             raise Undeclared(self, touched)
-        # Where all that is taken is written, what comes out can go in again as it is.
-        writes = writes.in_order_of(values)
-        self._note(touched, writes.cells, args, kwargs)
-        if writes.cells not in self.outs:
-            self.outs.append(writes.cells)
-        number = self.outs.index(writes.cells)
-        values = list(staged_writes(writes).values)
-        self._look_at_writes(values)
         if captured.can_raise:
             self.expect_errors()
         # The leaves of modules come as a list, to be remembered.
         take = apart if modules(captured.out) else mixed
-        return take(captured.out, lambda: "the output"), values, *(None,) * number
+        out = take(captured.out, lambda: "the output")
+        return self._result(out, touched, values, staged_writes(writes), args, kwargs)
 
-    def _look_at_writes(self, values: Iterable[Any]) -> None:
-        if not jtu.all_leaves(values):
-            self.gives_arrays = False
-            self._be_looked_at_again()
-
-    def _note(self, touched: Iterable[State], written: Iterable[State], *args: Any) -> None:
+    def _result(
+        self,
+        out: Any,
+        touched: Iterable[State],
+        before: Mapping[State, Any],
+        writes: Writes,
+        *args: Any,
+    ) -> tuple[Any, ...]:
         self.signatures.add(signature_of(args))
         self.touched |= dict.fromkeys(touched)
-        self.written |= dict.fromkeys(written)
+        self.written |= dict.fromkeys(writes.cells)
+        # Where all that is taken is written, what comes out can go in again as it is.
+        taken = (*self.donated, *self.kept)
+        written = dict(zip(writes.cells, writes.values, strict=True))
+        boxes, values = packed_writes(taken, len(self.donated), before, written)
+        if boxes not in self.outs:
+            self.outs.append(boxes)
+        if not jtu.all_leaves(values) or not set(taken).issuperset(boxes):
+            self.gives_arrays = False
+            self._be_looked_at_again()
+        return out, values, *(None,) * self.outs.index(boxes)
 
 
 class Replay:
@@ -244,15 +260,14 @@ class Replay:
 
     Attributes:
         touched: The states that the function touched in it.
-        outs: The states written, as in the program.
         reads: What the function has read of mutable modules.
     """
 
     def __init__(self, program: Program, traced: Any, args: Any):
         self.touched = tuple(program.touched)
-        self.outs = program.outs
+        self._outs = program.outs
         self.reads = program.reads
-        self._cells = (*program.donated, *program.kept)
+        self._cells = tuple(states_of((*program.donated, *program.kept)))
         values = [x for part in program.values() for x in part]
         self._counts = [len(jax.tree.leaves(value)) for value in values]
         self._kinds = {
@@ -268,12 +283,22 @@ class Replay:
             signature_of(value) == self._kinds[cell] for cell, value in values.items()
         )
 
-    def __call__(self, values: Mapping[State, Any], args: Any) -> Any:
-        """Repeats the trace; what no equation takes may be anything."""
+    def __call__(self, values: Mapping[State, Any], args: Any) -> tuple[Any, Writes]:
+        """Repeats the trace, and gives its output and what it wrote.
+
+        What no equation takes may be anything.
+        """
         leaves: list[Any] = []
         for cell, count in zip(self._cells, self._counts, strict=True):
             leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
-        return self._out_tree.unflatten(self._run(*leaves, *jax.tree.leaves(args)))
+        result = self._out_tree.unflatten(self._run(*leaves, *jax.tree.leaves(args)))
+        return result[0], Writes(tuple(states_of(self._outs[len(result) - 2])), tuple(result[1]))
+
+
+def _call_if_there(method: Callable[[], Callable[[], None] | None]) -> None:
+    found = method()
+    if found is not None:
+        found()
 
 
 def _copied(leaf: Any) -> Any:

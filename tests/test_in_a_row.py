@@ -173,7 +173,7 @@ def test_a_state_that_leads_to_the_function_is_no_leak(options):
     model.advance = advance_function(model, **options)
     run(model.advance, 1.0)
     gone = weakref.ref(model)
-    del model
+    del model, state
     gc.collect()
     assert gone() is None
 

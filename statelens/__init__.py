@@ -17,7 +17,7 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``_bound``          a lens with its live cells, views (``_given``: states given by hand)
 ``lens``            the lens and its operations
 ``_predicates``     ready-made lenses (``_groups``, ``_tie``, ``_diff``: built on lenses)
-``state``           `State` and its kinds (``_trace``: what JAX is tracing)
+``state``           `State` and its kinds (``_trace``, ``_active``, ``_held``: its value, and where)
 ``random``          the key as a state (``_samplers``: `jax.random` over it)
 ``thread``          `functionalize`, `thread`, `overlay` (``_frames``: what they stand on)
 ``transform``       derivatives, compilation, control flow, batching, checks

@@ -15,13 +15,15 @@ import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
+from ._active import active_frame
 from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
+from ._held import ENDED, held_value
 from ._reads import Reads
 from ._trace import TOP, current_trace, has_tracers
 from ._units import TreeDef, flatten, is_array
 from .path import Path, format
-from .state import ENDED, State, active_frame, held_value, refuse_leak
+from .state import State, refuse_leak
 
 
 @jtu.register_pytree_node_class

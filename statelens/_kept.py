@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ._active import active_frame
 from ._frames import Frame
 from ._reads import Reads, epoch
-from .state import active_frame
 
 
 class Kept:

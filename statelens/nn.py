@@ -27,6 +27,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
+from ._active import active_frame, own, owned
 from ._bound import BoundLens, first_match
 from ._cell import Cell, Holder, looking, open_hidden
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
@@ -44,7 +45,7 @@ from ._reads import MISSING, epoch
 from ._spec import LensSpec, selector_of
 from ._units import flatten, is_array
 from .path import Path
-from .state import State, active_frame, own, owned
+from .state import State
 
 __all__ = ["Module"]
 

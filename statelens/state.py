@@ -13,15 +13,14 @@ and then it is an ordinary value.
     State(f32[2], name='count')
 """
 
-from collections.abc import Hashable, Iterable, Sequence
-from contextvars import ContextVar
-from typing import Any, NoReturn, Protocol, Self
-from weakref import WeakValueDictionary
+from collections.abc import Hashable, Iterable
+from typing import Any, NoReturn, Self
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
+from ._active import active_frame
 from ._cell import Cell, is_watched
 from ._errors import (
     StateTypeError,
@@ -30,7 +29,8 @@ from ._errors import (
     hide_own_frames,
     user_facing,
 )
-from ._reads import Reads, epoch
+from ._held import ENDED, Deferred, held_value
+from ._reads import epoch
 from ._trace import TOP, current_trace, has_tracers, is_concrete
 from .lens import Lens, lens
 
@@ -43,139 +43,6 @@ __all__ = [
     "State",
     "params",
 ]
-
-
-class FrameLike(Protocol):
-    """What a state needs of the frame that reads and writes go to; see `_frames`."""
-
-    reads: Reads | None
-
-    @property
-    def nodes(self) -> WeakValueDictionary[int, Any]:
-        """Mutable nodes that were made while the frame was open, by id."""
-        ...
-
-    def read(self, cell: "State") -> Any:
-        """Returns the cell's value in this frame, for the function that runs in it."""
-
-    def peek(self, cell: "State") -> Any:
-        """Returns the cell's value in this frame, without touching the cell."""
-
-    def look(self, cell: "State") -> Any:
-        """Returns the cell's value, of which structure, shapes and dtypes are looked at."""
-
-    def check(self, cell: "State") -> None:
-        """Refuses a write that would be lost, or that would leak a traced value."""
-
-    def write(self, cell: "State", value: Any) -> None:
-        """Sets the cell's value in this frame."""
-
-    def adopt(self, cell: "State", value: Any) -> None:
-        """Takes a cell that was made while the frame was open."""
-
-    def touch(self, cell: "State") -> None:
-        """Notes that the function that runs in the frame has read a cell."""
-
-    def expect_errors(self) -> None:
-        """Notes that the function has checks that may fail when it runs."""
-
-    def may_grow(self, node: Any) -> bool:
-        """Says whether states may be added to a node that is older than the frame."""
-        ...
-
-
-active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
-"""The innermost frame of this thread or async context."""
-
-
-# Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
-# may define equality.
-_made_while_tracing: WeakValueDictionary[int, Any] = WeakValueDictionary()
-
-
-def own(node: Any) -> None:
-    """Notes that a mutable node was made in the frame or trace that is active now."""
-    frame = active_frame.get()
-    if frame is not None:
-        frame.nodes[id(node)] = node
-    elif current_trace() != TOP:
-        _made_while_tracing[id(node)] = node
-
-
-def owned(node: Any) -> bool:
-    """Says whether a mutable node is as young as what runs now, and may change freely."""
-    frame = active_frame.get()
-    if frame is not None:
-        return id(node) in frame.nodes or frame.may_grow(node)
-    return current_trace() == TOP or id(node) in _made_while_tracing
-
-
-class Holding(Protocol):
-    """What holds a value for programs: a state, or what stands for several of them.
-
-    Attributes:
-        holds_array: Whether the value is an array or a number, and not a tree of them.
-        is_of_a_trace: Whether it was made in a trace, and may hold what is traced there.
-    """
-
-    _value: Any
-
-    @property
-    def holds_array(self) -> bool: ...
-
-    @property
-    def is_of_a_trace(self) -> bool: ...
-
-    def store(self, value: Any) -> None:
-        """Puts a value in it, past all frames."""
-
-
-def store_all(cells: Sequence[Holding], values: Sequence[Any]) -> None:
-    """Puts values in cells themselves, past all frames; for programs to call."""
-    for cell, value in zip(cells, values, strict=True):
-        cell.store(value)
-
-
-def store_arrays(cells: Sequence[Holding], values: Sequence[Any]) -> None:
-    """Does what `store_all` does, where all values are arrays, and nothing need be told."""
-    for cell, value in zip(cells, values, strict=True):
-        cell._value = value
-
-
-class _Ended:
-    """Takes the place of a value that ended with the transform in which it was made."""
-
-
-ENDED = _Ended()
-
-
-class Deferred:
-    """What lies in a cell in place of its value, until someone looks at it.
-
-    Attributes:
-        tree: The value.
-        holds_array: Whether it is an array or a number, and not a tree of them.
-    """
-
-    tree: Any
-    holds_array = False
-
-    def found_in(self, cell: Holding) -> Any:
-        """Returns the value, which from now on lies in the cell itself."""
-        value = cell._value = self.tree
-        return value
-
-    def make_room(self, cell: Holding) -> None:
-        """Is told that something else will be put in the cell, or that what lies in it is taken.
-
-        A value that is elsewhere comes back, and so do those that lie there with it.
-        """
-
-
-def held_value(cell: Holding) -> Any:
-    """Returns the value in a cell itself, past all frames."""
-    value = cell._value
-    return value.found_in(cell) if isinstance(value, Deferred) else value
 
 
 def peek(cell: "State") -> Any:

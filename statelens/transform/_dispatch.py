@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 
+from .._active import active_frame
 from .._errors import hide_own_frames
+from .._held import Holding, store_all, store_arrays
 from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
-from ..state import Holding, active_frame, store_all, store_arrays
 from ._discover import Undeclared
 from ._mixed import Mixed, apart, mixed, returned
 from ._pool import Pool, close_pools

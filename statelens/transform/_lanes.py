@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from .._active import active_frame
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from .._frames import Captured, Writes, capture
 from .._resolve import focus_on
 from .._trace import has_tracers
-from ..state import State, active_frame, peek
+from ..state import State, peek
 from ._axes import AXES, check_axes, group, is_axis, spread
 from ._discover import Attempt
 from ._mixed import mixed, unmixed

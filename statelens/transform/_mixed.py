@@ -14,9 +14,9 @@ import jax.tree_util as jtu
 
 from .._cell import Cell
 from .._errors import ArgumentTypeError, explain
+from .._held import Deferred
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
-from ..state import Deferred
 from ._recall import Getter, get, modules, places_of_containers, recall, recall_all, remember
 
 _NUMBERS = (bool, int, float, complex)

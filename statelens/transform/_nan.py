@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from .._active import active_frame
 from .._errors import _PACKAGE, NonFiniteError, explain
 from .._trace import has_tracers
-from ..state import active_frame
 from ._runtime import remembering
 
 _LIBRARIES = (

@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._active import active_frame
 from .._errors import StructureError, explain
-from ..state import Deferred, Holding, State, active_frame, held_value, peek
+from .._held import Deferred, Holding, held_value
+from ..state import State, peek
 from ._pool import Pool, close_pools
 from ._pure import staged_value
 

@@ -10,9 +10,9 @@ back to their cells.
 from collections.abc import Sequence
 from typing import Any
 
+from .._held import Deferred, Holding, held_value
 from .._reads import epoch
 from .._trace import is_concrete
-from ..state import Deferred, Holding, held_value
 
 _CALLS_IN_A_ROW = 8
 

@@ -14,11 +14,13 @@ import jax.core
 import jax.extend.core
 import jax.tree_util as jtu
 
+from .._active import active_frame
 from .._frames import Writes, capture
+from .._held import store_all
 from .._reads import Reads, epoch
 from .._trace import has_tracers
 from .._units import TreeDef
-from ..state import State, active_frame, store_all
+from ..state import State
 from ._discover import Undeclared
 from ._mixed import apart, mixed, unmixed
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked

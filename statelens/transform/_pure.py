@@ -6,10 +6,11 @@ from typing import Any
 import jax
 
 from .._frames import Writes, capture
+from .._held import ENDED
 from .._trace import concrete_types
 from .._units import cells, hidden_cells
 from ..path import Path
-from ..state import ENDED, State, peek, refuse_ended
+from ..state import State, peek, refuse_ended
 from ._mixed import constant, mixed, unmixed
 
 

@@ -1,0 +1,72 @@
+"""What lies in a cell itself, past all frames: its value, or what stands for it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Holding(Protocol):
+    """What holds a value for programs: a state, or what stands for several of them.
+
+    Attributes:
+        holds_array: Whether the value is an array or a number, and not a tree of them.
+        is_of_a_trace: Whether it was made in a trace, and may hold what is traced there.
+    """
+
+    _value: Any
+
+    @property
+    def holds_array(self) -> bool: ...
+
+    @property
+    def is_of_a_trace(self) -> bool: ...
+
+    def store(self, value: Any) -> None:
+        """Puts a value in it, past all frames."""
+
+
+def store_all(cells: Sequence[Holding], values: Sequence[Any]) -> None:
+    """Puts values in cells themselves, past all frames; for programs to call."""
+    for cell, value in zip(cells, values, strict=True):
+        cell.store(value)
+
+
+def store_arrays(cells: Sequence[Holding], values: Sequence[Any]) -> None:
+    """Does what `store_all` does, where all values are arrays, and nothing need be told."""
+    for cell, value in zip(cells, values, strict=True):
+        cell._value = value
+
+
+class _Ended:
+    """Takes the place of a value that ended with the transform in which it was made."""
+
+
+ENDED = _Ended()
+
+
+class Deferred:
+    """What lies in a cell in place of its value, until someone looks at it.
+
+    Attributes:
+        tree: The value.
+        holds_array: Whether it is an array or a number, and not a tree of them.
+    """
+
+    tree: Any
+    holds_array = False
+
+    def found_in(self, cell: Holding) -> Any:
+        """Returns the value, which from now on lies in the cell itself."""
+        value = cell._value = self.tree
+        return value
+
+    def make_room(self, cell: Holding) -> None:
+        """Is told that something else will be put in the cell, or that what lies in it is taken.
+
+        A value that is elsewhere comes back, and so do those that lie there with it.
+        """
+
+
+def held_value(cell: Holding) -> Any:
+    """Returns the value in a cell itself, past all frames."""
+    value = cell._value
+    return value.found_in(cell) if isinstance(value, Deferred) else value

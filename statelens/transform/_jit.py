@@ -463,11 +463,11 @@ def jit(
     on one device; keys, trees and states that are only read stay as they are, and so does a
     state with no other of its dtype (weak types count as others). A value that is read between
     calls is cut out of the array; before a state is assigned, or another program takes it, all
-    are, and the next call puts them together again. Where that happens at each call, it costs
-    more than it saves. Nor is it for models with large arrays: a call copies their values, which
-    donation doesn't do. And the program takes longer to compile: several times as long, for a
-    thousand states. Packing and donation go together; what was read of a state before a call
-    then stays good. Inside of other transforms nothing is packed.
+    are, and the next call puts them together again. Where all values are wanted between any two
+    calls, that costs more than it saves. Nor is it for models with large arrays: a call copies
+    their values, which donation doesn't do. And the program takes longer to compile: several
+    times as long, for a thousand states. Packing and donation go together; what was read of a
+    state before a call then stays good. Inside of other transforms nothing is packed.
 
     Args:
         fun: The function, or a method. Left out, `jit` gives a decorator.

@@ -78,7 +78,11 @@ def test_readme_patterns_are_lenses():
     "path", re.findall(r"\]\(([^)]+)\)", README), ids=lambda path: Path(path).name
 )
 def test_readme_links_exist(path):
-    assert (Path(__file__).parents[1] / path).exists()
+    name, _, heading = path.partition("#")
+    file = Path(__file__).parents[1] / name
+    assert file.exists()
+    headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE) if heading else [""]
+    assert heading in {text.lower().replace(" ", "-") for text in headings}
 
 
 def test_readme_commands_are_single_lines():

@@ -189,6 +189,24 @@ def test_a_plain_transform_around_calls_in_a_row_is_refused_and_loses_nothing():
     assert not np.array_equal(values_of(model), before)
 
 
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"x": x}], ids=["array", "tree"])
+def test_a_traced_value_behind_one_that_is_not_is_refused_too(wrap):
+    count, last = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def step(tree):
+        count.value += 1
+        last.value = sum(jax.tree.leaves(tree)) + last.value * count.value
+        return last.value
+
+    run(step, wrap(jnp.array(1.0)))
+    before = float(last.value)
+    with pytest.raises(sl.TracerLeakError, match="a plain JAX transform is running"):
+        jax.grad(lambda x: step(wrap(x)))(1.0)
+    assert last.value == before
+    assert count.value == MANY
+
+
 def test_states_can_be_differentiated_through_calls_in_a_row():
     model, advance = make()
     run(advance, jnp.array(1.0))

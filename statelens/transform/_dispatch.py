@@ -138,7 +138,8 @@ def dispatch(
                 return program.finish(result)
             out, values = result[0], result[1]
             if values:
-                if type(values[0]) not in concrete_types and are_traced(values, are_concrete):
+                is_usual = are_concrete and type(values[0]) in concrete_types
+                if not is_usual and are_traced(values, are_concrete):
                     return program.finish(result)
                 if pool.written == len(result):
                     if pool.writes_all_kept:

@@ -1,7 +1,19 @@
 """What lies in a cell itself, past all frames: its value, or what stands for it."""
 
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any, Protocol
+
+from ._reads import Epoch
+
+moving = RLock()
+"""Is held while values go to where a program keeps them, or back, and while one is stored.
+
+So a thread that only reads, by a program or by itself, never puts an old value over a new one.
+"""
+
+moves = Epoch()
+"""How often values have gone from cells to where a program keeps them."""
 
 
 class Holding(Protocol):
@@ -26,14 +38,16 @@ class Holding(Protocol):
 
 def store_all(cells: Sequence[Holding], values: Sequence[Any]) -> None:
     """Puts values in cells themselves, past all frames; for programs to call."""
-    for cell, value in zip(cells, values, strict=True):
-        cell.store(value)
+    with moving:
+        for cell, value in zip(cells, values, strict=True):
+            cell.store(value)
 
 
 def store_arrays(cells: Sequence[Holding], values: Sequence[Any]) -> None:
-    """Does what `store_all` does, where all values are arrays, and nothing need be told."""
-    for cell, value in zip(cells, values, strict=True):
-        cell._value = value
+    """Does what `store_all` does, where arrays take the place of arrays in the cells themselves."""
+    with moving:
+        for cell, value in zip(cells, values, strict=True):
+            cell._value = value
 
 
 class _Ended:
@@ -56,7 +70,10 @@ class Deferred:
 
     def found_in(self, cell: Holding) -> Any:
         """Returns the value, which from now on lies in the cell itself."""
-        value = cell._value = self.tree
+        value = self.tree
+        with moving:
+            if cell._value is self:
+                cell._value = value
         return value
 
     def make_room(self, cell: Holding) -> None:

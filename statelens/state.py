@@ -29,7 +29,7 @@ from ._errors import (
     hide_own_frames,
     user_facing,
 )
-from ._held import ENDED, Deferred, held_value
+from ._held import ENDED, Deferred, held_value, moving
 from ._reads import epoch
 from ._trace import TOP, current_trace, has_tracers, is_concrete
 from .lens import Lens, lens
@@ -168,18 +168,20 @@ class State(Cell):
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
-        before = getattr(self, "_value", None)
-        if isinstance(before, Deferred):
-            before.make_room(self)
-        if self.holds_array and not is_concrete(value):
-            epoch.advance()  # programs may have known it to hold an array
-        self._value = value
+        with moving:
+            before = getattr(self, "_value", None)
+            if isinstance(before, Deferred):
+                before.make_room(self)
+            if self.holds_array and not is_concrete(value):
+                epoch.advance()  # programs may have known it to hold an array
+            self._value = value
 
     @property
     def holds_array(self) -> bool:
         """Whether the cell itself holds an array or a number, and not a tree of them."""
-        value = getattr(self, "_value", None)
-        return value.holds_array if isinstance(value, Deferred) else is_concrete(value)
+        with moving:
+            value = getattr(self, "_value", None)
+            return value.holds_array if isinstance(value, Deferred) else is_concrete(value)
 
     @property
     def is_of_a_trace(self) -> bool:

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import threading
+import time
 import weakref
 
 import equinox as eqx
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statelens as sl
+from statelens.transform._packing import Block
+from statelens.transform._pool import Pool, Pooled
 
 MANY = 12
 """So many calls that the values of the states stay where the program has left them."""
@@ -187,6 +190,86 @@ def test_a_plain_transform_around_calls_in_a_row_is_refused_and_loses_nothing():
     np.testing.assert_array_equal(values_of(model), before)
     run(advance, jnp.array(1.0))
     assert not np.array_equal(values_of(model), before)
+
+
+@pytest.mark.parametrize("first", [{}, {"name": "text"}, ()], ids=str)
+@pytest.mark.parametrize("calls", [1, MANY])
+def test_a_traced_value_behind_one_without_leaves_is_refused_too(first, calls):
+    empty, total = sl.State(first), sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def step(x):
+        empty.value = dict(first) if isinstance(first, dict) else first
+        total.value += x
+
+    run(step, 1.0, times=calls)
+    with pytest.raises(sl.TracerLeakError, match="a plain JAX transform is running"):
+        jax.jit(lambda: (step(1.0), 1)[1])()
+    assert total.value == calls
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_tree_that_gets_something_static_in_place(is_written):
+    tree, total = sl.State({"w": jnp.array(1.0), "k": jnp.array(1.0)}), sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def step(x):
+        total.value += tree.value["w"] * x
+        if is_written:
+            tree.value = dict(tree.value)
+
+    run(step, 1.0, times=2 * MANY)
+    tree.value["k"] = "text"
+    run(step, 1.0, times=2 * MANY)
+    assert total.value == 4 * MANY
+    assert tree.value["k"] == "text"
+
+
+def interrupted(monkeypatch, owner, name):
+    """Makes a method wait in all threads but this one; gives what tells that one waits."""
+    method, this, waits = getattr(owner, name), threading.current_thread(), threading.Event()
+
+    def slow(*args):
+        out = method(*args)
+        if threading.current_thread() is not this:
+            waits.set()
+            time.sleep(0.05)
+        return out
+
+    monkeypatch.setattr(owner, name, slow)
+    return waits
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "options"),
+    [
+        (Pool, "value", {}),
+        (Pooled, "__init__", {}),
+        (Block, "_cut", {"pack_states": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_thread_that_only_reads_loses_no_write(monkeypatch, owner, name, options):
+    first, second = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
+
+    @sl.jit(**options)
+    def step(x):
+        first.value += x
+        second.value += x
+
+    measure = sl.jit(lambda x: first.value * x)
+    run(measure, 1.0, times=4)
+    run(step, 1.0, times=20)
+    waits = interrupted(monkeypatch, owner, name)
+    reader = threading.Thread(target=lambda: run(measure, 1.0))
+    reader.start()
+    waits.wait(5)
+    for _ in range(10):
+        step(1.0)
+    reader.join()
+    assert (first.value, second.value) == (30, 30)
+    run(step, 1.0)
+    assert (first.value, second.value) == (30 + MANY, 30 + MANY)
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"x": x}], ids=["array", "tree"])

@@ -12,12 +12,12 @@ import jax
 
 from .._active import active_frame
 from .._errors import hide_own_frames
-from .._held import Holding, store_all, store_arrays
+from .._held import Holding, moves, moving, store_all, store_arrays
 from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
 from ._discover import Undeclared
 from ._mixed import Mixed, apart, mixed, returned
-from ._pool import Pool, close_pools
+from ._pool import close_pools
 from ._program import Program
 from ._pure import prepared
 from ._runtime import PROGRAM_ERRORS
@@ -62,10 +62,13 @@ def dispatch(
                     break
             if not are_concrete:
                 args, kwargs = prepared(args, kwargs, static, apart)
-            if opened != Pool.opened:
-                close_pools(pool.cells)
-                opened = Pool.opened
-            lost, taken = gather(donated), gather(kept)
+            if opened == moves.now:
+                lost, taken = gather(donated), gather(kept)
+            if opened != moves.now:
+                with moving:
+                    close_pools(pool.cells)
+                    opened = moves.now
+                    lost, taken = gather(donated), gather(kept)
             try:
                 if donated:
                     result = staged(lost, taken, *args, **kwargs)
@@ -83,7 +86,7 @@ def dispatch(
                 if are_traced(values, are_concrete):
                     return program.finish(result)
                 store(written, values)
-            if is_alike and pool.is_due() and pool.open((*lost, *taken), written, len(result)):
+            if is_alike and pool.is_due() and pool.open(written, len(result)):
                 install(call_in_a_row)
             return returned(out) if type(out) is Mixed else out
         except Exception as error:
@@ -112,7 +115,8 @@ def dispatch(
                     and is_simple
                     and not kwargs
                 ):
-                    # Arguments one by one: to unpack them costs as much as all checks.
+                    # One by one: to take and to pass `*args, **kwargs` takes 0.5 of the 0.9 µs
+                    # that all of this took besides running the program.
                     are_concrete = True
                     if b is _NOTHING:
                         if donated:
@@ -149,8 +153,9 @@ def dispatch(
                     else:
                         pool.put(values)
                 if pool.written != len(result):
-                    pool.close()
-                    store(outs[len(result) - 2], values)
+                    with moving:
+                        pool.close()
+                        store(outs[len(result) - 2], values)
             return returned(out) if type(out) is Mixed else out
         except Exception as error:
             hide_own_frames(error)
@@ -178,11 +183,13 @@ def are_traced(values: Any, are_concrete: bool) -> bool:
     """
     if not are_concrete:
         return has_tracers(values)
-    value = values[0]
-    if type(value) in concrete_types:
-        return False
-    leaves = value.traced if type(value) is Mixed else jax.tree.leaves(value)
-    return has_tracers(leaves[:1])
+    for value in values:
+        if type(value) in concrete_types:
+            return False
+        leaves = value.traced if type(value) is Mixed else jax.tree.leaves(value)
+        if leaves:
+            return has_tracers(leaves[:1])
+    return False
 
 
 def arrays_of(cells: Iterable[Holding]) -> list[Any]:

@@ -510,7 +510,7 @@ def jit(
 
         Many small states in a loop are passed as one array:
 
-        >>> states = [sl.State(jnp.full(2, i)) for i in range(300)]
+        >>> states = [sl.State(jnp.zeros(2)) for _ in range(300)]
         >>> @sl.jit(pack_states=True)
         ... def advance():
         ...     for state in states:
@@ -518,7 +518,7 @@ def jit(
         >>> for _ in range(10):
         ...     advance()
         >>> states[4].value
-        Array([14, 14], dtype=int32)
+        Array([10., 10.], dtype=float32)
     """
     make = functools.partial(
         JitFunction,

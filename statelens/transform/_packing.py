@@ -25,9 +25,9 @@ from jax import lax
 
 from .._active import active_frame
 from .._errors import StructureError, explain
-from .._held import Deferred, Holding, held_value
+from .._held import Deferred, Holding, held_value, moves, moving
 from ..state import State, peek
-from ._pool import Pool, close_pools
+from ._pool import close_pools
 from ._pure import staged_value
 
 
@@ -141,58 +141,61 @@ class Block:
         Raises:
             StructureError: A state has a value of another kind than the program was made for.
         """
-        if self.is_full and active_frame.get() is None:
-            return held_value(self)
-        values = list(map(peek, self.cells))
-        for cell, value, kind in zip(self.cells, values, self._kinds, strict=True):
-            if _kind(value) != kind:
-                raise StructureError(
-                    explain(
-                        f"asked for the value of {cell!r} in a program that packs it",
-                        f"the program was compiled for {kind.dtype} of shape {kind.shape}",
-                        "lower and compile the function again, now that the state has changed",
+        with moving:
+            if self.is_full and active_frame.get() is None:
+                return held_value(self)
+            values = list(map(peek, self.cells))
+            for cell, value, kind in zip(self.cells, values, self._kinds, strict=True):
+                if _kind(value) != kind:
+                    raise StructureError(
+                        explain(
+                            f"asked for the value of {cell!r} in a program that packs it",
+                            f"the program was compiled for {kind.dtype} of shape {kind.shape}",
+                            "lower and compile the function again, now that the state has changed",
+                        )
                     )
-                )
-        if active_frame.get() is not None:
-            return joined(values)
-        with jax.ensure_compile_time_eval():
-            buffer = _join(values)
-        if all(isinstance(value, jax.Array) for value in values):
-            self._take(buffer)
-        # An array of NumPy stays where it is until the program has succeeded.
-        return buffer
+            if active_frame.get() is not None:
+                return joined(values)
+            with jax.ensure_compile_time_eval():
+                buffer = _join(values)
+            if all(isinstance(value, jax.Array) for value in values):
+                self._take(buffer)
+            # An array of NumPy stays where it is until the program has succeeded.
+            return buffer
 
     def store(self, value: Any) -> None:
         """Puts an array here that a program has given."""
-        if isinstance(self._value, Deferred):
-            self._value.make_room(self)
-        if self.is_full:
-            self._value = value
-        else:
-            self._take(value)
+        with moving:
+            if isinstance(self._value, Deferred):
+                self._value.make_room(self)
+            if self.is_full:
+                self._value = value
+            else:
+                self._take(value)
 
     def _take(self, buffer: Any) -> None:
         close_pools(self.cells)
         self._value = buffer
         for number, cell in enumerate(self.cells):
             cell._value = Part(self, number)
-        Pool.opened += 1
+        moves.advance()
 
     def release(self) -> None:
         """Gives the values back to their cells."""
-        if not self.is_full:
-            return
-        on_release = self._on_release()
-        if on_release is not None:
-            on_release()
-        if isinstance(self._value, Deferred):
-            self._value.make_room(self)
-        values = self._cut(self._value, range(len(self.cells)))
-        for number, cell in enumerate(self.cells):
-            found = cell._value
-            if type(found) is Part and found.block is self:
-                cell._value = values[number]
-        self._value, self._seen = _MISSING, None
+        with moving:
+            if not self.is_full:
+                return
+            on_release = self._on_release()
+            if on_release is not None:
+                on_release()
+            if isinstance(self._value, Deferred):
+                self._value.make_room(self)
+            values = self._cut(self._value, range(len(self.cells)))
+            for number, cell in enumerate(self.cells):
+                found = cell._value
+                if type(found) is Part and found.block is self:
+                    cell._value = values[number]
+            self._value, self._seen = _MISSING, None
 
     def value(self, number: int) -> Any:
         """Returns the value of one of the states.
@@ -274,7 +277,9 @@ class Part(Deferred):
         except LookupError:  # another thread has just taken all of them back
             return held_value(cell)
         if not self.block.cells:
-            cell._value = value
+            with moving:
+                if cell._value is self:
+                    cell._value = value
         return value
 
     def make_room(self, cell: Holding) -> None:

@@ -10,7 +10,7 @@ back to their cells.
 from collections.abc import Sequence
 from typing import Any
 
-from .._held import Deferred, Holding, held_value
+from .._held import Deferred, Holding, held_value, moves, moving
 from .._reads import epoch
 from .._trace import is_concrete
 
@@ -44,9 +44,6 @@ class Pool:
         "written",
     )
 
-    opened = 0
-    """How many pools have been opened. While it stands still, no state has gone to one."""
-
     def __init__(self, donated: Sequence[Holding], kept: Sequence[Holding]):
         self.cells = (*donated, *kept)
         self.good_at = self.written = -1
@@ -67,32 +64,31 @@ class Pool:
         self._calls += 1
         return self._calls > _CALLS_IN_A_ROW
 
-    def open(self, given: Sequence[Any], cells: Sequence[Holding], written: int) -> bool:
+    def open(self, cells: Sequence[Holding], written: int) -> bool:
         """Takes the values of all states over from their cells, if that can be done.
 
         Args:
-            given: The values that the program was given.
-            cells: The states that it has written since.
+            cells: The states that the program has written.
             written: What stands for these states.
 
         Returns:
             Whether it could be done.
         """
         self._calls = 0
-        where = {cell: place for place, cell in enumerate(cells)}
-        for cell, value in zip(self.cells, given, strict=True):
-            # A tree that was taken apart for the program may change where it is.
-            if cell not in where and cell._value is not value:
+        with moving:
+            values = [cell._value for cell in self.cells]
+            # Any other tree may be changed where it is.
+            if not all(is_concrete(value) or isinstance(value, Deferred) for value in values):
                 return False
-        values = [cell._value for cell in self.cells]
-        self.donated, self.kept = values[: self._count], values[self._count :]
-        self._places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
-        self.writes_all_donated = self.cells[: self._count] == tuple(cells)
-        self.writes_all_kept = not self._count and self.cells == tuple(cells)
-        for place, cell in enumerate(self.cells):
-            cell._value = Pooled(self, place)
-        self.written, self.good_at = written, epoch.now
-        Pool.opened += 1
+            where = {cell: place for place, cell in enumerate(cells)}
+            self.donated, self.kept = values[: self._count], values[self._count :]
+            self._places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
+            self.writes_all_donated = self.cells[: self._count] == tuple(cells)
+            self.writes_all_kept = not self._count and self.cells == tuple(cells)
+            for place, cell in enumerate(self.cells):
+                cell._value = Pooled(self, place)
+            self.written, self.good_at = written, epoch.now
+            moves.advance()
         return True
 
     def put(self, values: Sequence[Any]) -> None:
@@ -103,14 +99,15 @@ class Pool:
 
     def close(self) -> None:
         """Gives the values back to their cells."""
-        # In this order: a call in another thread, which is just about to leave its values
-        # here, sees that it has to store them.
-        self.written = self.good_at = -1
-        for number, cell in enumerate(self.cells):
-            value = cell._value
-            if type(value) is Pooled and value.pool is self:
-                cell._value = self.value(number)
-        self.donated, self.kept = [], []
+        with moving:
+            # In this order: a call in another thread, which is just about to leave its values
+            # here, sees that it has to store them, which it can when they are all back.
+            self.written = self.good_at = -1
+            for number, cell in enumerate(self.cells):
+                value = cell._value
+                if type(value) is Pooled and value.pool is self:
+                    cell._value = self.value(number)
+            self.donated, self.kept = [], []
 
     def value(self, number: int) -> Any:
         """Returns the value of a state, as the program takes it."""
@@ -130,12 +127,6 @@ class Pooled(Deferred):
     def __init__(self, pool: Pool, number: int):
         self.pool = pool
         self._number = number
-
-    @property
-    def tree(self) -> Any:
-        """The value."""
-        value = self.pool.value(self._number)
-        return value.tree if isinstance(value, Deferred) else value
 
     @property
     def holds_array(self) -> bool:

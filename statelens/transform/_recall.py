@@ -2,7 +2,8 @@
 
 A training step returns the model that the next step takes. To take it apart costs a Python call
 for each of its modules; but modules are immutable, so that their leaves are those that they were
-made of. Lists and dictionaries in them may change, and are compared.
+made of. That is taken on trust: `object.__setattr__` would get past it. Lists and dictionaries in
+them may change, and are compared.
 """
 
 import functools
@@ -51,7 +52,11 @@ _memories: dict[int, Memory] = {}
 def recall(module: Any) -> Memory | None:
     """Returns what is remembered of a module; None, if nothing is, or no longer holds."""
     memory = _memories.get(id(module))
-    return memory if memory is not None and memory.is_of(module) else None
+    if memory is None or memory.is_of(module):
+        return memory
+    # What was replaced in the module must not live as long as it.
+    _memories.pop(id(module), None)
+    return None
 
 
 class Recalled(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import seen_meanwhile
 
 import statelens as sl
 from statelens.transform._packing import Block
@@ -334,8 +335,8 @@ class Table(eqx.Module):
     function: object = eqx.field(default=jnp.sin)
 
 
-def test_a_state_that_holds_a_tree_or_an_array_by_turns():
-    state = sl.State(jnp.array(0.0))
+def array_or_table(state):
+    """Functions that put an array or a tree in a state, and that show which it is."""
 
     @sl.jit
     def put(x):
@@ -345,6 +346,13 @@ def test_a_state_that_holds_a_tree_or_an_array_by_turns():
     def shown():
         return state.value.rows[0] if isinstance(state.value, Table) else state.value
 
+    return put, shown
+
+
+def test_a_state_that_holds_a_tree_or_an_array_by_turns():
+    state = sl.State(jnp.array(0.0))
+
+    put, shown = array_or_table(state)
     for times in (MANY, MANY, 1):
         run(put, jnp.ones(2), times=times)
         np.testing.assert_array_equal(run(shown, times=times), [1, 1])
@@ -358,14 +366,7 @@ def test_a_state_that_holds_a_tree_or_an_array_by_turns():
 def test_a_tree_that_takes_an_arrays_place_in_a_row_is_seen_by_others(is_known):
     state = sl.State(jnp.ones(2))
 
-    @sl.jit
-    def put(x):
-        state.value = x if x.ndim else Table([x, x])
-
-    @sl.jit
-    def shown():
-        return state.value.rows[0] if isinstance(state.value, Table) else state.value
-
+    put, shown = array_or_table(state)
     if is_known:
         put(jnp.array(3.0))
     run(put, jnp.ones(2))
@@ -482,20 +483,14 @@ def test_arguments_that_are_trees_in_a_row():
 
 def test_a_thread_may_read_while_another_one_runs_and_writes():
     model, advance = make()
-    stop, seen = threading.Event(), []
 
-    def look():
-        while not stop.is_set():
-            seen.append(float(model.parts[0].value[0]))
+    def run_and_write():
+        for number in range(300):
+            advance(1.0)
+            if number % 20 == 0:
+                model.rate.value = jnp.array(1.0)
 
-    reader = threading.Thread(target=look)
-    reader.start()
-    for number in range(300):
-        advance(1.0)
-        if number % 20 == 0:
-            model.rate.value = jnp.array(1.0)
-    stop.set()
-    reader.join()
+    seen = seen_meanwhile(lambda: float(model.parts[0].value[0]), run_and_write)
     assert values_of(model)[0][0] == 300
     assert seen == sorted(seen)
 

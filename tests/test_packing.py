@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import threading
 import weakref
 
 import equinox as eqx
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import seen_meanwhile
 
 import statelens as sl
 
@@ -773,20 +773,14 @@ def test_a_training_step_with_a_layer_of_equinox_beside_it():
 def test_a_thread_may_read_while_another_one_runs_and_writes():
     net = Net()
     advance = advance_function(net)
-    stop, seen = threading.Event(), []
 
-    def look():
-        while not stop.is_set():
-            seen.append(float(net.weights[0].value[0]))
+    def run_and_write():
+        for number in range(200):
+            advance(1.0)
+            if number % 20 == 0:
+                net.weights[2].value = jnp.ones((), jnp.float32)
 
-    reader = threading.Thread(target=look)
-    reader.start()
-    for number in range(200):
-        advance(1.0)
-        if number % 20 == 0:
-            net.weights[2].value = jnp.ones((), jnp.float32)
-    stop.set()
-    reader.join()
+    seen = seen_meanwhile(lambda: float(net.weights[0].value[0]), run_and_write)
     assert net.weights[0].value[0] == 200
     assert seen == sorted(seen)
 

@@ -17,7 +17,16 @@ from .._errors import ArgumentTypeError, explain
 from .._held import Deferred
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
-from ._recall import Getter, get, modules, places_of_containers, recall, recall_all, remember
+from ._recall import (
+    Getter,
+    forget_some,
+    get,
+    modules,
+    places_of_containers,
+    recall,
+    recall_all,
+    remember,
+)
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
@@ -164,7 +173,7 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
         return Mixed(recalled.traced, known[1])
     found = _apart(tree, name)
     if list(map(id, found.traced)) == list(map(id, recalled.traced)):
-        _forget_some(_composed)
+        forget_some(_composed)
         _composed[recalled.key] = recalled.static, found.static
     return found
 
@@ -189,7 +198,7 @@ def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
         for hole in known.holes:
             half[hole] = _TRACED
         static = Static(half, treedef)
-        _forget_some(known.seen)
+        forget_some(known.seen)
         known.seen[ids] = constants, static
     static = known.seen[ids][1]
     if known.containers is not None:
@@ -255,7 +264,6 @@ class _Known:
         self.seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
 
 
-_MOST_KNOWN = 256
 _known: dict[Hashable, _Known] = {}
 
 
@@ -266,14 +274,9 @@ def _look_up(tree: Any, *key: Hashable) -> _Known:
         # Something static in a node can't be hashed; JAX says so, where it matters.
         return _Known(_are_traced(tree))
     if known is None:
-        _forget_some(_known)
+        forget_some(_known)
         known = _known[key] = _Known(_are_traced(tree), places_of_containers(tree))
     return known
-
-
-def _forget_some(known: dict[Any, Any]) -> None:
-    while len(known) >= _MOST_KNOWN:
-        known.pop(next(iter(known)))
 
 
 def constant(value: Any, name: Callable[[], str]) -> Mixed:

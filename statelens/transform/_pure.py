@@ -33,9 +33,9 @@ def prepared(
     """
 
     def one(label: int | str, arg: Any) -> Any:
-        if type(arg) in concrete_types and label not in static:
-            return arg
-        return (constant if label in static else take)(arg, lambda: f"argument {label!r}")
+        if label in static:
+            return constant(arg, lambda: f"argument {label!r}")
+        return arg if type(arg) in concrete_types else take(arg, lambda: f"argument {label!r}")
 
     positional = tuple(one(number, arg) for number, arg in enumerate(args))
     return positional, {name: one(name, arg) for name, arg in kwargs.items()}

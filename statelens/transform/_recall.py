@@ -45,7 +45,7 @@ class Memory:
         return all(has_still(container, before) for container, before in self._contents)
 
 
-_MOST_REMEMBERED = 256
+_MOST_KNOWN = 256
 _memories: dict[int, Memory] = {}
 
 
@@ -93,7 +93,7 @@ def _recalled(node: Any, found: Recalled) -> bool:
         found.structure.append(kind)
         if node is not None:
             found.traced.append(node)
-    elif kind is tuple or (isinstance(node, tuple) and hasattr(kind, "_fields")):
+    elif _is_tuple(node):
         found.structure.append((kind, len(node)))
         return len(found.structure) < _MOST_NODES and all(_recalled(item, found) for item in node)
     else:
@@ -116,14 +116,14 @@ def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Gette
         places: Where in it lists and dictionaries are.
     """
     # A module that its own function leads to would never end while it is remembered.
-    while len(_memories) >= _MOST_REMEMBERED:
-        _memories.pop(next(iter(_memories)), None)
+    forget_some(_memories)
     _memories[id(module)] = Memory(module, traced, static, places)
 
 
-def is_module(node: Any) -> bool:
-    """Says whether a node is an Equinox module."""
-    return isinstance(node, eqx.Module)
+def forget_some(known: dict[Any, Any]) -> None:
+    """Makes room for one more thing in what is known, by the oldest."""
+    while len(known) >= _MOST_KNOWN:
+        known.pop(next(iter(known)), None)
 
 
 def places_of_containers(tree: Any) -> list[Getter] | None:
@@ -136,10 +136,10 @@ def places_of_containers(tree: Any) -> list[Getter] | None:
         How to get to each; None if the tree isn't a module, or if there are nodes in it that
         may change in ways that aren't known.
     """
-    if not is_module(tree):
+    if not isinstance(tree, eqx.Module):
         return None
-    nodes = list(_nodes(tree, (), lambda node: is_module(node) or _is_plain(node)))
-    if not all(is_module(node) or _is_plain(node) for _, node in nodes):
+    nodes = list(_nodes(tree, (), _is_known))
+    if not all(_is_known(node) for _, node in nodes):
         return None
     return [place for place, node in nodes if type(node) in (list, dict)]
 
@@ -154,7 +154,7 @@ def modules(tree: Any) -> list[tuple[Getter, Any]]:
         How to get to each, and the module.
     """
     nodes = _nodes(tree, (), _is_plain)
-    return [(place, node) for place, node in nodes if is_module(node)]
+    return [(place, node) for place, node in nodes if isinstance(node, eqx.Module)]
 
 
 def get(tree: Any, place: Getter) -> Any:
@@ -164,9 +164,17 @@ def get(tree: Any, place: Getter) -> Any:
     return tree
 
 
+def _is_known(node: Any) -> bool:
+    return isinstance(node, eqx.Module) or _is_plain(node)
+
+
 def _is_plain(node: Any) -> bool:
-    is_named_tuple = isinstance(node, tuple) and hasattr(node, "_fields")
-    return type(node) in (tuple, list, dict) or is_named_tuple
+    return type(node) in (list, dict) or _is_tuple(node)
+
+
+def _is_tuple(node: Any) -> bool:
+    """Says whether a node is a tuple as JAX takes it: a plain or a named one."""
+    return type(node) is tuple or (isinstance(node, tuple) and hasattr(node, "_fields"))
 
 
 def _nodes(

@@ -63,10 +63,13 @@ class Deferred:
     Attributes:
         tree: The value.
         holds_array: Whether it is an array or a number, and not a tree of them.
+        is_elsewhere: Whether a program keeps it, maybe together with others.
     """
 
+    __slots__ = ()
+
     tree: Any
-    holds_array = False
+    holds_array = is_elsewhere = False
 
     def found_in(self, cell: Holding) -> Any:
         """Returns the value, which from now on lies in the cell itself."""

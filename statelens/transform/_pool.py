@@ -77,18 +77,18 @@ class Pool:
         self._calls = 0
         with moving:
             values = [cell._value for cell in self.cells]
-            # Any other tree may be changed where it is.
-            if not all(is_concrete(value) or isinstance(value, Deferred) for value in values):
+            if not all(map(_can_be_taken, values)):
                 return False
             where = {cell: place for place, cell in enumerate(cells)}
             self.donated, self.kept = values[: self._count], values[self._count :]
             self._places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
             self.writes_all_donated = self.cells[: self._count] == tuple(cells)
             self.writes_all_kept = not self._count and self.cells == tuple(cells)
+            # First: who gathers values in another thread, and meets what isn't one, must know.
+            moves.advance()
             for place, cell in enumerate(self.cells):
                 cell._value = Pooled(self, place)
             self.written, self.good_at = written, epoch.now
-            moves.advance()
         return True
 
     def put(self, values: Sequence[Any]) -> None:
@@ -124,6 +124,8 @@ class Pooled(Deferred):
 
     __slots__ = ("_number", "pool")
 
+    is_elsewhere = True
+
     def __init__(self, pool: Pool, number: int):
         self.pool = pool
         self._number = number
@@ -147,6 +149,13 @@ class Pooled(Deferred):
     def make_room(self, cell: Holding) -> None:
         """Gives all values of the pool back to their cells."""
         self.pool.close()
+
+
+def _can_be_taken(value: Any) -> bool:
+    """Says whether a value may lie in a pool."""
+    if isinstance(value, Deferred):
+        return not value.is_elsewhere  # another thread has just taken it somewhere
+    return is_concrete(value)  # any other tree may be changed where it is
 
 
 def close_pools(cells: Sequence[Holding]) -> None:

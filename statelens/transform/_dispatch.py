@@ -16,7 +16,7 @@ from .._held import Holding, moves, moving, store_all, store_arrays
 from .._reads import epoch
 from .._trace import concrete_types, has_tracers, is_concrete
 from ._discover import Undeclared
-from ._mixed import Mixed, apart, mixed, returned
+from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
 from ._program import Program
 from ._pure import prepared
@@ -201,6 +201,6 @@ def inputs_of(cells: Iterable[Holding]) -> list[Any]:
     """Gathers the values of states as a program takes them."""
     values = arrays_of(cells)
     return [
-        value if type(value) is Mixed else mixed(value, lambda cell=cell: repr(cell))
+        value if type(value) is Mixed else apart(value, lambda cell=cell: repr(cell))
         for cell, value in zip(cells, values, strict=True)
     ]

@@ -6,8 +6,9 @@ that are passed as they are, or in lists, tuples, dictionaries and states, are t
 `jax.jit` does.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.tree_util as jtu
@@ -17,11 +18,10 @@ from .._errors import ArgumentTypeError, explain
 from .._held import Deferred
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
+from ._assembly import Assembly
 from ._recall import (
     Getter,
     forget_some,
-    get,
-    modules,
     places_of_containers,
     recall,
     recall_all,
@@ -32,7 +32,8 @@ _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
 
 
-@jtu.register_pytree_node_class
+# As a node whose fields JAX knows it is flattened without a call of Python.
+@functools.partial(jtu.register_dataclass, data_fields=["traced"], meta_fields=["static"])
 class Mixed(Deferred):
     """A tree of which only some leaves are traced.
 
@@ -41,16 +42,11 @@ class Mixed(Deferred):
         static: All else of the tree.
     """
 
-    def __init__(self, traced: Sequence[Any], static: "Static"):
+    __slots__ = ("static", "traced")
+
+    def __init__(self, traced: list[Any], static: "Static"):
         self.traced = traced
         self.static = static
-
-    def tree_flatten(self) -> tuple[Sequence[Any], "Static"]:
-        return self.traced, self.static
-
-    @classmethod
-    def tree_unflatten(cls, static: "Static", traced: Any) -> Self:
-        return cls(tuple(traced), static)
 
     def with_traced(self, leaves: list[Any]) -> "Mixed":
         """Returns a tree of the same structure for one thing for each leaf."""
@@ -69,13 +65,13 @@ class Static:
         leaves: For each leaf what it is if it isn't traced, else `_TRACED`.
         treedef: The structure.
         holes: Where the traced leaves are.
-        parts: The modules in the tree, if it is one that was returned before.
+        returned: How to put the tree together, if it is one that was returned before.
     """
 
     def __init__(self, leaves: Sequence[Any], treedef: TreeDef):
         self.leaves = tuple(leaves)
         self.holes = [position for position, leaf in enumerate(leaves) if leaf is _TRACED]
-        self.parts: list[_Part] | None = None
+        self.returned: _Returned | None = None
         self.treedef = treedef
         self._values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
 
@@ -160,11 +156,11 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     Raises:
         ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
     """
-    if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
-        return tree
     memory = recall(tree)
     if memory is not None:
         return Mixed(memory.traced, memory.static)
+    if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
+        return tree
     recalled = recall_all(tree) if isinstance(tree, tuple) else None
     if recalled is None:
         return _apart(tree, name)
@@ -210,41 +206,46 @@ class _Part(NamedTuple):
     """A module in a tree that is returned.
 
     Attributes:
-        place: Where in the tree it is.
+        place: Where it is among what the tree is put together from.
         span: Which of the tree's traced leaves are its own.
         static: What isn't traced of it.
         containers: Where in it lists and dictionaries are.
     """
 
-    place: Getter
+    place: int
     span: slice
     static: "Static"
     containers: list[Getter]
 
 
+class _Returned:
+    """How to put together a tree that is returned, and what to remember of the modules in it."""
+
+    def __init__(self, static: "Static"):
+        count = len(static.holes)
+        self._assembly = Assembly(static.filled, count)
+        self._parts: list[_Part] | None = None
+
+    def tree(self, traced: Sequence[Any]) -> Any:
+        """Puts the tree together."""
+        values = self._assembly.values(traced)
+        if self._parts is None:
+            self._parts = [
+                _Part(place, span, apart(values[place], lambda: "the output").static, containers)
+                for place, span in self._assembly.modules
+                if (containers := places_of_containers(values[place])) is not None
+            ]
+        for place, span, static, containers in self._parts:
+            remember(values[place], traced[span], static, containers)
+        return values[-1]
+
+
 def returned(out: Mixed) -> Any:
     """Gives the tree that a program has returned, and remembers the modules in it."""
-    tree, static = out.tree, out.static
-    if static.parts is None:
-        static.parts = _parts(tree, static)
-    for place, span, rest, containers in static.parts:
-        remember(get(tree, place), out.traced[span], rest, containers)
-    return tree
-
-
-def _parts(tree: Any, static: "Static") -> "list[_Part]":
-    parts: list[_Part] = []
-    positions = static.treedef.unflatten(range(len(static.leaves)))
-    for place, module in modules(tree):
-        containers = places_of_containers(module)
-        if containers is None:
-            continue
-        inside = set(jax.tree.leaves(get(positions, place)))
-        traced = [number for number, hole in enumerate(static.holes) if hole in inside]
-        start = traced[0] if traced else 0
-        rest = apart(module, lambda: "the output").static
-        parts.append(_Part(place, slice(start, start + len(traced)), rest, containers))
-    return parts
+    static = out.static
+    if static.returned is None:
+        static.returned = _Returned(static)
+    return static.returned.tree(out.traced)
 
 
 class _Known:

@@ -27,6 +27,7 @@ from .._active import active_frame
 from .._errors import StructureError, explain
 from .._held import Deferred, Holding, held_value, moves, moving
 from ..state import State, peek
+from ._mixed import apart
 from ._pool import close_pools
 from ._pure import staged_value
 
@@ -175,10 +176,10 @@ class Block:
 
     def _take(self, buffer: Any) -> None:
         close_pools(self.cells)
+        moves.advance()
         self._value = buffer
         for number, cell in enumerate(self.cells):
             cell._value = Part(self, number)
-        moves.advance()
 
     def release(self) -> None:
         """Gives the values back to their cells."""
@@ -254,7 +255,7 @@ class Part(Deferred):
 
     __slots__ = ("_number", "block")
 
-    holds_array = True
+    holds_array = is_elsewhere = True
 
     def __init__(self, block: Block, number: int):
         self.block = block
@@ -328,7 +329,7 @@ def boxes(cells: Sequence[State], packed: Iterable[State]) -> list[Box]:
 
 def given_value(box: Box) -> Any:
     """Looks up what a staged function takes for a state, or for a block of them."""
-    return box.given() if isinstance(box, Block) else staged_value(box)
+    return box.given() if isinstance(box, Block) else staged_value(box, apart)
 
 
 def unpacked(boxes: Iterable[Box], values: Iterable[Any]) -> dict[State, Any]:

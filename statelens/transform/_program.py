@@ -21,12 +21,12 @@ from .._reads import Reads, epoch
 from .._trace import has_tracers
 from .._units import TreeDef
 from ..state import State
+from ._assembly import has_modules
 from ._discover import Undeclared
 from ._mixed import apart, mixed, unmixed
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
 from ._pool import Pool
 from ._pure import staged_writes, states_in
-from ._recall import modules
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
 
@@ -230,9 +230,9 @@ class Program:
         if captured.can_raise:
             self.expect_errors()
         # The leaves of modules come as a list, to be remembered.
-        take = apart if modules(captured.out) else mixed
+        take = apart if has_modules(captured.out) else mixed
         out = take(captured.out, lambda: "the output")
-        return self._result(out, touched, values, staged_writes(writes), args, kwargs)
+        return self._result(out, touched, values, staged_writes(writes, apart), args, kwargs)
 
     def _result(
         self,

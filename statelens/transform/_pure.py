@@ -7,7 +7,7 @@ import jax
 
 from .._frames import Writes, capture
 from .._held import ENDED
-from .._trace import concrete_types
+from .._trace import is_concrete
 from .._units import cells, hidden_cells
 from ..path import Path
 from ..state import State, peek, refuse_ended
@@ -35,7 +35,7 @@ def prepared(
     def one(label: int | str, arg: Any) -> Any:
         if label in static:
             return constant(arg, lambda: f"argument {label!r}")
-        return arg if type(arg) in concrete_types else take(arg, lambda: f"argument {label!r}")
+        return arg if is_concrete(arg) else take(arg, lambda: f"argument {label!r}")
 
     positional = tuple(one(number, arg) for number, arg in enumerate(args))
     return positional, {name: one(name, arg) for name, arg in kwargs.items()}
@@ -64,22 +64,23 @@ def pure(fun: Callable[..., Any]) -> Callable[..., tuple[Any, Writes]]:
     return run
 
 
-def staged(value: Any, cell: State) -> Any:
+def staged(value: Any, cell: State, take: Callable[..., Any] = mixed) -> Any:
     """Returns a state's value as a staged function takes it, or gives it."""
-    return value if isinstance(value, jax.Array) else mixed(value, lambda: repr(cell))
+    return value if isinstance(value, jax.Array) else take(value, lambda: repr(cell))
 
 
-def staged_value(cell: State) -> Any:
+def staged_value(cell: State, take: Callable[..., Any] = mixed) -> Any:
     """Looks up a state's value, as a staged function takes it."""
     value = peek(cell)
     if value is ENDED:
         refuse_ended(cell)
-    return staged(value, cell)
+    return staged(value, cell, take)
 
 
-def staged_writes(writes: Writes) -> Writes:
+def staged_writes(writes: Writes, take: Callable[..., Any] = mixed) -> Writes:
     """Returns writes whose values are pytrees of arrays."""
-    return Writes(writes.cells, tuple(map(staged, writes.values, writes.cells)))
+    values = zip(writes.values, writes.cells, strict=True)
+    return Writes(writes.cells, tuple(staged(value, cell, take) for value, cell in values))
 
 
 def finished(out: Any, writes: Writes) -> Any:

@@ -6,7 +6,6 @@ made of. That is taken on trust: `object.__setattr__` would get past it. Lists a
 them may change, and are compared.
 """
 
-import functools
 import operator
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -16,7 +15,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
-from .._trace import concrete_types
+from .._trace import is_concrete
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
@@ -33,8 +32,9 @@ class Memory:
     __slots__ = ("_contents", "_module", "static", "traced")
 
     def __init__(self, module: Any, traced: Sequence[Any], static: Any, places: "list[Getter]"):
-        self._module = weakref.ref(module, functools.partial(_forget, id(module)))
-        self._contents = [(found, items_of(found)) for found in (get(module, at) for at in places)]
+        self._module = _Reference(module, _forget)
+        self._module.key = id(module)
+        self._contents = [(found, items_of(found)) for found in (_get(module, at) for at in places)]
         self.traced = traced
         self.static = static
 
@@ -42,7 +42,18 @@ class Memory:
         """Says whether it is the module's memory, and nothing in that has changed."""
         if self._module() is not module:
             return False
-        return all(has_still(container, before) for container, before in self._contents)
+        return not self._contents or all(has_still(*content) for content in self._contents)
+
+
+class _Reference(weakref.ref):
+    """A weak reference to a module.
+
+    Attributes:
+        key: Where the module's memory is.
+    """
+
+    __slots__ = ("key",)
+    key: int
 
 
 _MOST_KNOWN = 256
@@ -88,21 +99,23 @@ def recall_all(tree: Any) -> Recalled | None:
 
 
 def _recalled(node: Any, found: Recalled) -> bool:
-    kind = type(node)
-    if node is None or kind in concrete_types:
-        found.structure.append(kind)
-        if node is not None:
-            found.traced.append(node)
-    elif _is_tuple(node):
-        found.structure.append((kind, len(node)))
-        return len(found.structure) < _MOST_NODES and all(_recalled(item, found) for item in node)
-    else:
-        memory = recall(node)
-        if memory is None:
-            return False
+    # Modules are asked for what they are last of all: they are slow to say what they aren't.
+    memory = recall(node)
+    if memory is not None:
         found.structure.append(Memory)
         found.static.append(memory.static)
         found.traced.extend(memory.traced)
+    elif node is None or is_concrete(node):
+        found.structure.append(type(node))
+        if node is not None:
+            found.traced.append(node)
+    elif _is_tuple(node) and len(found.structure) < _MOST_NODES:
+        found.structure.append((type(node), len(node)))
+        for item in node:
+            if not _recalled(item, found):
+                return False
+    else:
+        return False
     return True
 
 
@@ -138,26 +151,13 @@ def places_of_containers(tree: Any) -> list[Getter] | None:
     """
     if not isinstance(tree, eqx.Module):
         return None
-    nodes = list(_nodes(tree, (), _is_known))
+    nodes = list(_nodes(tree, ()))
     if not all(_is_known(node) for _, node in nodes):
         return None
     return [place for place, node in nodes if type(node) in (list, dict)]
 
 
-def modules(tree: Any) -> list[tuple[Getter, Any]]:
-    """Finds the modules in tuples, lists and dictionaries.
-
-    Args:
-        tree: Any pytree.
-
-    Returns:
-        How to get to each, and the module.
-    """
-    nodes = _nodes(tree, (), _is_plain)
-    return [(place, node) for place, node in nodes if isinstance(node, eqx.Module)]
-
-
-def get(tree: Any, place: Getter) -> Any:
+def _get(tree: Any, place: Getter) -> Any:
     """Returns the node of a tree at a place."""
     for step in place:
         tree = step(tree)
@@ -165,11 +165,7 @@ def get(tree: Any, place: Getter) -> Any:
 
 
 def _is_known(node: Any) -> bool:
-    return isinstance(node, eqx.Module) or _is_plain(node)
-
-
-def _is_plain(node: Any) -> bool:
-    return type(node) in (list, dict) or _is_tuple(node)
+    return isinstance(node, eqx.Module) or type(node) in (list, dict) or _is_tuple(node)
 
 
 def _is_tuple(node: Any) -> bool:
@@ -177,17 +173,15 @@ def _is_tuple(node: Any) -> bool:
     return type(node) is tuple or (isinstance(node, tuple) and hasattr(node, "_fields"))
 
 
-def _nodes(
-    tree: Any, place: Getter, is_opened: Callable[[Any], bool]
-) -> Iterator[tuple[Getter, Any]]:
+def _nodes(tree: Any, place: Getter) -> Iterator[tuple[Getter, Any]]:
     """Gives the nodes of a tree that aren't leaves."""
     if tree is None or jtu.all_leaves([tree]):
         return
     yield place, tree
-    if is_opened(tree):
+    if _is_known(tree):
         children = jtu.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
         for (key,), child in children:
-            yield from _nodes(child, (*place, _step(key)), is_opened)
+            yield from _nodes(child, (*place, _step(key)))
 
 
 def _step(key: Any) -> Callable[[Any], Any]:
@@ -196,7 +190,7 @@ def _step(key: Any) -> Callable[[Any], Any]:
     return operator.itemgetter(key.idx if isinstance(key, jtu.SequenceKey) else key.key)
 
 
-def _forget(key: int, reference: Any) -> None:
-    memory = _memories.get(key)
+def _forget(reference: _Reference) -> None:
+    memory = _memories.get(reference.key)
     if memory is not None and memory._module is reference:
-        del _memories[key]
+        del _memories[reference.key]

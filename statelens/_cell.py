@@ -112,14 +112,14 @@ class Watch:
         met: Whether there was one. What was flattened is of no use then.
     """
 
+    __slots__ = ("_token", "met")
+
     def __init__(self) -> None:
         self.met = False
-
-    def __enter__(self) -> Self:
         self._token = _watch.set(self)
-        return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def end(self) -> None:
+        """Ends the watch."""
         _watch.reset(self._token)
 
 

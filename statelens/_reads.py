@@ -31,6 +31,8 @@ class Epoch:
         now: What it stands at.
     """
 
+    __slots__ = ("now",)
+
     def __init__(self) -> None:
         self.now = 0
 

@@ -122,14 +122,16 @@ def _flatten_plainly(
 
     (An error from within would end it sooner, but JAX loses count of its recursion by that.)
     """
-    with Watch() as watch:
-        try:
-            flat = jax.tree.flatten(tree, is_leaf=is_leaf)
-        except Exception:
-            # A node that flattens cells by itself may choke on what they give to a watch.
-            if not watch.met:
-                raise
-            return None
+    watch = Watch()
+    try:
+        flat = jtu.tree_flatten(tree, is_leaf)
+    except Exception:
+        # A node that flattens cells by itself may choke on what they give to a watch.
+        if not watch.met:
+            raise
+        return None
+    finally:
+        watch.end()
     return None if watch.met else flat
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from .._active import active_frame
+from .._active import active_frame, open_frames
 from .._errors import hide_own_frames
 from .._held import Holding, moves, moving, store_all, store_arrays
 from .._reads import epoch
@@ -18,7 +18,7 @@ from .._trace import concrete_types, has_tracers, is_concrete
 from ._discover import Undeclared
 from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
-from ._program import Program
+from ._program import Program, split_result
 from ._pure import prepared
 from ._runtime import PROGRAM_ERRORS
 
@@ -80,13 +80,12 @@ def dispatch(
                 program.reraise(error, args, kwargs)
             if program.good_at != epoch.now:  # it has just been traced for other arguments
                 return program.finish(result)
-            out, values = result[0], result[1]
-            written = outs[len(result) - 2]
+            out, written, values = split_result(result, outs)
             if values:
                 if are_traced(values, are_concrete):
                     return program.finish(result)
                 store(written, values)
-            if is_alike and pool.is_due() and pool.open(written, len(result)):
+            if is_alike and pool.is_due() and pool.open(written):
                 install(call_in_a_row)
             return returned(out) if type(out) is Mixed else out
         except Exception as error:
@@ -99,7 +98,7 @@ def dispatch(
         try:
             if (
                 pool.good_at != epoch.now
-                or get_frame() is not None
+                or (open_frames and get_frame() is not None)
                 or lists != lists_before
                 or ((containers or kinds) and not reads.contents_hold())
             ):
@@ -140,22 +139,25 @@ def dispatch(
                 program.reraise(error, args or _given(a, b), kwargs)
             if pool.good_at != epoch.now:
                 return program.finish(result)
+            if type(result) is not tuple:
+                return result
             out, values = result[0], result[1]
             if values:
                 is_usual = are_concrete and type(values[0]) in concrete_types
                 if not is_usual and are_traced(values, are_concrete):
                     return program.finish(result)
-                if pool.written == len(result):
+                written = outs[len(result) - 2]
+                if pool.written is written:
                     if pool.writes_all_kept:
                         pool.kept = values
                     elif pool.writes_all_donated:
                         pool.donated = values
                     else:
                         pool.put(values)
-                if pool.written != len(result):
+                if pool.written is not written:
                     with moving:
                         pool.close()
-                        store(outs[len(result) - 2], values)
+                        store(written, values)
             return returned(out) if type(out) is Mixed else out
         except Exception as error:
             hide_own_frames(error)

@@ -215,7 +215,8 @@ class JitFunction:
         Returns:
             The output with a `jax.ShapeDtypeStruct` in place of each array.
         """
-        return unmixed(self.trace(*args, **kwargs).out_info[0])
+        result = self.trace(*args, **kwargs).out_info
+        return unmixed(result[0] if type(result) is tuple else result)
 
     def clear_cache(self) -> None:
         """Forgets all traces and compiled programs."""

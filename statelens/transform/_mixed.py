@@ -226,7 +226,7 @@ class _Returned:
         self._assembly = Assembly(static.filled, count)
         self._parts: list[_Part] | None = None
 
-    def tree(self, traced: Sequence[Any]) -> Any:
+    def tree(self, traced: list[Any]) -> Any:
         """Puts the tree together."""
         values = self._assembly.values(traced)
         if self._parts is None:

@@ -7,10 +7,10 @@ the parts that a call asks for, and knows nothing else of them.
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -75,32 +75,37 @@ class Part(Protocol):
         """Takes a vector of that form, in the structure of the values."""
 
 
-@dataclass(frozen=True)
-class States:
-    """States that are given themselves."""
+class States(NamedTuple):
+    """States that are given themselves.
+
+    Attributes:
+        given: The states.
+        values: Their values, in the form in which the states are given, or as a list.
+        is_list: Whether they are a list.
+    """
 
     given: Units
     values: Any
+    is_list: bool
 
     def apply(self, values: Any, call: Call) -> None:
-        if self.given.is_pytree:
+        if not self.is_list:
             values = self.given.flatten(values)
         call.values.update(overlaid_values(self.given.units, values))
         call.watched.update(dict.fromkeys(self.given.cells, self.given.label_of))
 
     def shape(self, derivative: Any) -> Any:
-        if not self.given.is_pytree:
+        if self.is_list:
             return self.given.rebuild(derivative)
         # JAX gives dictionaries back with their keys sorted.
         return self.given.rebuild(self.given.flatten(derivative))
 
     def read(self, vector: Any) -> Any:
         values = self.given.flatten(vector)
-        return self.given.rebuild(values) if self.given.is_pytree else values
+        return values if self.is_list else self.given.rebuild(values)
 
 
-@dataclass(frozen=True)
-class Leaves:
+class Leaves(NamedTuple):
     """Leaves that a lens selects in the first argument, where there are no states in it."""
 
     values: list[Any]
@@ -123,8 +128,7 @@ class Leaves:
         return self.treedef.unflatten(leaves)
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(NamedTuple):
     """What a lens selects in the first argument."""
 
     values: Any
@@ -145,8 +149,7 @@ class Tree:
         return vector
 
 
-@dataclass(frozen=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Positional arguments."""
 
     argnums: int | tuple[int, ...]
@@ -187,6 +190,21 @@ class Differentiable:
     integers: bool = False
     complexes: bool = False
     any_argument: bool = False
+
+    def check_all(self, label: Callable[[int], str], values: Iterable[Any], asked_by: str) -> None:
+        """Refuses values that have no derivative.
+
+        Args:
+            label: Gives what to call each, by its number.
+            values: Pytrees of arrays.
+            asked_by: The transform, for the message.
+
+        Raises:
+            DifferentiationError: As for `check`.
+        """
+        for number, value in enumerate(values):
+            if not (is_array(value) and _field_of(value.dtype) == "real"):
+                self.check(partial(label, number), value, asked_by)
 
     def check(self, label: Callable[[], str], value: Any, asked_by: str) -> None:
         """Refuses a value that has no derivative.
@@ -265,11 +283,9 @@ def states_part(
     """
     given = units_of(grad_states, asked_by)
     values = [unit.value for unit in given.units]
-    for number, value in enumerate(values):
-        allowed.check(partial(given.label, number), value, asked_by)
-    if as_list:
-        given = given._replace(is_pytree=False)
-    return States(given, given.rebuild(values) if given.is_pytree else values)
+    allowed.check_all(given.label, values, asked_by)
+    is_list = as_list or not given.is_pytree
+    return States(given, values if is_list else given.rebuild(values), is_list)
 
 
 def tree_part(
@@ -303,9 +319,10 @@ def tree_part(
         )
     leaves, treedef, entries = focus_on(selector, args[0], required_by=asked_by)
     units = read_all(leaves, entries)
-    for path, unit in zip(entries.paths, units, strict=True):
-        value = unit.value if isinstance(unit, Cell) else unit
-        allowed.check(partial(format, path), value, asked_by)
+    values = units
+    if entries.cells:
+        values = [unit.value if isinstance(unit, Cell) else unit for unit in units]
+    allowed.check_all(lambda number: format(entries.paths[number]), values, asked_by)
     if as_list and not (entries.parts or entries.has_owners):
         return Leaves(units, leaves, treedef, entries.units)
     return Tree(*split(leaves, treedef, entries))
@@ -407,6 +424,8 @@ def first_untouched(call: Call, captured: Captured) -> str | None:
     Returns:
         Its label, or None.
     """
+    if not call.watched:
+        return None
     touched = set(captured.touched)
     if call.watched.keys() <= touched:
         return None

@@ -25,7 +25,8 @@ class Pool:
         good_at: At what count of the epoch the program was seen to be good, if the pool is open.
         donated: The values of the states that are donated, if it is open.
         kept: Those of the other ones.
-        written: What stands for the states that the program writes, if it is open.
+        written: The states that the program writes, as its results come in that order; None, if
+            the pool isn't open.
         writes_all_kept: Whether they are all states, and none are donated.
         writes_all_donated: Whether they are those that are donated.
     """
@@ -46,7 +47,8 @@ class Pool:
 
     def __init__(self, donated: Sequence[Holding], kept: Sequence[Holding]):
         self.cells = (*donated, *kept)
-        self.good_at = self.written = -1
+        self.good_at = -1
+        self.written: Sequence[Holding] | None = None
         self.donated: list[Any] = []
         self.kept: list[Any] = []
         self.writes_all_kept = self.writes_all_donated = False
@@ -57,19 +59,18 @@ class Pool:
     @property
     def is_open(self) -> bool:
         """Whether the values are here, and not in their cells."""
-        return self.written != -1
+        return self.written is not None
 
     def is_due(self) -> bool:
         """Says whether the program has now run often enough in a row; to be asked at each call."""
         self._calls += 1
         return self._calls > _CALLS_IN_A_ROW
 
-    def open(self, cells: Sequence[Holding], written: int) -> bool:
+    def open(self, written: Sequence[Holding]) -> bool:
         """Takes the values of all states over from their cells, if that can be done.
 
         Args:
-            cells: The states that the program has written.
-            written: What stands for these states.
+            written: The states that the program has written.
 
         Returns:
             Whether it could be done.
@@ -79,11 +80,11 @@ class Pool:
             values = [cell._value for cell in self.cells]
             if not all(map(_can_be_taken, values)):
                 return False
-            where = {cell: place for place, cell in enumerate(cells)}
+            where = {cell: place for place, cell in enumerate(written)}
             self.donated, self.kept = values[: self._count], values[self._count :]
             self._places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
-            self.writes_all_donated = self.cells[: self._count] == tuple(cells)
-            self.writes_all_kept = not self._count and self.cells == tuple(cells)
+            self.writes_all_donated = self.cells[: self._count] == written
+            self.writes_all_kept = not self._count and self.cells == written
             # First: who gathers values in another thread, and meets what isn't one, must know.
             moves.advance()
             for place, cell in enumerate(self.cells):
@@ -102,7 +103,7 @@ class Pool:
         with moving:
             # In this order: a call in another thread, which is just about to leave its values
             # here, sees that it has to store them, which it can when they are all back.
-            self.written = self.good_at = -1
+            self.written, self.good_at = None, -1
             for number, cell in enumerate(self.cells):
                 value = cell._value
                 if type(value) is Pooled and value.pool is self:

@@ -6,7 +6,7 @@ program is made that repeats the equations of the first one; the function isn't 
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import jax
@@ -19,7 +19,7 @@ from .._frames import Writes, capture
 from .._held import store_all
 from .._reads import Reads, epoch
 from .._trace import has_tracers
-from .._units import TreeDef
+from .._units import TreeDef, is_array
 from ..state import State
 from ._assembly import has_modules
 from ._discover import Undeclared
@@ -77,7 +77,8 @@ class Program:
         staged: The staged function of what is donated (if anything may be; together with what
             is lent, if the host lends), of the values of `kept`, and of the arguments. It gives
             the output, the values of the states written, and as many times None as there are
-            places in `outs` before that of these.
+            places in `outs` before that of these; or no more than an array, if that is the
+            output and nothing is written.
         outs: What stands for the states written, for each set of them that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
         gives_arrays: Whether it gives an array for each of what it writes, and all of that is
@@ -180,7 +181,7 @@ class Program:
 
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""
-        out, values = result[:2]
+        out, cells, values = split_result(result, self.outs)
         frame = active_frame.get()
         if frame is not None:
             for cell in self.touched:
@@ -189,7 +190,6 @@ class Program:
                 frame.reads.update(self.reads)
             if self.can_raise:
                 frame.expect_errors()
-        cells = self.outs[len(result) - 2]
         if frame is None and not has_tracers(values):
             # Whatever transform of JAX is running, the program has run, and just once.
             store_all(cells, values)
@@ -241,7 +241,7 @@ class Program:
         before: Mapping[State, Any],
         writes: Writes,
         *args: Any,
-    ) -> tuple[Any, ...]:
+    ) -> Any:
         self.signatures.add(signature_of(args))
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)
@@ -254,6 +254,8 @@ class Program:
         if not jtu.all_leaves(values) or not set(taken).issuperset(boxes):
             self.gives_arrays = False
             self._be_looked_at_again()
+        if not boxes and is_array(out):
+            return out
         return out, values, *(None,) * self.outs.index(boxes)
 
 
@@ -294,7 +296,25 @@ class Replay:
         for cell, count in zip(self._cells, self._counts, strict=True):
             leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
         result = self._out_tree.unflatten(self._run(*leaves, *jax.tree.leaves(args)))
-        return result[0], Writes(tuple(states_of(self._outs[len(result) - 2])), tuple(result[1]))
+        out, boxes, written = split_result(result, self._outs)
+        return out, Writes(tuple(states_of(boxes)), tuple(written))
+
+
+def split_result(
+    result: Any, outs: Sequence[tuple[Box, ...]]
+) -> tuple[Any, tuple[Box, ...], Sequence[Any]]:
+    """Tells apart what a staged function has given.
+
+    Args:
+        result: What it has given.
+        outs: What stands for the states written, for each set of them; see `Program`.
+
+    Returns:
+        The output, what stands for the states written, and their values.
+    """
+    if type(result) is not tuple:
+        return result, (), ()
+    return result[0], outs[len(result) - 2], result[1]
 
 
 def _call_if_there(method: Callable[[], Callable[[], None] | None]) -> None:

@@ -8,7 +8,7 @@ them may change, and are compared.
 
 import operator
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -31,7 +31,7 @@ class Memory:
 
     __slots__ = ("_contents", "_module", "static", "traced")
 
-    def __init__(self, module: Any, traced: Sequence[Any], static: Any, places: "list[Getter]"):
+    def __init__(self, module: Any, traced: list[Any], static: Any, places: "list[Getter]"):
         self._module = _Reference(module, _forget)
         self._module.key = id(module)
         self._contents = [(found, items_of(found)) for found in (_get(module, at) for at in places)]
@@ -119,7 +119,7 @@ def _recalled(node: Any, found: Recalled) -> bool:
     return True
 
 
-def remember(module: Any, traced: Sequence[Any], static: Any, places: list[Getter]) -> None:
+def remember(module: Any, traced: list[Any], static: Any, places: list[Getter]) -> None:
     """Remembers a module, as long as it lives and not too many others come.
 
     Args:

@@ -21,6 +21,7 @@ class Units(NamedTuple):
         units: The states and views.
         rebuild: Puts one thing for each unit in the form in which they were given.
         flatten: Lists what something of that form has for each unit.
+        cells: The states, for each view the one that it is a part of.
         is_pytree: Whether JAX can flatten that form: it sorts the keys of dictionaries.
     """
 
@@ -28,12 +29,8 @@ class Units(NamedTuple):
     units: list[Unit]
     rebuild: Callable[[list[Any]], Any]
     flatten: Callable[[Any], list[Any]]
+    cells: list[Cell]
     is_pytree: bool = True
-
-    @property
-    def cells(self) -> list[Cell]:
-        """The states, for each view the one that it is a part of."""
-        return [unit if isinstance(unit, Cell) else unit.cell for unit in self.units]
 
     def label(self, number: int) -> str:
         """Says what to call a state in messages."""
@@ -92,7 +89,8 @@ def _checked_units_of(spec: Any, asked_by: str) -> Units:
 
 def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
     if isinstance(spec, (Cell, View)):
-        return Units([path], [spec], lambda given: given[0], lambda value: [value])
+        units: list[Unit] = [spec]
+        return Units([path], units, lambda given: given[0], lambda value: [value], _cells_of(units))
     if isinstance(spec, BoundLens):
         spec = spec.units(required_by=asked_by)
         keys: list[Any] = list(spec)
@@ -162,7 +160,12 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
         return found
 
     is_pytree = all(part is None or part.is_pytree for part in below)
-    return Units(paths, units, rebuild, flatten, is_pytree and _are_sortable(keys))
+    is_pytree = is_pytree and _are_sortable(keys)
+    return Units(paths, units, rebuild, flatten, _cells_of(units), is_pytree)
+
+
+def _cells_of(units: list[Unit]) -> list[Cell]:
+    return [unit if isinstance(unit, Cell) else unit.cell for unit in units]
 
 
 def _are_sortable(keys: list[Any]) -> bool:

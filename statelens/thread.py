@@ -15,6 +15,7 @@ from ._cell import Cell
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
 from ._frames import Frame, capture, this_frame
 from ._given import units_of
+from ._trace import concrete_types
 from ._units import map_cells
 from .state import State
 
@@ -77,6 +78,16 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
         return captured.out, given.rebuild(new)
 
     return pure
+
+
+def values_in(units: list[Any]) -> list[Any]:
+    """Looks up the values of states and views, as their ``.value`` gives them."""
+    # Eager derivatives do this at each call; most states hold arrays, with no frame over them.
+    if active_frame.get() is None:
+        held = [getattr(unit, "_value", None) for unit in units]
+        if concrete_types.issuperset(map(type, held)):
+            return held
+    return [unit.value for unit in units]
 
 
 def overlaid_values(units: list[Any], values: list[Any]) -> dict[State, Any]:

@@ -32,7 +32,7 @@ from .._resolve import focus_on
 from .._units import TreeDef, cells, has_owners, hidden_cells, is_array
 from ..path import Path, format
 from ..state import State
-from ..thread import overlaid_values
+from ..thread import overlaid_values, values_in
 from ._options import read_lens
 
 
@@ -202,9 +202,13 @@ class Differentiable:
         Raises:
             DifferentiationError: As for `check`.
         """
+        try:
+            if {_field_of(dtype) for dtype in {value.aval.dtype for value in values}} == {"real"}:
+                return
+        except AttributeError:  # not all of them are arrays of JAX
+            pass
         for number, value in enumerate(values):
-            if not (is_array(value) and _field_of(value.dtype) == "real"):
-                self.check(partial(label, number), value, asked_by)
+            self.check(partial(label, number), value, asked_by)
 
     def check(self, label: Callable[[], str], value: Any, asked_by: str) -> None:
         """Refuses a value that has no derivative.
@@ -282,7 +286,7 @@ def states_part(
         The part.
     """
     given = units_of(grad_states, asked_by)
-    values = [unit.value for unit in given.units]
+    values = values_in(given.units)
     allowed.check_all(given.label, values, asked_by)
     is_list = as_list or not given.is_pytree
     return States(given, values if is_list else given.rebuild(values), is_list)

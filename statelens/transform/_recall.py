@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
-from .._trace import is_concrete
+from .._trace import concrete_types, is_concrete
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
@@ -34,7 +34,8 @@ class Memory:
     def __init__(self, module: Any, traced: list[Any], static: Any, places: "list[Getter]"):
         self._module = _Reference(module, _forget)
         self._module.key = id(module)
-        self._contents = [(found, items_of(found)) for found in (_get(module, at) for at in places)]
+        containers = [_get(module, place) for place in places]
+        self._contents = [(found, items_of(found)) for found in containers]
         self.traced = traced
         self.static = static
 
@@ -100,15 +101,15 @@ def recall_all(tree: Any) -> Recalled | None:
 
 def _recalled(node: Any, found: Recalled) -> bool:
     # Modules are asked for what they are last of all: they are slow to say what they aren't.
-    memory = recall(node)
-    if memory is not None:
+    if id(node) in _memories and (memory := recall(node)) is not None:
         found.structure.append(Memory)
         found.static.append(memory.static)
         found.traced.extend(memory.traced)
-    elif node is None or is_concrete(node):
+    elif type(node) in concrete_types or is_concrete(node):
         found.structure.append(type(node))
-        if node is not None:
-            found.traced.append(node)
+        found.traced.append(node)
+    elif node is None:
+        found.structure.append(None)
     elif _is_tuple(node) and len(found.structure) < _MOST_NODES:
         found.structure.append((type(node), len(node)))
         for item in node:

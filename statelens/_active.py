@@ -53,9 +53,6 @@ class FrameLike(Protocol):
 active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
 
-open_frames: set[int] = set()
-"""The ids of all frames that are open, in any thread: while there are none, none is active."""
-
 
 # Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
 # may define equality.

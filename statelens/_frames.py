@@ -15,7 +15,7 @@ import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
-from ._active import active_frame, open_frames
+from ._active import active_frame
 from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
 from ._held import ENDED, held_value
@@ -122,13 +122,11 @@ class Frame:
         if self._parent is not None and self.reads is None:
             self.reads = self._parent.reads
         self._trace = current_trace()
-        open_frames.add(id(self))
         self._token = active_frame.set(self)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         active_frame.reset(self._token)
-        open_frames.discard(id(self))
         for cell in self.made:
             self._release(cell)
 

@@ -5,6 +5,7 @@ from threading import RLock
 from typing import Any, Protocol
 
 from ._reads import Epoch
+from ._trace import concrete_types
 
 moving = RLock()
 """Is held while values go to where a program keeps them, or back, and while one is stored.
@@ -44,10 +45,14 @@ def store_all(cells: Sequence[Holding], values: Sequence[Any]) -> None:
 
 
 def store_arrays(cells: Sequence[Holding], values: Sequence[Any]) -> None:
-    """Does what `store_all` does, where arrays take the place of arrays in the cells themselves."""
+    """Does what `store_all` does, sooner, where arrays take the place of arrays."""
     with moving:
         for cell, value in zip(cells, values, strict=True):
-            cell._value = value
+            # What was there a moment ago may be elsewhere now, taken by another thread.
+            if type(cell._value) in concrete_types:
+                cell._value = value
+            else:
+                cell.store(value)
 
 
 class _Ended:

@@ -83,8 +83,8 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
 def values_in(units: list[Any]) -> list[Any]:
     """Looks up the values of states and views, as their ``.value`` gives them."""
     # Eager derivatives do this at each call; most states hold arrays, with no frame over them.
-    if active_frame.get() is None:
-        held = [getattr(unit, "_value", None) for unit in units]
+    if active_frame.get() is None and {type(unit).value for unit in units} == {State.value}:
+        held = [unit._value for unit in units]
         if concrete_types.issuperset(map(type, held)):
             return held
     return [unit.value for unit in units]

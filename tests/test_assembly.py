@@ -1,5 +1,6 @@
 """Equinox modules that compiled functions return: they are what JAX would make of them."""
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -131,6 +132,95 @@ trees = st.recursive(
 def test_so_does_any_other(tree):
     for out in passed_on(tree):
         check(out, jax.tree.map(lambda leaf: leaf, tree))
+
+
+@jax.tree_util.register_pytree_node_class
+class Converting:
+    """A node that makes an array of what it is given."""
+
+    def __init__(self, x):
+        self.x = jnp.asarray(x)
+
+    def tree_flatten(self):
+        return (self.x,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Checking:
+    x: Any
+
+    def __post_init__(self):
+        self.x = jnp.asarray(self.x)
+        assert self.x.ndim < 2
+
+
+@jax.tree_util.register_pytree_node_class
+class Telling(Converting):
+    """A node of which one leaf is made anew each time that it is flattened."""
+
+    def tree_flatten(self):
+        return (self.x, self.__class__.__name__ + "!"), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(children[0])
+
+
+@pytest.mark.parametrize("kind", [Converting, Checking, Telling])
+def test_nodes_of_other_libraries_are_left_to_jax(kind):
+    count = sl.State(jnp.array(0))
+
+    @sl.jit
+    def step(model):
+        count.value += 1
+        node = kind(model.left)
+        return Node(model.left + 1, [node], name="next"), (node, "text"), node
+
+    model = Node(jnp.ones(2), None)
+    for number in range(1, 13):
+        model, (node, text), other = step(model)
+        assert (model.left[0], node.x[0], other.x[1], text) == (number + 1, number, number, "text")
+        assert type(model.right[0]) is kind
+        assert model.right[0].x[0] == number
+    assert count.value == 12
+
+
+def test_what_cannot_be_made_leaves_the_states_as_they_were():
+    @jax.tree_util.register_pytree_node_class
+    class Refusing(Converting):
+        @classmethod
+        def tree_unflatten(cls, aux, children):
+            if isinstance(children[0], jax.Array) and not isinstance(children[0], jax.core.Tracer):
+                raise ValueError("too concrete")
+            node = object.__new__(cls)
+            node.x = children[0]
+            return node
+
+    count = sl.State(jnp.array(0))
+
+    @sl.jit
+    def step():
+        count.value += 1
+        return Node(jnp.ones(1), Refusing(jnp.ones(1)))
+
+    for _ in range(12):
+        with pytest.raises(ValueError, match="too concrete"):
+            step()
+    assert count.value == 0
+
+
+def test_each_call_gives_modules_of_its_own():
+    add = sl.jit(lambda model: Node(model.left + 1, {"a": model.right["a"] * 2}))
+    models = [Node(jnp.array(0), {"a": jnp.array(1)})]
+    for _ in range(5):
+        models.append(add(models[-1]))
+    assert [int(model.left) for model in models] == [0, 1, 2, 3, 4, 5]
+    assert [int(model.right["a"]) for model in models] == [1, 2, 4, 8, 16, 32]
 
 
 def test_what_is_made_for_one_call_is_not_in_what_another_gives():

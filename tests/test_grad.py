@@ -542,3 +542,21 @@ def test_a_loss_in_jax_checkpoint_and_scan():
         return jax.lax.scan(body, x, length=3)[0]
 
     np.testing.assert_allclose(sl.grad(loss, w)(2.0), 2 * 3 * 0.25, rtol=1e-6)
+
+
+class Doubled(sl.State):
+    @property
+    def value(self):
+        return 2 * super().value
+
+    @value.setter
+    def value(self, value):
+        sl.State.value.fset(self, value)
+
+
+def test_a_state_that_says_itself_what_its_value_is_is_asked_in_all_ways():
+    state, other = Doubled(jnp.array(1.0)), sl.State(jnp.array(1.0))
+    gradient = sl.grad(lambda: state.value**2 + other.value, [state, other])
+    with sl.overlay({}):
+        expected = gradient()
+    assert gradient() == sl.jit(gradient)() == expected

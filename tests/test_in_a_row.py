@@ -1,8 +1,11 @@
 """A compiled function called many times in a row: its states must not notice."""
 
+import contextvars
 import copy
 import gc
+import inspect
 import pickle
+import sys
 import threading
 import time
 import weakref
@@ -271,6 +274,115 @@ def test_a_thread_that_only_reads_loses_no_write(monkeypatch, owner, name, optio
     assert (first.value, second.value) == (30, 30)
     run(step, 1.0)
     assert (first.value, second.value) == (30 + MANY, 30 + MANY)
+
+
+def in_another_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def at_line(function, text, then):
+    """Does something in another thread as soon as a call has come to a line, once."""
+    code = function.__call__.__code__
+    lines, start = inspect.getsourcelines(code)
+    (number,) = [start + n for n, line in enumerate(lines) if line.strip().startswith(text)]
+    left = [then]
+
+    def trace(frame, event, _):
+        if frame.f_code is code:
+            if event == "line" and frame.f_lineno == number and left:
+                in_another_thread(left.pop())
+            return trace
+        return None
+
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    assert not left
+
+
+@pytest.mark.parametrize("options", [{}, {"pack_states": True}], ids=["plain", "packed"])
+@pytest.mark.parametrize(("times", "line"), [(2, "store(written"), (MANY, "written = outs")])
+def test_a_reader_that_comes_between_a_program_and_its_store_loses_no_write(times, line, options):
+    first, second = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
+
+    @sl.jit(**options)
+    def step():
+        first.value += 1
+        second.value += 1
+
+    measure = sl.jit(lambda: second.value + 0)
+    run(step, times=4)
+    run(measure, times=3)
+    run(step, times=times)
+    at_line(step, line, lambda: run(measure))
+    run(step, times=20)
+    assert second.value == measure() == 4 + times + 1 + 20
+
+
+def test_a_state_that_is_assigned_while_a_reader_begins_is_seen_by_it_or_the_next():
+    state = sl.State(jnp.array(0.0))
+    measure = sl.jit(lambda: state.value + 0)
+    run(measure)
+    at_line(measure, "args: Any = ()", lambda: setattr(state, "value", jnp.array(1.0)))
+    assert measure() == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"pack_states": True}], ids=["plain", "packed"])
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"x": x}], ids=["array", "tree"])
+def test_readers_in_other_threads_lose_nothing_and_see_nothing_old(options, wrap):
+    other, total = sl.State(wrap(jnp.array(0.0))), sl.State(jnp.array(0.0))
+
+    @sl.jit(**options)
+    def step(x):
+        other.value = jax.tree.map(lambda leaf: leaf + x, other.value)
+        total.value += x
+
+    seen, errors, is_done = [], [], threading.Event()
+
+    def read():
+        measure = sl.jit(lambda x: total.value + x)
+        own = []
+        seen.append(own)
+        try:
+            while not is_done.is_set():
+                own.append(float(measure(0.0)))
+        except Exception as error:
+            errors.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for reader in readers:
+            reader.start()
+        run(step, 1.0, times=2000)
+    finally:
+        is_done.set()
+        for reader in readers:
+            reader.join()
+        sys.setswitchinterval(interval)
+    assert total.value == jax.tree.leaves(other.value)[0] == 2000
+    assert all(own == sorted(own) for own in seen)
+    assert not errors
+
+
+def test_a_frame_outlives_its_block_where_its_context_does():
+    state = sl.State(jnp.array(1.0))
+
+    @sl.jit
+    def step():
+        state.value += 1
+        return state.value
+
+    run(step)
+    with sl.overlay({state: jnp.array(50.0)}):
+        context = contextvars.copy_context()
+    assert context.run(lambda: (float(step()), float(state.value))) == (51, 51)
+    assert state.value == 1 + MANY
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"x": x}], ids=["array", "tree"])

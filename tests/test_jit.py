@@ -1168,3 +1168,11 @@ def test_copies_of_a_value_that_was_taken_apart():
         jax.tree.leaves(eqx.filter(copied.mlp, eqx.is_array)),
         jax.tree.leaves(eqx.filter(model.mlp, eqx.is_array)),
     )
+
+
+def test_a_compiled_function_says_how_a_states_value_differs():
+    state = sl.State({"a": jnp.ones(2)})
+    compiled = sl.jit(lambda: sum(jax.tree.leaves(state.value))).lower().compile()
+    state.value = {"b": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"\{'a': \*\}(.|\n)*\{'b': \*\}"):
+        compiled()

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from .._active import active_frame, open_frames
+from .._active import active_frame
 from .._errors import hide_own_frames
 from .._held import Holding, moves, moving, store_all, store_arrays
 from .._reads import epoch
@@ -36,8 +36,9 @@ def dispatch(
         program: The program; it is plain.
         static: Positions and names of arguments of which nothing is traced.
         otherwise: What to call where the program is not good, or a frame is open.
-        start_again: What to call, with the prepared arguments too, where a trace for other
-            arguments has met states that the program doesn't take.
+        start_again: What to call with the prepared arguments, where the program is no longer
+            good; and with what has come of it too, where a trace for other arguments has met
+            states that the program doesn't take.
         install: Takes the function of the arguments, as the user gives them, that is called
             from now on. It is another one while the program runs in a row.
     """
@@ -62,13 +63,19 @@ def dispatch(
                     break
             if not are_concrete:
                 args, kwargs = prepared(args, kwargs, static, apart)
-            if opened == moves.now:
+            # Another thread may move values, and this function may be called in it.
+            now = moves.now
+            is_up_to_date = opened == now
+            if is_up_to_date:
                 lost, taken = gather(donated), gather(kept)
-            if opened != moves.now:
+            if not is_up_to_date or moves.now != now:
                 with moving:
                     close_pools(pool.cells)
                     opened = moves.now
                     lost, taken = gather(donated), gather(kept)
+                    is_good = program.good_at == epoch.now
+                if not is_good:
+                    return start_again(args, kwargs, None)
             try:
                 if donated:
                     result = staged(lost, taken, *args, **kwargs)
@@ -81,13 +88,16 @@ def dispatch(
             if program.good_at != epoch.now:  # it has just been traced for other arguments
                 return program.finish(result)
             out, written, values = split_result(result, outs)
+            if values and are_traced(values, are_concrete):
+                return program.finish(result)
+            # Before anything is stored: nodes of other libraries may refuse to be made.
+            if type(out) is Mixed:
+                out = returned(out)
             if values:
-                if are_traced(values, are_concrete):
-                    return program.finish(result)
                 store(written, values)
             if is_alike and pool.is_due() and pool.open(written):
                 install(call_in_a_row)
-            return returned(out) if type(out) is Mixed else out
+            return out
         except Exception as error:
             hide_own_frames(error)
             raise
@@ -96,9 +106,11 @@ def dispatch(
         a: Any = _NOTHING, b: Any = _NOTHING, c: Any = _NOTHING, /, *more: Any, **kwargs: Any
     ) -> Any:
         try:
+            # Before the pool is seen to be open, since another thread may close it.
+            pooled, lost = pool.kept, pool.donated
             if (
                 pool.good_at != epoch.now
-                or (open_frames and get_frame() is not None)
+                or get_frame() is not None
                 or lists != lists_before
                 or ((containers or kinds) and not reads.contents_hold())
             ):
@@ -118,21 +130,18 @@ def dispatch(
                     # that all of this took besides running the program.
                     are_concrete = True
                     if b is _NOTHING:
-                        if donated:
-                            result = staged(pool.donated, pool.kept, a)
-                        else:
-                            result = staged(pool.kept, a)
+                        result = staged(lost, pooled, a) if donated else staged(pooled, a)
                     elif donated:
-                        result = staged(pool.donated, pool.kept, a, b)
+                        result = staged(lost, pooled, a, b)
                     else:
-                        result = staged(pool.kept, a, b)
+                        result = staged(pooled, a, b)
                 else:
                     are_concrete = False
                     args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
                     if donated:
-                        result = staged(pool.donated, pool.kept, *args, **kwargs)
+                        result = staged(lost, pooled, *args, **kwargs)
                     else:
-                        result = staged(pool.kept, *args, **kwargs)
+                        result = staged(pooled, *args, **kwargs)
             except Undeclared as undeclared:
                 return start_again(args or _given(a, b), kwargs, undeclared)
             except PROGRAM_ERRORS as error:
@@ -146,6 +155,9 @@ def dispatch(
                 is_usual = are_concrete and type(values[0]) in concrete_types
                 if not is_usual and are_traced(values, are_concrete):
                     return program.finish(result)
+            if type(out) is Mixed:
+                out = returned(out)
+            if values:
                 written = outs[len(result) - 2]
                 if pool.written is written:
                     if pool.writes_all_kept:
@@ -158,7 +170,7 @@ def dispatch(
                     with moving:
                         pool.close()
                         store(written, values)
-            return returned(out) if type(out) is Mixed else out
+            return out
         except Exception as error:
             hide_own_frames(error)
             raise

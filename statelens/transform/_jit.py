@@ -159,7 +159,7 @@ class JitFunction:
     def _install(self, call: Callable[..., Any]) -> None:
         self.__call__ = call
 
-    def _start_again(self, args: Any, kwargs: Any, undeclared: Undeclared) -> Any:
+    def _start_again(self, args: Any, kwargs: Any, undeclared: Undeclared | None) -> Any:
         return self._finished((None, *args), kwargs, undeclared)
 
     def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:

@@ -18,7 +18,7 @@ from .._errors import ArgumentTypeError, explain
 from .._held import Deferred
 from .._units import TreeDef, is_array
 from ..path import format, from_jax
-from ._assembly import Assembly
+from ._assembly import Assembly, Hole
 from ._recall import (
     Getter,
     forget_some,
@@ -65,6 +65,7 @@ class Static:
         leaves: For each leaf what it is if it isn't traced, else `_TRACED`.
         treedef: The structure.
         holes: Where the traced leaves are.
+        values: The leaves themselves, but for the traced ones.
         returned: How to put the tree together, if it is one that was returned before.
     """
 
@@ -73,13 +74,13 @@ class Static:
         self.holes = [position for position, leaf in enumerate(leaves) if leaf is _TRACED]
         self.returned: _Returned | None = None
         self.treedef = treedef
-        self._values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
+        self.values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
 
     def filled(self, traced: Sequence[Any]) -> Any:
         """Returns the tree with these leaves traced."""
         if len(traced) == len(self.leaves):
             return self.treedef.unflatten(traced)
-        values = self._values.copy()
+        values = self.values.copy()
         for hole, leaf in zip(self.holes, traced, strict=True):
             values[hole] = leaf
         return self.treedef.unflatten(values)
@@ -95,7 +96,7 @@ class Static:
         return hash((self.leaves, self.treedef))
 
     def __repr__(self) -> str:
-        return repr(self.leaves)
+        return f"{self.treedef} of {', '.join(map(repr, self.leaves))}"
 
 
 class _Traced:
@@ -221,9 +222,13 @@ class _Part(NamedTuple):
 class _Returned:
     """How to put together a tree that is returned, and what to remember of the modules in it."""
 
-    def __init__(self, static: "Static"):
-        count = len(static.holes)
-        self._assembly = Assembly(static.filled, count)
+    def __init__(self, static: "Static", tree: Any):
+        places = iter(range(len(static.holes)))
+        leaves = [
+            Hole(next(places)) if leaf is _TRACED else value
+            for leaf, value in zip(static.leaves, static.values, strict=True)
+        ]
+        self._assembly = Assembly(tree, leaves)
         self._parts: list[_Part] | None = None
 
     def tree(self, traced: list[Any]) -> Any:
@@ -244,7 +249,11 @@ def returned(out: Mixed) -> Any:
     """Gives the tree that a program has returned, and remembers the modules in it."""
     static = out.static
     if static.returned is None:
-        static.returned = _Returned(static)
+        tree = out.tree
+        # A node that isn't flattened to what it was made of is left to JAX.
+        if jax.tree.structure(tree) != static.treedef:
+            return tree
+        static.returned = _Returned(static, tree)
     return static.returned.tree(out.traced)
 
 

@@ -186,6 +186,7 @@ class Block:
         with moving:
             if not self.is_full:
                 return
+            moves.advance()
             on_release = self._on_release()
             if on_release is not None:
                 on_release()

@@ -182,6 +182,8 @@ class Program:
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""
         out, cells, values = split_result(result, self.outs)
+        # Before anything is committed: nodes of other libraries may refuse to be made.
+        out = unmixed(out)
         frame = active_frame.get()
         if frame is not None:
             for cell in self.touched:
@@ -196,7 +198,7 @@ class Program:
         else:
             writes = unpacked(cells, values)
             Writes(tuple(writes), tuple(map(unmixed, writes.values()))).commit()
-        return unmixed(out)
+        return out
 
     def _pure_kept(self, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
         return self._pure((), kept, *args, **kwargs)

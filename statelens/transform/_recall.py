@@ -153,7 +153,7 @@ def places_of_containers(tree: Any) -> list[Getter] | None:
     if not isinstance(tree, eqx.Module):
         return None
     nodes = list(_nodes(tree, ()))
-    if not all(_is_known(node) for _, node in nodes):
+    if not all(is_seen_through(node) for _, node in nodes):
         return None
     return [place for place, node in nodes if type(node) in (list, dict)]
 
@@ -165,7 +165,8 @@ def _get(tree: Any, place: Getter) -> Any:
     return tree
 
 
-def _is_known(node: Any) -> bool:
+def is_seen_through(node: Any) -> bool:
+    """Says whether a node is a module, or a list, tuple or dictionary as JAX takes them."""
     return isinstance(node, eqx.Module) or type(node) in (list, dict) or _is_tuple(node)
 
 
@@ -179,7 +180,7 @@ def _nodes(tree: Any, place: Getter) -> Iterator[tuple[Getter, Any]]:
     if tree is None or jtu.all_leaves([tree]):
         return
     yield place, tree
-    if _is_known(tree):
+    if is_seen_through(tree):
         children = jtu.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
         for (key,), child in children:
             yield from _nodes(child, (*place, _step(key)))

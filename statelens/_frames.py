@@ -194,13 +194,9 @@ class Frame:
 
     def read(self, cell: State) -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
-        is_here = cell in self.values
         if cell not in self.touched:
-            if is_here:
-                self.touched[cell] = None
-            else:
-                self.touch(cell)
-        value = self.values[cell] if is_here else self.peek(cell)
+            self.touch(cell)
+        value = self.values[cell] if cell in self.values else self.peek(cell)
         if value is ENDED or isinstance(value, (jax.core.Tracer, jax.Array, int, float)):
             return value
         if cell in self._lent or cell in self._written or cell in self.made:

@@ -114,12 +114,8 @@ class State(Cell):
         """The value: any pytree of arrays."""
         try:
             frame = active_frame.get()
-            # Not by `held_value`: eager derivatives look at each state twice, and a call is
-            # what a look costs.
-            value = self._value if frame is None else frame.read(self)
-            if isinstance(value, Deferred):
-                value = value.found_in(self)
-            if value is ENDED or (self._home is not None and frame is None and _has_died(value)):
+            value = held_value(self) if frame is None else frame.read(self)
+            if value is ENDED or (frame is None and self.is_of_a_trace and _has_died(value)):
                 refuse_ended(self)
             return value
         except Exception as error:

@@ -28,7 +28,7 @@ from ._dispatch import dispatch
 from ._mixed import apart, constants, mixed, unmixed
 from ._options import Choice, count, names, positions, positions_of
 from ._packing import boxes
-from ._program import Program, Replay, signature_of
+from ._program import Program, Replay, signature_of, split_result
 from ._pure import prepared, states_in
 from ._reach import reachable
 from ._retrace import TraceGuard
@@ -185,10 +185,7 @@ class JitFunction:
         Returns:
             What `jax.jit(f).trace` gives, with ``.jaxpr`` and ``.lower()``.
         """
-        args, kwargs = self._prepared(args, kwargs)
-        program, traced = self._settle(
-            args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
-        )
+        program, traced = self._look(args, kwargs)
         return AheadOfTime(traced, program, self._prepared, repr(self))
 
     @user_facing
@@ -215,8 +212,14 @@ class JitFunction:
         Returns:
             The output with a `jax.ShapeDtypeStruct` in place of each array.
         """
-        result = self.trace(*args, **kwargs).out_info
-        return unmixed(result[0] if type(result) is tuple else result)
+        program, traced = self._look(args, kwargs)
+        return unmixed(split_result(traced.out_info, program.outs)[0])
+
+    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
+        args, kwargs = self._prepared(args, kwargs)
+        return self._settle(
+            args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
+        )
 
     def clear_cache(self) -> None:
         """Forgets all traces and compiled programs."""

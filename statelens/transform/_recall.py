@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
-from .._trace import concrete_types, is_concrete
+from .._trace import is_concrete
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
@@ -101,11 +101,12 @@ def recall_all(tree: Any) -> Recalled | None:
 
 def _recalled(node: Any, found: Recalled) -> bool:
     # Modules are asked for what they are last of all: they are slow to say what they aren't.
-    if id(node) in _memories and (memory := recall(node)) is not None:
+    memory = recall(node)
+    if memory is not None:
         found.structure.append(Memory)
         found.static.append(memory.static)
         found.traced.extend(memory.traced)
-    elif type(node) in concrete_types or is_concrete(node):
+    elif is_concrete(node):
         found.structure.append(type(node))
         found.traced.append(node)
     elif node is None:

@@ -247,7 +247,6 @@ def interrupted(monkeypatch, owner, name):
 @pytest.mark.parametrize(
     ("owner", "name", "options"),
     [
-        (Pool, "value", {}),
         (Pooled, "__init__", {}),
         (Block, "_cut", {"pack_states": True}),
     ],
@@ -276,23 +275,52 @@ def test_a_thread_that_only_reads_loses_no_write(monkeypatch, owner, name, optio
     assert (first.value, second.value) == (30 + MANY, 30 + MANY)
 
 
+def test_a_thread_that_closes_a_pool_loses_no_write():
+    first, second, waits = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0)), threading.Event()
+
+    @sl.jit
+    def step(x):
+        first.value += x
+        second.value += x
+
+    measure = sl.jit(lambda x: first.value * x)
+    run(measure, 1.0, times=4)
+    run(step, 1.0, times=20)
+
+    def read():
+        at_line(
+            lambda: run(measure, 1.0),
+            "cell._value = self.values[number]",
+            lambda: None,
+            lambda: (waits.set(), time.sleep(0.05)),
+            code=Pool.close.__code__,
+        )
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert waits.wait(5)
+    run(step, 1.0, times=10)
+    reader.join()
+    assert (first.value, second.value) == (30, 30)
+
+
 def in_another_thread(function):
     thread = threading.Thread(target=function)
     thread.start()
     thread.join()
 
 
-def at_line(function, text, then):
-    """Does something in another thread as soon as a call has come to a line, once."""
-    code = function.__call__.__code__
+def at_line(function, text, *then, code=None):
+    """Does something in another thread as soon as a call has come to a line, each time once."""
+    code = function.__call__.__code__ if code is None else code
     lines, start = inspect.getsourcelines(code)
     (number,) = [start + n for n, line in enumerate(lines) if line.strip().startswith(text)]
-    left = [then]
+    left = [*then]
 
     def trace(frame, event, _):
         if frame.f_code is code:
             if event == "line" and frame.f_lineno == number and left:
-                in_another_thread(left.pop())
+                in_another_thread(left.pop(0))
             return trace
         return None
 
@@ -321,6 +349,21 @@ def test_a_reader_that_comes_between_a_program_and_its_store_loses_no_write(time
     at_line(step, line, lambda: run(measure))
     run(step, times=20)
     assert second.value == measure() == 4 + times + 1 + 20
+
+
+def test_a_reader_that_comes_before_values_are_left_beside_others_loses_no_write():
+    total, rate = sl.State(jnp.array(0.0)), sl.State(jnp.array(2.0))
+
+    @sl.jit
+    def step():
+        total.value += rate.value
+
+    measure = sl.jit(lambda: total.value + 0)
+    run(measure, times=3)
+    run(step)
+    at_line(step, "arranged = layout.arrange", lambda: run(measure))
+    run(step, times=20)
+    assert total.value == measure() == 2 * (MANY + 1 + 20)
 
 
 def test_a_state_that_is_assigned_while_a_reader_begins_is_seen_by_it_or_the_next():

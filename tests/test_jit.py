@@ -747,6 +747,26 @@ def test_an_unbound_lens_donates_in_the_first_argument():
     assert again.activation is model.activation
 
 
+def test_an_unbound_lens_donates_where_a_state_that_the_function_leads_to_is_not_touched():
+    touched, other = sl.State(jnp.arange(3.0)), sl.State(jnp.ones(5))
+
+    def fun(tree, x, is_other=False):
+        if is_other:
+            other.value += x
+        touched.value += x
+        return {**tree, "a": tree["a"] * touched.value}
+
+    f = sl.jit(fun, donate_states="a")
+    tree = {"a": jnp.full(3, 2.0), "b": jnp.zeros(2)}
+    for number in range(1, 4):
+        before, expected = tree["a"], tree["a"] * (touched.value + 1.0)
+        tree = f(tree, 1.0)
+        close(tree["a"], expected)
+        assert before.is_deleted()
+        close(touched.value, jnp.arange(3.0) + number)
+    assert f.states == ((touched,), (touched,))
+
+
 def test_donation_inside_of_another_transform_deletes_nothing_that_is_still_needed():
     state = sl.State(jnp.ones(3))
     inner = sl.jit(lambda x: setattr(state, "value", state.value * x), donate_states=True)

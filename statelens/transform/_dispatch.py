@@ -42,7 +42,7 @@ def dispatch(
         install: Takes the function of the arguments, as the user gives them, that is called
             from now on. It is another one while the program runs in a row.
     """
-    staged, kept, donated, pool = program.staged, program.kept, program.donated, program.pool
+    staged, pool, cells = program.staged, program.pool, program.taken
     outs, reads, get_frame = program.outs, program.reads, active_frame.get
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
@@ -50,9 +50,10 @@ def dispatch(
     lists, lists_before = reads.lists, reads.lists_before
     containers, kinds, is_simple = reads.containers, reads.kinds, not static
     opened = -1
+    usual: type | None = None  # it is sooner compared than looked up
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal opened
+        nonlocal opened, usual
         try:
             if program.good_at != epoch.now or get_frame() is not None or not reads.contents_hold():
                 return otherwise(*args, **kwargs)
@@ -66,21 +67,17 @@ def dispatch(
             # Another thread may move values, and this function may be called in it.
             now = moves.now
             is_up_to_date = opened == now
-            if is_up_to_date:
-                lost, taken = gather(donated), gather(kept)
+            taken = gather(cells) if is_up_to_date else ()
             if not is_up_to_date or moves.now != now:
                 with moving:
-                    close_pools(pool.cells)
+                    close_pools(cells)
                     opened = moves.now
-                    lost, taken = gather(donated), gather(kept)
+                    taken = gather(cells)
                     is_good = program.good_at == epoch.now
                 if not is_good:
                     return start_again(args, kwargs, None)
             try:
-                if donated:
-                    result = staged(lost, taken, *args, **kwargs)
-                else:
-                    result = staged(taken, *args, **kwargs)
+                result = staged(*(taken + args), **kwargs)
             except Undeclared as undeclared:
                 return start_again(args, kwargs, undeclared)
             except PROGRAM_ERRORS as error:
@@ -96,6 +93,7 @@ def dispatch(
             if values:
                 store(written, values)
             if is_alike and pool.is_due() and pool.open(written):
+                usual = type(args[0]) if are_concrete and args else None
                 install(call_in_a_row)
             return out
         except Exception as error:
@@ -107,7 +105,7 @@ def dispatch(
     ) -> Any:
         try:
             # Before the pool is seen to be open, since another thread may close it.
-            pooled, lost = pool.kept, pool.donated
+            taken = pool.values
             if (
                 pool.good_at != epoch.now
                 or get_frame() is not None
@@ -121,35 +119,28 @@ def dispatch(
             try:
                 if (
                     c is _NOTHING
-                    and type(a) in concrete_types
-                    and (b is _NOTHING or type(b) in concrete_types)
+                    and (type(a) is usual or type(a) in concrete_types)
+                    and (b is _NOTHING or type(b) is usual or type(b) in concrete_types)
                     and is_simple
                     and not kwargs
                 ):
                     # One by one: to take and to pass `*args, **kwargs` takes 0.5 of the 0.9 µs
                     # that all of this took besides running the program.
                     are_concrete = True
-                    if b is _NOTHING:
-                        result = staged(lost, pooled, a) if donated else staged(pooled, a)
-                    elif donated:
-                        result = staged(lost, pooled, a, b)
-                    else:
-                        result = staged(pooled, a, b)
+                    given = (a,) if b is _NOTHING else (a, b)
+                    result = staged(*(taken + given))
                 else:
                     are_concrete = False
                     args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
-                    if donated:
-                        result = staged(lost, pooled, *args, **kwargs)
-                    else:
-                        result = staged(pooled, *args, **kwargs)
+                    result = staged(*(taken + args), **kwargs)
             except Undeclared as undeclared:
                 return start_again(args or _given(a, b), kwargs, undeclared)
             except PROGRAM_ERRORS as error:
                 program.reraise(error, args or _given(a, b), kwargs)
+            if type(result) is not tuple:  # an array, and nothing is written
+                return result
             if pool.good_at != epoch.now:
                 return program.finish(result)
-            if type(result) is not tuple:
-                return result
             out, values = result[0], result[1]
             if values:
                 is_usual = are_concrete and type(values[0]) in concrete_types
@@ -159,14 +150,17 @@ def dispatch(
                 out = returned(out)
             if values:
                 written = outs[len(result) - 2]
-                if pool.written is written:
-                    if pool.writes_all_kept:
-                        pool.kept = values
-                    elif pool.writes_all_donated:
-                        pool.donated = values
+                layout, left = pool.layout, None
+                if layout is not None and layout.written is written:
+                    if layout.arrange is None:
+                        left = values
                     else:
-                        pool.put(values)
-                if pool.written is not written:
+                        arranged = layout.arrange(values + taken)
+                        # Another thread may have written one of those that aren't written here.
+                        left = arranged if pool.values is taken else None
+                if left is not None:
+                    pool.values = left
+                if left is None or pool.layout is not layout:
                     with moving:
                         pool.close()
                         store(written, values)
@@ -206,15 +200,15 @@ def are_traced(values: Any, are_concrete: bool) -> bool:
     return False
 
 
-def arrays_of(cells: Iterable[Holding]) -> list[Any]:
+def arrays_of(cells: Iterable[Holding]) -> tuple[Any, ...]:
     """Gathers the values of states that hold arrays."""
-    return [cell._value for cell in cells]
+    return tuple([cell._value for cell in cells])
 
 
-def inputs_of(cells: Iterable[Holding]) -> list[Any]:
+def inputs_of(cells: Iterable[Holding]) -> tuple[Any, ...]:
     """Gathers the values of states as a program takes them."""
     values = arrays_of(cells)
-    return [
+    return tuple(
         value if type(value) is Mixed else apart(value, lambda cell=cell: repr(cell))
         for cell, value in zip(cells, values, strict=True)
-    ]
+    )

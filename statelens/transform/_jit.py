@@ -246,18 +246,23 @@ class JitFunction:
             positional[0] = combine(lent, positional[0])
         return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
 
-    def stage(self, pure: Callable[..., Any], donates: bool) -> Any:
-        """Stages a pure function by `jax.jit`, its first argument donated if that is said."""
+    def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
+        """Stages a pure function by `jax.jit`.
+
+        Args:
+            pure: The function, of the values of states one by one, and then the arguments.
+            donated: How many of the values are donated, the first ones.
+            taken: How many there are.
+        """
 
         def staged(*args: Any, **kwargs: Any) -> Any:
             return pure(*args, **kwargs)
 
         # JAX names the program after it. No more than the name: it would read the signature.
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
-        # Before the arguments comes what is to be donated, and the values of other states.
-        first = 2 if donates else 1
-        donated = (*range(donates), *(number + first for number in self._donated_args))
-        return jax.jit(staged, donate_argnums=donated, **self._options)
+        lent = (taken,) if self.lends else ()
+        args = (number + taken + len(lent) for number in self._donated_args)
+        return jax.jit(staged, donate_argnums=(*range(donated), *lent, *args), **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""

@@ -346,7 +346,7 @@ def unpacked(boxes: Iterable[Box], values: Iterable[Any]) -> dict[State, Any]:
 
 def packed_writes(
     boxes: Sequence[Box], is_lost: int, before: Mapping[State, Any], writes: Mapping[State, Any]
-) -> tuple[tuple[Box, ...], list[Any]]:
+) -> tuple[tuple[Box, ...], tuple[Any, ...]]:
     """Puts what was written in the form in which a staged function gives it.
 
     What else lies in a block goes with it. Where values don't fit in their block any more, they
@@ -374,7 +374,7 @@ def packed_writes(
             out[box] = joined(list(new.values()))
         else:
             out |= {cell: new[cell] for cell in new if place < is_lost or cell in writes}
-    return tuple(out), list(out.values())
+    return tuple(out), tuple(out.values())
 
 
 def alone(boxes: Iterable[Box]) -> list[State]:

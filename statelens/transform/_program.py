@@ -52,8 +52,14 @@ class Host(Protocol):
 
     lends: bool
 
-    def stage(self, pure: Callable[..., Any], donates: bool) -> Any:
-        """Stages a pure function by `jax.jit`, its first argument donated if that is said."""
+    def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
+        """Stages a pure function by `jax.jit`.
+
+        Args:
+            pure: The function, of the values of states one by one, and then the arguments.
+            donated: How many of the values are donated, the first ones.
+            taken: How many there are.
+        """
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
         """Returns the function to run, and its arguments as the caller gave them."""
@@ -69,15 +75,16 @@ class Program:
     Attributes:
         donated: The states whose buffers the program may reuse, and blocks of packed ones.
         kept: The other states that it takes, and blocks.
+        taken: Both, in this order.
         blocks: The blocks among these.
         is_for_frames: Whether it takes values by themselves, since it was made in a frame, that
             would be packed outside.
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
-        staged: The staged function of what is donated (if anything may be; together with what
-            is lent, if the host lends), of the values of `kept`, and of the arguments. It gives
-            the output, the values of the states written, and as many times None as there are
-            places in `outs` before that of these; or no more than an array, if that is the
+        staged: The staged function of the values of `donated` and of `kept`, one by one, and of
+            the arguments; the first of these is what is lent, if the host lends. It gives the
+            output, a tuple of the values of the states written, and as many times None as there
+            are places in `outs` before that of these; or no more than an array, if that is the
             output and nothing is written.
         outs: What stands for the states written, for each set of them that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
@@ -100,8 +107,9 @@ class Program:
     ):
         self.donated = tuple(donated)
         self.kept = tuple(kept)
-        self.pool = Pool(self.donated, self.kept)
-        self.blocks = [box for box in self.pool.cells if isinstance(box, Block)]
+        self.taken = (*self.donated, *self.kept)
+        self.pool = Pool(self.taken)
+        self.blocks = [box for box in self.taken if isinstance(box, Block)]
         for block in self.blocks:
             block.tell(self._be_looked_at_again)
         # Weakly: a state may lead to all that leads to the program.
@@ -119,27 +127,22 @@ class Program:
         self._replay = replay
         self.good_at = -1
         self._look_at_cells()
-        self._donates = bool(self.donated) or host.lends
-        self.staged = host.stage(self._pure if self._donates else self._pure_kept, self._donates)
+        self.staged = host.stage(self._pure, len(self.donated), len(self.taken))
 
-    def values(self) -> tuple[list[Any], list[Any]]:
+    def values(self) -> list[Any]:
         """Gathers the values of the states, those that are donated first."""
-        donated, kept = list(map(given_value, self.donated)), list(map(given_value, self.kept))
+        donated, kept = list(map(given_value, self.donated)), map(given_value, self.kept)
         if donated and active_frame.get() is not None:
             # What lies outside of the frame must survive a call whose writes are dropped.
             donated = jax.tree.map(_copied, donated)
-        return donated, kept
+        return [*donated, *kept]
 
     def inputs(self, args: Any) -> tuple[Any, ...]:
         """Returns what the staged function is called with; `args` are prepared ones."""
-        lent, *others = args
-        donated, kept = self.values()
-        if not self._donates:
-            return kept, *others
-        return (donated, lent) if self.host.lends else donated, kept, *others
+        return (*self.values(), *(args if self.host.lends else args[1:]))
 
     def _look_at_cells(self) -> None:
-        cells = (*self.donated, *self.kept)
+        cells = self.taken
         self.takes_arrays = all(cell.holds_array for cell in cells)
         self.is_plain = not self.can_raise and not any(cell.is_of_a_trace for cell in cells)
 
@@ -200,13 +203,10 @@ class Program:
             Writes(tuple(writes), tuple(map(unmixed, writes.values()))).commit()
         return out
 
-    def _pure_kept(self, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
-        return self._pure((), kept, *args, **kwargs)
-
-    def _pure(self, given: Any, kept: list[Any], /, *args: Any, **kwargs: Any) -> Any:
-        donated, lent = given if self.host.lends else (given, None)
-        args = (lent, *args)
-        values = unpacked((*self.donated, *self.kept), (*donated, *kept))
+    def _pure(self, *given: Any, **kwargs: Any) -> Any:
+        taken = self.taken
+        args = given[len(taken) :] if self.host.lends else (None, *given[len(taken) :])
+        values = unpacked(taken, given[: len(taken)])
         is_staged = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
         if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
             out, writes = self._replay(values, (args, kwargs))
@@ -248,7 +248,7 @@ class Program:
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)
         # Where all that is taken is written, what comes out can go in again as it is.
-        taken = (*self.donated, *self.kept)
+        taken = self.taken
         written = dict(zip(writes.cells, writes.values, strict=True))
         boxes, values = packed_writes(taken, len(self.donated), before, written)
         if boxes not in self.outs:
@@ -273,8 +273,8 @@ class Replay:
         self.touched = tuple(program.touched)
         self._outs = program.outs
         self.reads = program.reads
-        self._cells = tuple(states_of((*program.donated, *program.kept)))
-        values = [x for part in program.values() for x in part]
+        self._cells = tuple(states_of(program.taken))
+        values = program.values()
         self._counts = [len(jax.tree.leaves(value)) for value in values]
         self._kinds = {
             cell: signature_of(value) for cell, value in zip(self._cells, values, strict=True)

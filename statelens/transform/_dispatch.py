@@ -134,9 +134,9 @@ def dispatch(
                     args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
                     result = staged(*(taken + args), **kwargs)
             except Undeclared as undeclared:
-                return start_again(args or _given(a, b), kwargs, undeclared)
+                return start_again(args or _given(a, b, c), kwargs, undeclared)
             except PROGRAM_ERRORS as error:
-                program.reraise(error, args or _given(a, b), kwargs)
+                program.reraise(error, args or _given(a, b, c), kwargs)
             if type(result) is not tuple:  # an array, and nothing is written
                 return result
             if pool.good_at != epoch.now:
@@ -177,9 +177,13 @@ def dispatch(
 _NOTHING: Any = object()
 
 
-def _given(*args: Any) -> tuple[Any, ...]:
+def _given(a: Any, b: Any, c: Any, *more: Any) -> tuple[Any, ...]:
     """Returns the arguments that were given."""
-    return tuple(arg for arg in args if arg is not _NOTHING)
+    if c is not _NOTHING:
+        return a, b, c, *more
+    if b is not _NOTHING:
+        return a, b
+    return () if a is _NOTHING else (a,)
 
 
 def are_traced(values: Any, are_concrete: bool) -> bool:

@@ -157,12 +157,14 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     Raises:
         ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
     """
-    memory = recall(tree)
-    if memory is not None:
-        return Mixed(memory.traced, memory.static)
-    if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
-        return tree
-    recalled = recall_all(tree) if isinstance(tree, tuple) else None
+    if not isinstance(tree, tuple):
+        found = recall(tree)
+        if found is not None:
+            return found
+        if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
+            return tree
+        return _apart(tree, name)
+    recalled = recall_all(tree)
     if recalled is None:
         return _apart(tree, name)
     known = _composed.get(recalled.key)
@@ -197,10 +199,10 @@ def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
         static = Static(half, treedef)
         forget_some(known.seen)
         known.seen[ids] = constants, static
-    static = known.seen[ids][1]
+    found = Mixed(traced, known.seen[ids][1])
     if known.containers is not None:
-        remember(tree, traced, static, known.containers)
-    return Mixed(traced, static)
+        remember(tree, found, known.containers)
+    return found
 
 
 class _Part(NamedTuple):
@@ -241,7 +243,7 @@ class _Returned:
                 if (containers := places_of_containers(values[place])) is not None
             ]
         for place, span, static, containers in self._parts:
-            remember(values[place], traced[span], static, containers)
+            remember(values[place], Mixed(traced[span], static), containers)
         return values[-1]
 
 

@@ -7,7 +7,7 @@ import jax
 
 from .._frames import Writes, capture
 from .._held import ENDED
-from .._trace import is_concrete
+from .._trace import concrete_types
 from .._units import cells, hidden_cells
 from ..path import Path
 from ..state import State, peek, refuse_ended
@@ -33,12 +33,13 @@ def prepared(
     """
 
     def one(label: int | str, arg: Any) -> Any:
-        if label in static:
-            return constant(arg, lambda: f"argument {label!r}")
-        return arg if is_concrete(arg) else take(arg, lambda: f"argument {label!r}")
+        part = constant if label in static else take
+        return part(arg, lambda: f"argument {label!r}")
 
-    positional = tuple(one(number, arg) for number, arg in enumerate(args))
-    return positional, {name: one(name, arg) for name, arg in kwargs.items()}
+    usual = () if static else concrete_types  # of which there is nothing to set apart
+    positional = [arg if type(arg) in usual else one(n, arg) for n, arg in enumerate(args)]
+    named = {name: one(name, arg) for name, arg in kwargs.items()} if kwargs else {}
+    return tuple(positional), named
 
 
 def states_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[State, Path]:

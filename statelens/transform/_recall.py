@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
-from .._trace import is_concrete
+from .._trace import concrete_types, is_concrete
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
@@ -25,19 +25,17 @@ class Memory:
     """What is remembered of a module.
 
     Attributes:
-        traced: Its leaves that are traced.
-        static: All else of it.
+        mixed: The module taken apart.
     """
 
-    __slots__ = ("_contents", "_module", "static", "traced")
+    __slots__ = ("_contents", "_module", "mixed")
 
-    def __init__(self, module: Any, traced: list[Any], static: Any, places: "list[Getter]"):
+    def __init__(self, module: Any, mixed: Any, places: "list[Getter]"):
         self._module = _Reference(module, _forget)
         self._module.key = id(module)
         containers = [_get(module, place) for place in places]
         self._contents = [(found, items_of(found)) for found in containers]
-        self.traced = traced
-        self.static = static
+        self.mixed = mixed
 
     def is_of(self, module: Any) -> bool:
         """Says whether it is the module's memory, and nothing in that has changed."""
@@ -61,11 +59,20 @@ _MOST_KNOWN = 256
 _memories: dict[int, Memory] = {}
 
 
-def recall(module: Any) -> Memory | None:
-    """Returns what is remembered of a module; None, if nothing is, or no longer holds."""
+def recall(module: Any) -> Any:
+    """Returns a module taken apart, as it is remembered.
+
+    Args:
+        module: The module.
+
+    Returns:
+        What was given to `remember`; None, if nothing was, or it no longer holds.
+    """
     memory = _memories.get(id(module))
-    if memory is None or memory.is_of(module):
-        return memory
+    if memory is None:
+        return None
+    if memory.is_of(module):
+        return memory.mixed
     # What was replaced in the module must not live as long as it.
     _memories.pop(id(module), None)
     return None
@@ -77,62 +84,60 @@ class Recalled(NamedTuple):
     Attributes:
         traced: All leaves that are traced.
         static: What isn't traced of each module.
-        structure: What stands for all else.
+        key: What is the same for trees of which only the traced leaves differ.
     """
 
     traced: list[Any]
     static: list[Any]
-    structure: list[Hashable]
-
-    @property
-    def key(self) -> Hashable:
-        """What is the same for trees of which only the traced leaves differ."""
-        return tuple(self.structure), tuple(map(id, self.static))
+    key: Hashable
 
 
 _MOST_NODES = 64
 
 
-def recall_all(tree: Any) -> Recalled | None:
+def recall_all(tree: tuple[Any, ...]) -> Recalled | None:
     """Returns what is remembered of all modules in nested tuples; None, if of one it isn't."""
-    found = Recalled([], [], [])
-    return found if _recalled(tree, found) and found.static else None
+    traced: list[Any] = []
+    static: list[Any] = []
+    structure: list[Hashable] = []
+    nodes: list[Any] = [tree]
+    # A training step waits for this, and with caches that its predecessor has emptied each
+    # function costs microseconds: so it is one loop, and the usual classes come first.
+    while nodes:
+        node = nodes.pop()
+        kind = type(node)
+        if kind in concrete_types:
+            traced.append(node)
+            structure.append(kind)
+        elif node is None:
+            structure.append(None)
+        elif issubclass(kind, tuple):
+            if not _is_tuple(node) or len(structure) > _MOST_NODES:
+                return None
+            structure += kind, len(node)
+            nodes += node[::-1]
+        elif (mixed := recall(node)) is not None:
+            structure.append(id(mixed.static))
+            static.append(mixed.static)
+            traced += mixed.traced
+        elif is_concrete(node):
+            nodes.append(node)  # now its class is known
+        else:
+            return None
+    return Recalled(traced, static, tuple(structure)) if static else None
 
 
-def _recalled(node: Any, found: Recalled) -> bool:
-    # Modules are asked for what they are last of all: they are slow to say what they aren't.
-    memory = recall(node)
-    if memory is not None:
-        found.structure.append(Memory)
-        found.static.append(memory.static)
-        found.traced.extend(memory.traced)
-    elif is_concrete(node):
-        found.structure.append(type(node))
-        found.traced.append(node)
-    elif node is None:
-        found.structure.append(None)
-    elif _is_tuple(node) and len(found.structure) < _MOST_NODES:
-        found.structure.append((type(node), len(node)))
-        for item in node:
-            if not _recalled(item, found):
-                return False
-    else:
-        return False
-    return True
-
-
-def remember(module: Any, traced: list[Any], static: Any, places: list[Getter]) -> None:
+def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
     """Remembers a module, as long as it lives and not too many others come.
 
     Args:
         module: The module.
-        traced: Its leaves that are traced.
-        static: All else of it.
+        mixed: The module taken apart: leaves that are traced, and all else.
         places: Where in it lists and dictionaries are.
     """
     # A module that its own function leads to would never end while it is remembered.
     forget_some(_memories)
-    _memories[id(module)] = Memory(module, traced, static, places)
+    _memories[id(module)] = Memory(module, mixed, places)
 
 
 def forget_some(known: dict[Any, Any]) -> None:

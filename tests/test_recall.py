@@ -1,5 +1,6 @@
 """Equinox modules that go in and come out of compiled functions, again and again."""
 
+import dataclasses
 import gc
 import weakref
 from typing import Any, NamedTuple
@@ -188,6 +189,56 @@ def test_modules_in_nested_tuples_with_all_kinds_of_other_things():
     step((pair[0], pair[1], "a"), 1.0)
     step(((pair[0][0], pair[0][1]), (pair[1][0], jnp.ones(3)), "a"), 1.0)
     assert len(traces) == before + 1
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+class OtherPair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_nested_tuples_of_one_structure_are_not_taken_for_others():
+    one, two = jnp.array(1.0), jnp.arange(2.0)
+    model, other = twice(make())[0], twice(make())[0]
+    faster = twice(dataclasses.replace(make(), rate=2.0))[0]
+    trees = [
+        ((model, one), (None, two)),
+        ((model, one), (two, None)),
+        ((model, two), (None, one)),
+        ((model, None), (None, two)),
+        ((model, one, two), (None, two)),
+        ((model, one), (None,)),
+        (Pair(model, one), (None, two)),
+        (OtherPair(model, one), (None, two)),
+        Pair((model, one), (None, two)),
+        ((one, model), (None, two)),
+        ((model, (one,)), (None, two)),
+        ((model, ()), (None, two)),
+        ((other, one), (None, two)),
+        ((faster, one), (None, two)),
+        ((model, model), (other, faster)),
+        ((model, faster), (other, model)),
+        ((model, 3), (None, 4.0)),
+        ((model, True), (None, np.float32(2))),
+        ((model, [one]), (None, two)),
+        ((model, "text"), (None, two)),
+        ((model, one), ("text", two)),
+        ((Pair, one), (model, two)),
+    ]
+
+    def doubled(tree):
+        return jax.tree.map(lambda x: 2 * x if eqx.is_array_like(x) else x, tree)
+
+    compiled = sl.jit(lambda tree: doubled(tree))
+    for tree in [tree for tree in trees for _ in range(2)] + 2 * trees[::-1]:
+        out, expected = compiled(tree), doubled(tree)
+        assert jax.tree.structure(out) == jax.tree.structure(expected)
+        for leaf, other in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True):
+            assert leaf is other or np.array_equal(leaf, other)
 
 
 @pytest.mark.parametrize("leaf", ["rows", "pair"])

@@ -22,11 +22,12 @@ from ._assembly import Assembly, Hole
 from ._recall import (
     Getter,
     forget_some,
+    is_tuple,
     places_of_containers,
     recall,
-    recall_all,
     remember,
 )
+from ._tuples import Taker, taker
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
@@ -157,29 +158,28 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     Raises:
         ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
     """
-    if not isinstance(tree, tuple):
-        found = recall(tree)
-        if found is not None:
-            return found
+    found = recall(tree)
+    if found is not None:
+        return found
+    if not is_tuple(type(tree)):
         if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
             return tree
         return _apart(tree, name)
-    recalled = recall_all(tree)
-    if recalled is None:
-        return _apart(tree, name)
-    known = _composed.get(recalled.key)
-    if known is not None:
-        return Mixed(recalled.traced, known[1])
+    takers = _takers.get((type(tree), len(tree)), ())
+    for take, static in takers:
+        traced = take(tree)
+        if traced is not None:
+            return Mixed(traced, static)
     found = _apart(tree, name)
-    if list(map(id, found.traced)) == list(map(id, recalled.traced)):
-        forget_some(_composed)
-        _composed[recalled.key] = recalled.static, found.static
+    take = taker(tree)
+    if take is not None and list(map(id, found.traced)) == list(map(id, take(tree) or ())):
+        forget_some(_takers)
+        _takers[type(tree), len(tree)] = [(take, found.static), *takers[: _MOST_TAKERS - 1]]
     return found
 
 
-# What isn't traced of nested tuples, by what isn't traced of the modules in them; these are kept,
-# so that no others take their place.
-_composed: dict[Hashable, tuple[list[Any], "Static"]] = {}
+_MOST_TAKERS = 8
+_takers: dict[tuple[type, int], Sequence[tuple[Taker, "Static"]]] = {}
 
 
 def _apart(tree: Any, name: Callable[[], str]) -> Mixed:

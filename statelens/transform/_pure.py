@@ -1,5 +1,6 @@
 """A function as a JAX transform of it runs it: arguments set apart, writes as an output."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,15 +32,25 @@ def prepared(
     Returns:
         The arguments, as pytrees of arrays.
     """
+    if not static and not kwargs:
+        positional = [
+            arg if type(arg) in concrete_types else take(arg, _name_of(number))
+            for number, arg in enumerate(args)
+        ]
+        return tuple(positional), {}
 
     def one(label: int | str, arg: Any) -> Any:
         part = constant if label in static else take
-        return part(arg, lambda: f"argument {label!r}")
+        return part(arg, _name_of(label))
 
-    usual = () if static else concrete_types  # of which there is nothing to set apart
-    positional = [arg if type(arg) in usual else one(n, arg) for n, arg in enumerate(args)]
-    named = {name: one(name, arg) for name, arg in kwargs.items()} if kwargs else {}
-    return tuple(positional), named
+    positional = [one(number, arg) for number, arg in enumerate(args)]
+    return tuple(positional), {name: one(name, arg) for name, arg in kwargs.items()}
+
+
+@functools.cache
+def _name_of(label: int | str) -> Callable[[], str]:
+    """Gives what gives the name of an argument, to be used in messages."""
+    return lambda: f"argument {label!r}"
 
 
 def states_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[State, Path]:

@@ -8,51 +8,32 @@ them may change, and are compared.
 
 import operator
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
-from .._trace import concrete_types, is_concrete
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
 
 
-class Memory:
-    """What is remembered of a module.
+class Memory(weakref.ref):
+    """A weak reference to a module, with what is remembered of it.
 
     Attributes:
+        key: Where the memory is among all memories.
         mixed: The module taken apart.
+        contents: The lists and dictionaries in it, with what they had in them.
     """
 
-    __slots__ = ("_contents", "_module", "mixed")
+    __slots__ = ("contents", "key", "mixed")
 
-    def __init__(self, module: Any, mixed: Any, places: "list[Getter]"):
-        self._module = _Reference(module, _forget)
-        self._module.key = id(module)
-        containers = [_get(module, place) for place in places]
-        self._contents = [(found, items_of(found)) for found in containers]
-        self.mixed = mixed
-
-    def is_of(self, module: Any) -> bool:
-        """Says whether it is the module's memory, and nothing in that has changed."""
-        if self._module() is not module:
-            return False
-        return not self._contents or all(has_still(*content) for content in self._contents)
-
-
-class _Reference(weakref.ref):
-    """A weak reference to a module.
-
-    Attributes:
-        key: Where the module's memory is.
-    """
-
-    __slots__ = ("key",)
     key: int
+    mixed: Any
+    contents: list[tuple[Any, list[Any]]]
 
 
 _MOST_KNOWN = 256
@@ -71,60 +52,13 @@ def recall(module: Any) -> Any:
     memory = _memories.get(id(module))
     if memory is None:
         return None
-    if memory.is_of(module):
-        return memory.mixed
+    if memory() is module:
+        contents = memory.contents
+        if not contents or all(has_still(*content) for content in contents):
+            return memory.mixed
     # What was replaced in the module must not live as long as it.
     _memories.pop(id(module), None)
     return None
-
-
-class Recalled(NamedTuple):
-    """What is remembered of the modules in nested tuples, such as the state of an optimiser.
-
-    Attributes:
-        traced: All leaves that are traced.
-        static: What isn't traced of each module.
-        key: What is the same for trees of which only the traced leaves differ.
-    """
-
-    traced: list[Any]
-    static: list[Any]
-    key: Hashable
-
-
-_MOST_NODES = 64
-
-
-def recall_all(tree: tuple[Any, ...]) -> Recalled | None:
-    """Returns what is remembered of all modules in nested tuples; None, if of one it isn't."""
-    traced: list[Any] = []
-    static: list[Any] = []
-    structure: list[Hashable] = []
-    nodes: list[Any] = [tree]
-    # A training step waits for this, and with caches that its predecessor has emptied each
-    # function costs microseconds: so it is one loop, and the usual classes come first.
-    while nodes:
-        node = nodes.pop()
-        kind = type(node)
-        if kind in concrete_types:
-            traced.append(node)
-            structure.append(kind)
-        elif node is None:
-            structure.append(None)
-        elif issubclass(kind, tuple):
-            if not _is_tuple(node) or len(structure) > _MOST_NODES:
-                return None
-            structure += kind, len(node)
-            nodes += node[::-1]
-        elif (mixed := recall(node)) is not None:
-            structure.append(id(mixed.static))
-            static.append(mixed.static)
-            traced += mixed.traced
-        elif is_concrete(node):
-            nodes.append(node)  # now its class is known
-        else:
-            return None
-    return Recalled(traced, static, tuple(structure)) if static else None
 
 
 def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
@@ -137,7 +71,10 @@ def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
     """
     # A module that its own function leads to would never end while it is remembered.
     forget_some(_memories)
-    _memories[id(module)] = Memory(module, mixed, places)
+    memory = _memories[id(module)] = Memory(module, _forget)
+    memory.key, memory.mixed = id(module), mixed
+    containers = [_get(module, place) for place in places]
+    memory.contents = [(container, items_of(container)) for container in containers]
 
 
 def forget_some(known: dict[Any, Any]) -> None:
@@ -173,12 +110,13 @@ def _get(tree: Any, place: Getter) -> Any:
 
 def is_seen_through(node: Any) -> bool:
     """Says whether a node is a module, or a list, tuple or dictionary as JAX takes them."""
-    return isinstance(node, eqx.Module) or type(node) in (list, dict) or _is_tuple(node)
+    return isinstance(node, eqx.Module) or type(node) in (list, dict) or is_tuple(type(node))
 
 
-def _is_tuple(node: Any) -> bool:
-    """Says whether a node is a tuple as JAX takes it: a plain or a named one."""
-    return type(node) is tuple or (isinstance(node, tuple) and hasattr(node, "_fields"))
+def is_tuple(cls: type) -> bool:
+    """Says whether a class is one of tuples as JAX takes them: plain or named ones."""
+    # Of the class: modules are slow to say that they aren't instances.
+    return cls is tuple or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
 
 
 def _nodes(tree: Any, place: Getter) -> Iterator[tuple[Getter, Any]]:
@@ -198,7 +136,6 @@ def _step(key: Any) -> Callable[[Any], Any]:
     return operator.itemgetter(key.idx if isinstance(key, jtu.SequenceKey) else key.key)
 
 
-def _forget(reference: _Reference) -> None:
-    memory = _memories.get(reference.key)
-    if memory is not None and memory._module is reference:
-        del _memories[reference.key]
+def _forget(memory: Memory) -> None:
+    if _memories.get(memory.key) is memory:
+        del _memories[memory.key]

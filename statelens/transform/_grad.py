@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .._errors import DifferentiationError, explain, user_facing
 from .._units import is_array
 from ._gradient import gradient_value_aux, make
+from ._parts import field_of
 
 
 def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
@@ -47,12 +47,12 @@ scalar_grad.takes_lists = True  # type: ignore[attr-defined]
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:
     is_number: Any = is_array(value) or isinstance(value, (bool, int, float, complex))
-    shape = jax.typeof(value).shape if is_number else None
-    if shape == ():
-        dtype = jax.typeof(value).dtype
-        if jnp.issubdtype(dtype, jnp.complexfloating if holomorphic else jnp.floating):
+    aval = jax.typeof(value) if is_number else None
+    shape = None if aval is None else aval.shape
+    if aval is not None and shape == ():
+        dtype, kind = aval.dtype, "complex" if holomorphic else "real"
+        if field_of(dtype) == kind:
             return
-        kind = "complex" if holomorphic else "real"
         raise DifferentiationError(
             explain(
                 "asked grad for the gradient of a loss, which is a scalar",

@@ -170,7 +170,7 @@ class Arguments(NamedTuple):
 
 
 @functools.cache
-def _field_of(dtype: Any) -> str | None:
+def field_of(dtype: Any) -> str | None:
     """Says what kind of numbers have derivatives: real ones, complex ones, or none."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return "complex"
@@ -203,7 +203,7 @@ class Differentiable:
             DifferentiationError: As for `check`.
         """
         try:
-            if {_field_of(dtype) for dtype in {value.aval.dtype for value in values}} == {"real"}:
+            if {field_of(dtype) for dtype in {value.aval.dtype for value in values}} == {"real"}:
                 return
         except AttributeError:  # not all of them are arrays of JAX
             pass
@@ -225,7 +225,7 @@ class Differentiable:
             dtype = getattr(leaf, "dtype", None)
             if dtype is None and isinstance(leaf, (bool, int, float)):
                 dtype = jnp.result_type(leaf)
-            field = None if dtype is None else _field_of(dtype)
+            field = None if dtype is None else field_of(dtype)
             if field is None:
                 if not self.integers:
                     self._refuse(label(), dtype or type(leaf).__name__, asked_by)

@@ -137,12 +137,14 @@ class Plan:
         )
         writes = captured.writes
         packed_writes = Writes(writes.cells, tuple(map(packed, writes.values))) if writes else None
-        self._check_output(value)
-        kept = packed(value) if self._keeps_value else None
-        return value, (kept, packed(aux), packed_writes)
+        kept = value
+        if not is_array(value):
+            self._check_leaves(value)
+            kept = packed(value)
+        return value, (kept if self._keeps_value else None, packed(aux), packed_writes)
 
-    def _check_output(self, value: Any) -> None:
-        for leaf in [] if is_array(value) else jax.tree.leaves(value):
+    def _check_leaves(self, output: Any) -> None:
+        for leaf in jax.tree.leaves(output):
             if not is_array(leaf) and not isinstance(leaf, (bool, int, float, complex)):
                 raise DifferentiationError(
                     explain(

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .report import Settings
+from .report import Row, Settings, rows_of
+from .targets import target_of
 
 Candidate = Callable[[], Any]
 
@@ -50,6 +51,36 @@ def ratios(
     """
     rounds = list(_rounds(candidates, settings))
     return {name: _ratio([(each[name], each[baseline]) for each in rounds]) for name in candidates}
+
+
+def compare(
+    part: str,
+    work: str,
+    candidates: Mapping[str, Candidate],
+    baseline: str,
+    *,
+    settings: Settings,
+    size: int | None = None,
+) -> Iterator[Row]:
+    """Times candidates; those that have a target once more, for longer, beside the baseline alone.
+
+    Args:
+        part: The part's name.
+        work: What the candidates do.
+        candidates: What to call, by the library's name.
+        baseline: The name of the one that the others are compared with.
+        settings: How long to measure.
+        size: How much of the work there is, where that is varied.
+
+    Returns:
+        Rows, in the order of the candidates.
+    """
+    measured = ratios(candidates, baseline, settings=settings)
+    judged = [name for name in candidates if target_of(part, work, name) is not None]
+    if judged:
+        alone = {name: candidates[name] for name in (baseline, *judged)}
+        measured |= ratios(alone, baseline, settings=settings.longer())
+    return rows_of(part, work, measured, size)
 
 
 def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator[dict[str, float]]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from ..adapters import asked, checked, not_installed, perceptron
-from ..measure import ratios
-from ..report import Row, Settings, missing, rows_of
+from ..measure import compare
+from ..report import Row, Settings, missing
 
 TITLE = "eager value and gradient, to jax.value_and_grad"
 
@@ -14,5 +14,5 @@ PROBLEMS = {"regressor": perceptron(1, 1), "10-layer MLP": perceptron(*[8] * 11)
 def rows(settings: Settings) -> Iterator[Row]:
     for work, problem in PROBLEMS.items():
         calls = checked(asked("gradients", problem))
-        yield from rows_of("eager", work, ratios(calls, "jax.value_and_grad", settings=settings))
+        yield from compare("eager", work, calls, "jax.value_and_grad", settings=settings)
     yield from missing("eager", not_installed())

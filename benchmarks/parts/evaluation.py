@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from ..adapters import BASELINE, asked, checked, not_installed, small_parameters
-from ..measure import ratios
-from ..report import Row, Settings, missing, rows_of
+from ..measure import compare
+from ..report import Row, Settings, missing
 
 TITLE = "a jitted evaluation over N small parameters, to jax.jit over a flat list"
 
@@ -12,6 +12,7 @@ TITLE = "a jitted evaluation over N small parameters, to jax.jit over a flat lis
 def rows(settings: Settings) -> Iterator[Row]:
     for size in settings.sizes:
         calls = checked(asked("evaluations", small_parameters(size)))
-        measured = ratios(calls, BASELINE, settings=settings)
-        yield from rows_of("evaluation", "evaluation", measured, size)
+        yield from compare(
+            "evaluation", "evaluation", calls, BASELINE, settings=settings, size=size
+        )
     yield from missing("evaluation", not_installed())

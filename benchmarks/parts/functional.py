@@ -9,8 +9,8 @@ import statelens as sl
 
 from ..adapters import Call, checked, equinox_, perceptron, small_parameters, threaded
 from ..adapters import statelens_functional as functional
-from ..measure import ratios
-from ..report import Row, Settings, rows_of
+from ..measure import compare
+from ..report import Row, Settings
 
 TITLE = "a jitted training step over an Equinox model, to eqx.filter_jit"
 
@@ -21,10 +21,22 @@ def rows(settings: Settings) -> Iterator[Row]:
             problem = small_parameters(size)
             equinox = {equinox_.NAME: equinox_.filtered_step(problem, donate)}
             calls = checked(equinox | functional.steps(problem, donate))
-            measured = ratios(calls, equinox_.NAME, settings=settings)
-            yield from rows_of("functional", f"training step{ending}", measured, size)
-    measured = ratios(checked(_perceptrons()), equinox_.NAME, settings=settings)
-    yield from rows_of("functional", "training step of eqx.nn.MLP", measured, 10)
+            yield from compare(
+                "functional",
+                f"training step{ending}",
+                calls,
+                equinox_.NAME,
+                settings=settings,
+                size=size,
+            )
+    yield from compare(
+        "functional",
+        "training step of eqx.nn.MLP",
+        checked(_perceptrons()),
+        equinox_.NAME,
+        settings=settings,
+        size=10,
+    )
 
 
 def _perceptrons() -> dict[str, Call]:

@@ -1,6 +1,5 @@
 """Models of a size that people train: what statelens adds to a step of them, if anything."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import optax
@@ -30,7 +29,5 @@ def rows(settings: Settings) -> Iterator[Row]:
         }
         calls = checked({name: case.stepper() for name, case in cases.items()})
         calls[AGAIN] = calls[HAND]
-        # A target of 2% is less than what the medians of a few rounds differ by.
-        longer = dataclasses.replace(settings, rounds=10 * settings.rounds)
-        measured = ratios(calls, HAND, settings=longer)
+        measured = ratios(calls, HAND, settings=settings.longer())
         yield from rows_of("real_models", work, measured, notes=notes)

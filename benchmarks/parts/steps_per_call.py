@@ -11,8 +11,8 @@ import statelens as sl
 from ..adapters import BASELINE, Call, Problem, checked, jax_flat, small_parameters, threaded
 from ..adapters import statelens_facade as facade
 from ..adapters import statelens_functional as functional
-from ..measure import ratios
-from ..report import Row, Settings, rows_of
+from ..measure import compare
+from ..report import Row, Settings
 
 TITLE = "k steps in one call at N = 100, to k calls of jax.jit over a flat list"
 
@@ -21,8 +21,14 @@ def rows(settings: Settings) -> Iterator[Row]:
     problem = small_parameters(100)
     for count in (8, 32):
         calls = {BASELINE: _one_by_one(problem, count), **in_one_call(problem, count)}
-        measured = ratios(checked(calls), BASELINE, settings=settings)
-        yield from rows_of("steps_per_call", f"{count} steps in one call", measured, 100)
+        yield from compare(
+            "steps_per_call",
+            f"{count} steps in one call",
+            checked(calls),
+            BASELINE,
+            settings=settings,
+            size=100,
+        )
 
 
 def _one_by_one(problem: Problem, count: int) -> Call:

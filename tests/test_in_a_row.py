@@ -366,6 +366,25 @@ def test_a_reader_that_comes_before_values_are_left_beside_others_loses_no_write
     assert total.value == measure() == 2 * (MANY + 1 + 20)
 
 
+def test_a_pool_that_another_thread_opens_while_a_call_begins_gives_no_argument_to_a_state():
+    state = sl.State(jnp.array(10.0))
+
+    @sl.jit
+    def measure(x=7.0, y=1.0):
+        return 100 * state.value + 10 * x + y
+
+    run(measure, 2.0)
+    state.value = jnp.array(3.0)
+    found = []
+    at_line(
+        lambda: found.append(measure(2.0)),
+        "pool.good_at != epoch.now",
+        lambda: run(measure, 2.0),
+        code=measure.__call__.__code__,
+    )
+    assert found == [321.0]
+
+
 def test_a_state_that_is_assigned_while_a_reader_begins_is_seen_by_it_or_the_next():
     state = sl.State(jnp.array(0.0))
     measure = sl.jit(lambda: state.value + 0)

@@ -747,6 +747,30 @@ def test_an_unbound_lens_donates_in_the_first_argument():
     assert again.activation is model.activation
 
 
+def test_an_argument_may_have_any_name():
+    state = sl.State(jnp.array(1.0))
+    f = sl.jit(lambda x, self, given: x + self + given + state.value)
+    for _ in range(12):
+        assert f(1.0, self=2.0, given=3.0) == 7
+
+
+def test_messages_of_jax_count_arguments_as_the_caller_does():
+    states = [sl.State(jnp.array(1.0)) for _ in range(3)]
+
+    def total(x, is_state=False):
+        found = sum(state.value for state in states)
+        return found if (states[1].value if is_state else x) > 0 else -found
+
+    for _ in range(2):
+        with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument args\[0\]"):
+            sl.jit(total)(1.0)
+    with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument state_1"):
+        sl.jit(total, static_argnames="is_state")(1.0, is_state=True)
+    compiled = sl.jit(lambda x, y: x + y + states[0].value).lower(1.0, jnp.ones(2)).compile()
+    with pytest.raises(TypeError, match=r"'args\[1\]' compiled with float32\[2\]"):
+        compiled(1.0, jnp.ones(3))
+
+
 def test_an_unbound_lens_donates_where_a_state_that_the_function_leads_to_is_not_touched():
     touched, other = sl.State(jnp.arange(3.0)), sl.State(jnp.ones(5))
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gc
+import sys
+import threading
 import weakref
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import optax
 import pytest
 
 import statelens as sl
+from statelens.transform import _recall
 
 
 class Model(eqx.Module):
@@ -239,6 +242,67 @@ def test_nested_tuples_of_one_structure_are_not_taken_for_others():
         assert jax.tree.structure(out) == jax.tree.structure(expected)
         for leaf, other in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True):
             assert leaf is other or np.array_equal(leaf, other)
+
+
+class Swapped(NamedTuple):
+    first: Any
+    second: Any
+    model: Any
+
+
+jax.tree_util.register_pytree_node(
+    Swapped,
+    lambda node: ((node.second, node.first, node.model), None),
+    lambda _, children: Swapped(children[1], children[0], children[2]),
+)
+
+
+class Reversed(NamedTuple):
+    first: Any
+    second: Any
+    model: Any
+
+    def __iter__(self):
+        return iter((self.second, self.first, self.model))
+
+
+@pytest.mark.parametrize("cls", [Swapped, Reversed])
+def test_tuples_are_taken_apart_as_jax_flattens_them(cls):
+    model, one, two = twice(make())[0], jnp.array(1.0), jnp.array(2.0)
+    difference = sl.jit(lambda node: node.first - node.second)
+    for _ in range(3):
+        assert difference(cls(one, one, model)) == 0
+    assert difference(cls(one, two, model)) == -1
+
+
+def test_more_structures_of_tuples_than_are_kept_are_all_taken_apart():
+    models = [twice(dataclasses.replace(make(), rate=float(n)))[0] for n in range(20)]
+    apply = sl.jit(lambda pair: pair[0](pair[1]))
+    for _ in range(3):
+        for model in models:
+            assert apply((model, 0.5)) == model(0.5)
+
+
+def test_a_module_that_another_thread_meets_first_is_good_for_both():
+    model = make()
+    expected = model(1.0)
+    call(model, 1.0)
+    fresh = jax.tree.map(lambda leaf: leaf, model)
+    code, found = _recall.remember.__code__, []
+
+    def others(frame, event, _):
+        if frame.f_code is code and event in ("line", "return") and len(found) < 9:
+            thread = threading.Thread(target=lambda: found.append(call(fresh, 1.0)))
+            thread.start()
+            thread.join()
+        return others
+
+    sys.settrace(others)
+    try:
+        call(fresh, 1.0)
+    finally:
+        sys.settrace(None)
+    assert set(map(float, found)) == {float(expected)}
 
 
 @pytest.mark.parametrize("leaf", ["rows", "pair"])

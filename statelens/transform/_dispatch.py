@@ -50,7 +50,7 @@ def dispatch(
     lists, lists_before = reads.lists, reads.lists_before
     containers, kinds, is_simple = reads.containers, reads.kinds, not static
     opened = -1
-    usual: type | None = None  # it is sooner compared than looked up
+    usual: type | None = None  # most arguments' class: sooner compared than looked up
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal opened, usual
@@ -104,10 +104,12 @@ def dispatch(
         a: Any = _NOTHING, b: Any = _NOTHING, c: Any = _NOTHING, /, *more: Any, **kwargs: Any
     ) -> Any:
         try:
-            # Before the pool is seen to be open, since another thread may close it.
+            # Before the pool is seen to be open, since another thread may close it. If one has
+            # opened it in between, there is nothing in them.
             taken = pool.values
             if (
                 pool.good_at != epoch.now
+                or (cells and not taken)
                 or get_frame() is not None
                 or lists != lists_before
                 or ((containers or kinds) and not reads.contents_hold())

@@ -247,19 +247,14 @@ class JitFunction:
         return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
 
     def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
-        """Stages a pure function by `jax.jit`.
-
-        Args:
-            pure: The function, of the values of states one by one, and then the arguments.
-            donated: How many of the values are donated, the first ones.
-            taken: How many there are.
-        """
+        """Stages a pure function by `jax.jit`; see `_program.Host`."""
 
         def staged(*args: Any, **kwargs: Any) -> Any:
             return pure(*args, **kwargs)
 
-        # JAX names the program after it. No more than the name: it would read the signature.
+        # What JAX's messages call the program, and what is given to it.
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
+        staged.__signature__ = _signature(taken, self.lends)  # type: ignore[attr-defined]
         lent = (taken,) if self.lends else ()
         args = (number + taken + len(lent) for number in self._donated_args)
         return jax.jit(staged, donate_argnums=(*range(donated), *lent, *args), **self._options)
@@ -371,6 +366,16 @@ class JitFunction:
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         vars(self).update(attributes)
         self.__call__ = self._call
+
+
+def _signature(states: int, lends: bool) -> inspect.Signature:
+    """Returns the signature of a function of so many states, what is lent, and any arguments."""
+    first = [*(f"state_{number}" for number in range(states)), *(["lent"] if lends else [])]
+    args = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
+    kwargs = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+    return inspect.Signature(
+        [*(inspect.Parameter(name, args.POSITIONAL_ONLY) for name in first), args, kwargs]
+    )
 
 
 def _traced(program: Program, args: Any, kwargs: Any) -> Any:

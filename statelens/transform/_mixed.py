@@ -27,7 +27,7 @@ from ._recall import (
     recall,
     remember,
 )
-from ._tuples import Taker, taker
+from ._tuples import Taker, no_taker, taker
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
@@ -68,12 +68,14 @@ class Static:
         holes: Where the traced leaves are.
         values: The leaves themselves, but for the traced ones.
         returned: How to put the tree together, if it is one that was returned before.
+        taker: What takes such trees apart, if they are nested tuples.
     """
 
     def __init__(self, leaves: Sequence[Any], treedef: TreeDef):
         self.leaves = tuple(leaves)
         self.holes = [position for position, leaf in enumerate(leaves) if leaf is _TRACED]
         self.returned: _Returned | None = None
+        self.taker: Taker | None = None
         self.treedef = treedef
         self.values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
 
@@ -171,14 +173,16 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
         if traced is not None:
             return Mixed(traced, static)
     found = _apart(tree, name)
-    take = taker(tree)
-    if take is not None and list(map(id, found.traced)) == list(map(id, take(tree) or ())):
-        forget_some(_takers)
-        _takers[type(tree), len(tree)] = [(take, found.static), *takers[: _MOST_TAKERS - 1]]
+    static = found.static
+    if static.taker is None:
+        static.taker = taker(tree)
+        if static.taker not in (None, no_taker):
+            forget_some(_takers)
+            _takers[type(tree), len(tree)] = [(static.taker, static), *takers[: _MOST_TAKERS - 1]]
     return found
 
 
-_MOST_TAKERS = 8
+_MOST_TAKERS = 16
 _takers: dict[tuple[type, int], Sequence[tuple[Taker, "Static"]]] = {}
 
 

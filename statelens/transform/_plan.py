@@ -137,11 +137,11 @@ class Plan:
         )
         writes = captured.writes
         packed_writes = Writes(writes.cells, tuple(map(packed, writes.values))) if writes else None
-        kept = value
+        kept = value if self._keeps_value else None
         if not is_array(value):
             self._check_leaves(value)
-            kept = packed(value)
-        return value, (kept if self._keeps_value else None, packed(aux), packed_writes)
+            kept = packed(kept)
+        return value, (kept, packed(aux), packed_writes)
 
     def _check_leaves(self, output: Any) -> None:
         for leaf in jax.tree.leaves(output):

@@ -82,9 +82,10 @@ class Pool:
             if not all(map(_can_be_taken, values)):
                 return False
             where = {cell: place for place, cell in enumerate(written)}
+            if not where.keys() <= set(self.cells):
+                return False  # what was in a block came out by itself
             places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
-            # Of one state either all is written, or nothing.
-            is_all = self.cells == written or len(places) == 1
+            is_all = self.cells == written or len(places) == 1  # or nothing is written
             arrange = None if is_all else operator.itemgetter(*places)
             self.values = values
             # First: who gathers values in another thread, and meets what isn't one, must know.

@@ -56,7 +56,8 @@ class Host(Protocol):
         """Stages a pure function by `jax.jit`.
 
         Args:
-            pure: The function, of the values of states one by one, and then the arguments.
+            pure: The function, of the values of states one by one, and then the arguments; the
+                first of these is what is lent, if the host lends, and is donated.
             donated: How many of the values are donated, the first ones.
             taken: How many there are.
         """
@@ -131,7 +132,7 @@ class Program:
 
     def values(self) -> list[Any]:
         """Gathers the values of the states, those that are donated first."""
-        donated, kept = list(map(given_value, self.donated)), map(given_value, self.kept)
+        donated, kept = list(map(given_value, self.donated)), list(map(given_value, self.kept))
         if donated and active_frame.get() is not None:
             # What lies outside of the frame must survive a call whose writes are dropped.
             donated = jax.tree.map(_copied, donated)
@@ -203,7 +204,7 @@ class Program:
             Writes(tuple(writes), tuple(map(unmixed, writes.values()))).commit()
         return out
 
-    def _pure(self, *given: Any, **kwargs: Any) -> Any:
+    def _pure(self, /, *given: Any, **kwargs: Any) -> Any:
         taken = self.taken
         args = given[len(taken) :] if self.host.lends else (None, *given[len(taken) :])
         values = unpacked(taken, given[: len(taken)])

@@ -31,9 +31,14 @@ class Memory(weakref.ref):
 
     __slots__ = ("contents", "key", "mixed")
 
-    key: int
-    mixed: Any
-    contents: list[tuple[Any, list[Any]]]
+    def __new__(cls, module: Any, *_: Any) -> "Memory":
+        return super().__new__(cls, module, _forget)
+
+    def __init__(self, module: Any, mixed: Any, places: "list[Getter]"):
+        self.key = id(module)
+        self.mixed = mixed
+        containers = [_get(module, place) for place in places]
+        self.contents = [(container, items_of(container)) for container in containers]
 
 
 _MOST_KNOWN = 256
@@ -71,10 +76,7 @@ def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
     """
     # A module that its own function leads to would never end while it is remembered.
     forget_some(_memories)
-    memory = _memories[id(module)] = Memory(module, _forget)
-    memory.key, memory.mixed = id(module), mixed
-    containers = [_get(module, place) for place in places]
-    memory.contents = [(container, items_of(container)) for container in containers]
+    _memories[id(module)] = Memory(module, mixed, places)
 
 
 def forget_some(known: dict[Any, Any]) -> None:
@@ -138,4 +140,4 @@ def _step(key: Any) -> Callable[[Any], Any]:
 
 def _forget(memory: Memory) -> None:
     if _memories.get(memory.key) is memory:
-        del _memories[memory.key]
+        _memories.pop(memory.key, None)  # another thread may have been sooner

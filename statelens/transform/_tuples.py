@@ -10,6 +10,9 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+import equinox as eqx
+import jax
+
 from .._trace import concrete_types, is_concrete
 from ._recall import is_tuple, recall
 
@@ -23,14 +26,16 @@ def taker(tree: tuple[Any, ...]) -> Taker | None:
     """Writes the function for trees like this one: only the leaves that are traced may differ.
 
     Args:
-        tree: Nested tuples, with arrays and modules in them.
+        tree: Nested tuples.
 
     Returns:
-        The function; None, if not all of the modules are remembered, or there are none.
+        The function; `no_taker`, if there is more in the tree than arrays and modules, or no
+        module; None, if a module in it isn't remembered.
     """
     names: dict[str, Any] = {"concrete_types": concrete_types, "recall": recall}
     lines: list[str] = []
     traced: list[str] = []
+    has_modules = False
     nodes: list[tuple[str, Any]] = [("tree", tree)]
     for place, (name, node) in enumerate(nodes, 1):
         if is_concrete(node):
@@ -39,6 +44,8 @@ def taker(tree: tuple[Any, ...]) -> Taker | None:
         elif node is None:
             lines.append(f"if {name} is not None: return None")
         elif is_tuple(type(node)):
+            if len(nodes) + len(node) > _MOST_NODES or not _is_flattened_as_it_iterates(node):
+                return no_taker
             names[f"class_{name}"] = type(node)
             wrong = f"type({name}) is not class_{name} or len({name}) != {len(node)}"
             lines.append(f"if {wrong}: return None")
@@ -46,22 +53,35 @@ def taker(tree: tuple[Any, ...]) -> Taker | None:
             if items:
                 lines.append(f"{', '.join(item for item, _ in items)}, = {name}")
             nodes[place:place] = items
-        elif (mixed := recall(node)) is not None:
+        elif isinstance(node, eqx.Module):
+            mixed, has_modules = recall(node), True
+            if mixed is None:
+                return None
             names[f"static_{name}"] = mixed.static
             lines.append(f"{name} = recall({name})")
             lines.append(f"if {name} is None or {name}.static is not static_{name}: return None")
             traced.append(f"*{name}.traced")
         else:
-            return None
-        if len(nodes) > _MOST_NODES:
-            return None
-    if not any(name.startswith("static_") for name in names):
-        return None
+            return no_taker
+    if not has_modules:
+        return no_taker
     body = "\n    ".join([*lines, f"return [{', '.join(traced)}]"])
     exec(_compiled(f"def take(tree):\n    {body}\n"), names)
     return names["take"]
 
 
+def no_taker(tree: Any) -> None:
+    """Takes no tree: stands for structures for which no function is written."""
+
+
+def _is_flattened_as_it_iterates(node: tuple[Any, ...]) -> bool:
+    """Says whether JAX takes a tuple's items as its children, in their order."""
+    children, treedef = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
+    # Others in their places, since the same one may lie in two of them.
+    others = [object() for _ in children]
+    return list(treedef.unflatten(others)) == others
+
+
 @functools.lru_cache(64)
 def _compiled(source: str) -> CodeType:
-    return compile(source, __file__, "exec")
+    return compile(source, "<statelens taker>", "exec")

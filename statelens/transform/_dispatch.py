@@ -139,7 +139,7 @@ def dispatch(
                 return start_again(args or _given(a, b, c), kwargs, undeclared)
             except PROGRAM_ERRORS as error:
                 program.reraise(error, args or _given(a, b, c), kwargs)
-            if type(result) is not tuple:  # an array, and nothing is written
+            if type(result) is not tuple:  # an array alone: no write to commit, whatever was traced
                 return result
             if pool.good_at != epoch.now:
                 return program.finish(result)

@@ -229,6 +229,21 @@ def test_a_tree_that_gets_something_static_in_place(is_written):
     assert tree.value["k"] == "text"
 
 
+def in_a_row(**options):
+    """Makes two states, a step of both that runs in a row, and what reads one of them."""
+    first, second = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
+
+    @sl.jit(**options)
+    def step(x):
+        first.value += x
+        second.value += x
+
+    measure = sl.jit(lambda x: first.value * x)
+    run(measure, 1.0, times=4)
+    run(step, 1.0, times=20)
+    return first, second, step, measure
+
+
 def interrupted(monkeypatch, owner, name):
     """Makes a method wait in all threads but this one; gives what tells that one waits."""
     method, this, waits = getattr(owner, name), threading.current_thread(), threading.Event()
@@ -253,16 +268,7 @@ def interrupted(monkeypatch, owner, name):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_thread_that_only_reads_loses_no_write(monkeypatch, owner, name, options):
-    first, second = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
-
-    @sl.jit(**options)
-    def step(x):
-        first.value += x
-        second.value += x
-
-    measure = sl.jit(lambda x: first.value * x)
-    run(measure, 1.0, times=4)
-    run(step, 1.0, times=20)
+    first, second, step, measure = in_a_row(**options)
     waits = interrupted(monkeypatch, owner, name)
     reader = threading.Thread(target=lambda: run(measure, 1.0))
     reader.start()
@@ -276,16 +282,7 @@ def test_a_thread_that_only_reads_loses_no_write(monkeypatch, owner, name, optio
 
 
 def test_a_thread_that_closes_a_pool_loses_no_write():
-    first, second, waits = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0)), threading.Event()
-
-    @sl.jit
-    def step(x):
-        first.value += x
-        second.value += x
-
-    measure = sl.jit(lambda x: first.value * x)
-    run(measure, 1.0, times=4)
-    run(step, 1.0, times=20)
+    (first, second, step, measure), waits = in_a_row(), threading.Event()
 
     def read():
         at_line(

@@ -62,7 +62,7 @@ def compare(
     settings: Settings,
     size: int | None = None,
 ) -> Iterator[Row]:
-    """Times candidates; those that have a target once more, for longer, beside the baseline alone.
+    """Times candidates; those that have a target for longer, beside the baseline alone.
 
     Args:
         part: The part's name.
@@ -75,12 +75,13 @@ def compare(
     Returns:
         Rows, in the order of the candidates.
     """
-    measured = ratios(candidates, baseline, settings=settings)
-    judged = [name for name in candidates if target_of(part, work, name) is not None]
+    judged = {name for name in candidates if target_of(part, work, name) is not None}
+    apart = {name: candidates[name] for name in candidates if name in {baseline, *judged}}
+    others = {name: candidates[name] for name in candidates if name not in judged}
+    measured = ratios(others, baseline, settings=settings)
     if judged:
-        alone = {name: candidates[name] for name in (baseline, *judged)}
-        measured |= ratios(alone, baseline, settings=settings.longer())
-    return rows_of(part, work, measured, size)
+        measured |= ratios(apart, baseline, settings=settings.longer())
+    return rows_of(part, work, {name: measured[name] for name in candidates}, size)
 
 
 def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator[dict[str, float]]:

@@ -299,6 +299,8 @@ def test_a_thread_that_closes_a_pool_loses_no_write():
     run(step, 1.0, times=10)
     reader.join()
     assert (first.value, second.value) == (30, 30)
+    run(step, 1.0)
+    assert (first.value, second.value) == (30 + MANY, 30 + MANY)
 
 
 def in_another_thread(function):

@@ -275,6 +275,19 @@ def test_tuples_are_taken_apart_as_jax_flattens_them(cls):
     assert difference(cls(one, two, model)) == -1
 
 
+class Nested(eqx.Module):
+    node: Any
+
+
+@pytest.mark.parametrize("cls", [Swapped, Reversed])
+def test_lists_in_them_may_change_where_a_module_holds_them(cls):
+    model = Nested(cls(jnp.array(1.0), [jnp.array(5.0)], None))
+    second = sl.jit(lambda model: model.node.second[0])
+    for value in (5.0, 5.0, 2.0):
+        model.node.second[0] = jnp.array(value)
+        assert second(model) == value
+
+
 def test_more_structures_of_tuples_than_are_kept_are_all_taken_apart():
     models = [twice(dataclasses.replace(make(), rate=float(n)))[0] for n in range(20)]
     apply = sl.jit(lambda pair: pair[0](pair[1]))

@@ -47,9 +47,8 @@ scalar_grad.takes_lists = True  # type: ignore[attr-defined]
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:
     is_number: Any = is_array(value) or isinstance(value, (bool, int, float, complex))
-    aval = jax.typeof(value) if is_number else None
-    shape = None if aval is None else aval.shape
-    if aval is not None and shape == ():
+    aval: Any = jax.typeof(value) if is_number else None
+    if aval is not None and aval.shape == ():
         dtype, kind = aval.dtype, "complex" if holomorphic else "real"
         if field_of(dtype) == kind:
             return
@@ -63,8 +62,8 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
         )
     if value is None:
         found, remedy = "it returned None", "return the loss; is there a 'return'?"
-    elif is_number:
-        found = f"it returned an array of shape {shape}"
+    elif aval is not None:
+        found = f"it returned an array of shape {aval.shape}"
         remedy = "jnp.mean or jnp.sum of it, for one number"
     elif type(value).__name__ == "Quantity":
         found, remedy = f"it returned the quantity {value}", "unit_aware=True"

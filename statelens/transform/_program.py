@@ -143,9 +143,8 @@ class Program:
         return (*self.values(), *(args if self.host.lends else args[1:]))
 
     def _look_at_cells(self) -> None:
-        cells = self.taken
-        self.takes_arrays = all(cell.holds_array for cell in cells)
-        self.is_plain = not self.can_raise and not any(cell.is_of_a_trace for cell in cells)
+        self.takes_arrays = all(cell.holds_array for cell in self.taken)
+        self.is_plain = not self.can_raise and not any(cell.is_of_a_trace for cell in self.taken)
 
     def expect_errors(self) -> None:
         """Notes that the program may raise an error while it runs."""
@@ -249,12 +248,11 @@ class Program:
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)
         # Where all that is taken is written, what comes out can go in again as it is.
-        taken = self.taken
         written = dict(zip(writes.cells, writes.values, strict=True))
-        boxes, values = packed_writes(taken, len(self.donated), before, written)
+        boxes, values = packed_writes(self.taken, len(self.donated), before, written)
         if boxes not in self.outs:
             self.outs.append(boxes)
-        if not jtu.all_leaves(values) or not set(taken).issuperset(boxes):
+        if not jtu.all_leaves(values) or not set(self.taken).issuperset(boxes):
             self.gives_arrays = False
             self._be_looked_at_again()
         if not boxes and is_array(out):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.tree_util as jtu
 
 from .._reads import has_still, items_of
@@ -112,13 +113,28 @@ def _get(tree: Any, place: Getter) -> Any:
 
 def is_seen_through(node: Any) -> bool:
     """Says whether a node is a module, or a list, tuple or dictionary as JAX takes them."""
-    return isinstance(node, eqx.Module) or type(node) in (list, dict) or is_tuple(type(node))
+    return isinstance(node, eqx.Module) or type(node) in (list, dict) or is_seen_tuple(node)
 
 
 def is_tuple(cls: type) -> bool:
-    """Says whether a class is one of tuples as JAX takes them: plain or named ones."""
+    """Says whether a class is one of tuples: plain or named ones."""
     # Of the class: modules are slow to say that they aren't instances.
     return cls is tuple or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
+
+
+def is_seen_tuple(node: Any) -> bool:
+    """Says whether a node is a tuple of which JAX takes the items, in the order in which they are.
+
+    A class of named tuples may be registered to be taken otherwise, or iterate otherwise.
+    """
+    if type(node) is tuple:
+        return True
+    if not is_tuple(type(node)):
+        return False
+    children, treedef = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
+    # Others in their places, since the same one may lie in two of them.
+    others = [object() for _ in children]
+    return list(treedef.unflatten(others)) == others
 
 
 def _nodes(tree: Any, place: Getter) -> Iterator[tuple[Getter, Any]]:

@@ -11,10 +11,9 @@ from types import CodeType
 from typing import Any
 
 import equinox as eqx
-import jax
 
 from .._trace import concrete_types, is_concrete
-from ._recall import is_tuple, recall
+from ._recall import is_seen_tuple, recall
 
 Taker = Callable[[Any], list[Any] | None]
 """Gives the leaves of a tree that are traced; None, if the tree is of another structure."""
@@ -43,8 +42,8 @@ def taker(tree: tuple[Any, ...]) -> Taker | None:
             traced.append(name)
         elif node is None:
             lines.append(f"if {name} is not None: return None")
-        elif is_tuple(type(node)):
-            if len(nodes) + len(node) > _MOST_NODES or not _is_flattened_as_it_iterates(node):
+        elif is_seen_tuple(node):
+            if len(nodes) + len(node) > _MOST_NODES:
                 return no_taker
             names[f"class_{name}"] = type(node)
             wrong = f"type({name}) is not class_{name} or len({name}) != {len(node)}"
@@ -72,14 +71,6 @@ def taker(tree: tuple[Any, ...]) -> Taker | None:
 
 def no_taker(tree: Any) -> None:
     """Takes no tree: stands for structures for which no function is written."""
-
-
-def _is_flattened_as_it_iterates(node: tuple[Any, ...]) -> bool:
-    """Says whether JAX takes a tuple's items as its children, in their order."""
-    children, treedef = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
-    # Others in their places, since the same one may lie in two of them.
-    others = [object() for _ in children]
-    return list(treedef.unflatten(others)) == others
 
 
 @functools.lru_cache(64)

@@ -33,9 +33,15 @@ def is_stop(node: Any) -> bool:
 def leaf_types(nodes: Sequence[Any]) -> list[type] | None:
     """Lists the class of each leaf; gives None if some are no leaves, but whole trees."""
     types = list(map(type, nodes))
-    one_of_each = [nodes[types.index(kind)] for kind in set(types)]
-    fits = all(is_stop(node) or jtu.all_leaves([node]) for node in one_of_each)
-    return types if fits else None
+    return types if _are_leaves(nodes, _one_of_each(types)) else None
+
+
+def _one_of_each(types: list[type]) -> list[int]:
+    return [types.index(kind) for kind in set(types)]
+
+
+def _are_leaves(nodes: Sequence[Any], positions: list[int]) -> bool:
+    return all(is_stop(nodes[at]) or jtu.all_leaves([nodes[at]]) for at in positions)
 
 
 class _Group(NamedTuple):
@@ -85,6 +91,7 @@ class Outline:
         self.treedef = treedef
         self._levels = levels
         self._order = Positions(self._found(treedef.unflatten(range(treedef.num_leaves))) or ())
+        self._last: tuple[list[type], list[int]] = [], []
 
     def flatten(self, tree: Any) -> Flat | None:
         """Flattens a tree; gives None if it has another structure."""
@@ -96,14 +103,18 @@ class Outline:
             return None
         leaves = [None] * len(found)
         self._order.write(leaves, found)
-        types = leaf_types(leaves)
-        return None if types is None else (leaves, self.treedef, types)
+        types, last = list(map(type, leaves)), self._last
+        if types != last[0]:
+            last = self._last = types, _one_of_each(types)
+        return (leaves, self.treedef, types) if _are_leaves(leaves, last[1]) else None
 
     def _found(self, tree: Any) -> list[Any] | None:
         """Lists what lies in the places of leaves, level by level."""
         nodes: list[Any] = [tree]
         found: list[Any] = []
         for groups, leaves in self._levels:
+            if not groups:
+                return found + nodes if found else nodes
             found += leaves.read(nodes)
             inside: list[Any] = []
             for group in groups:

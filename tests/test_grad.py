@@ -320,6 +320,53 @@ def test_holomorphic_functions_of_complex_states():
     same(tree["z"], jax.grad(lambda z: z**3, holomorphic=True)(z.value))
 
 
+def test_real_numbers_have_no_holomorphic_derivative():
+    w = sl.State(jnp.ones(2), name="w")
+    match = r"derivative by '(w|argument 0|)'\nit is of dtype float32.*no holomorphic=True"
+    total = lambda x: jnp.sum(x + 0j)  # noqa: E731
+    for call in (
+        lambda: sl.grad(lambda: total(w.value), w, holomorphic=True)(),
+        lambda: sl.grad(lambda t: total(t["w"]), "w", holomorphic=True)({"w": jnp.ones(2)}),
+        lambda: sl.grad(total, holomorphic=True)(jnp.ones(2)),
+    ):
+        with pytest.raises(TypeError, match=f"(?s){match}"):
+            call()
+
+
+@pytest.mark.parametrize("wrap", [lambda fun: fun, sl.jit], ids=["eager", "jit"])
+def test_gradients_of_sums_that_are_still_to_be_made_over_devices(wrap):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        w, x = (jax.device_put(array, jax.P("x")) for array in (jnp.ones(4), jnp.arange(4.0)))
+        state = sl.State(w)
+
+        def loss(w):
+            return jnp.einsum("i,i->", w, x, out_sharding=jax.P(unreduced={"x"}))
+
+        assert jax.typeof(loss(w)).sharding.spec.unreduced
+        found = wrap(sl.grad(lambda: loss(state.value), state))()
+        expected = jax.grad(loss)(w)
+        same(found, expected)
+        assert jax.typeof(found) == jax.typeof(expected)
+
+
+def test_gradients_in_a_plain_shard_map():
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def total(w, x):
+        return jnp.sum(w * x)
+
+    for in_spec in (jax.P(), jax.P("x")):
+        w, x = jnp.ones(() if in_spec == jax.P() else 4), jnp.arange(4.0)
+        found, expected = (
+            jax.shard_map(
+                grad(total), mesh=mesh, in_specs=(in_spec, jax.P("x")), out_specs=in_spec
+            )(w, x)
+            for grad in (sl.grad, jax.grad)
+        )
+        same(found, expected)
+
+
 def test_allowed_integers_have_gradients_of_float0():
     n = sl.State(jnp.arange(2))
     gradient = sl.grad(lambda x: jnp.sum(n.value * x), n, allow_int=True)(1.0)

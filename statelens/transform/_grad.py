@@ -4,7 +4,6 @@ What they add to `jax.grad`: the selection of what is differentiated, states wri
 function, and errors that name paths. The gradient is JAX's own.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,28 +15,37 @@ from ._gradient import gradient_value_aux, make
 from ._parts import field_of
 
 
-def scalar_grad(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
-    """Is `jax.grad`, with an error that says what to write where there is no scalar."""
-    value_and_grad = _value_and_grad(**params)
+def scalar_grad(
+    fun: Callable[..., Any],
+    argnums: int = 0,
+    has_aux: bool = True,
+    *,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[..., Any]:
+    """Is `jax.grad` of a function of checked values, which gives ``(value, aux)``.
+
+    It is put together of `jax.vjp` and the cotangent of a scalar, as JAX's own is, whose checks
+    would be made a second time.
+    """
 
     def gradient_and_aux(values: Any) -> tuple[Any, Any]:
-        (_, aux), gradient = value_and_grad(values, fun)
-        return gradient, aux
+        value, pullback, aux = jax.vjp(fun, values, has_aux=True)
+        check_scalar(value, holomorphic)
+        return pullback(_one(value))[0], aux
 
     return gradient_and_aux
 
 
-@functools.cache
-def _value_and_grad(**params: Any) -> Callable[..., Any]:
-    """Makes `jax.value_and_grad` of any function, which is its second argument."""
-    holomorphic = bool(params.get("holomorphic"))
-
-    def checked(values: Any, fun: Callable[[Any], Any]) -> tuple[Any, Any]:
-        value, aux = fun(values)
-        check_scalar(value, holomorphic)
-        return value, aux
-
-    return jax.value_and_grad(checked, **params)
+def _one(value: Any) -> Any:
+    """Returns the cotangent of a scalar by itself."""
+    sharding = jax.typeof(value).sharding
+    spec = sharding.spec
+    if not spec.unreduced and not spec.reduced:
+        return jax.lax.full_like(value, 1, shape=())
+    # What is still to be summed over devices has a cotangent that each of them has already.
+    spec = jax.P(unreduced=spec.reduced, reduced=spec.unreduced)
+    return jax.lax.full_like(value, 1, shape=(), sharding=sharding.update(spec=spec))
 
 
 scalar_grad.__name__ = "grad"

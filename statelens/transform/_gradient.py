@@ -132,6 +132,7 @@ class GradientTransform:
         self._allowed = Differentiable(
             integers=bool(self._params.get("allow_int")),
             complexes=bool(self._params.get("holomorphic")),
+            reals=not self._params.get("holomorphic"),
         )
         self._check_states = check_states
         self._unit_aware = unit_aware

@@ -184,11 +184,13 @@ class Differentiable:
     Attributes:
         integers: Whether integers are allowed, with derivatives of dtype `float0`.
         complexes: Whether complex numbers are allowed, as of a holomorphic function.
+        reals: Whether real numbers are allowed, which a holomorphic function isn't one of.
         any_argument: Whether arguments may be anything, as JAX has it for linear maps.
     """
 
     integers: bool = False
     complexes: bool = False
+    reals: bool = True
     any_argument: bool = False
 
     def check_all(self, label: Callable[[int], str], values: Iterable[Any], asked_by: str) -> None:
@@ -203,7 +205,8 @@ class Differentiable:
             DifferentiationError: As for `check`.
         """
         try:
-            if {field_of(dtype) for dtype in {value.aval.dtype for value in values}} == {"real"}:
+            fields = {field_of(dtype) for dtype in {value.aval.dtype for value in values}}
+            if fields == {"real"} and self.reals:
                 return
         except AttributeError:  # not all of them are arrays of JAX
             pass
@@ -230,23 +233,28 @@ class Differentiable:
                 if not self.integers:
                     self._refuse(label(), dtype or type(leaf).__name__, asked_by)
             elif field == "complex" and not self.complexes:
-                self._refuse(label(), dtype, asked_by)
+                self._refuse(label(), dtype, asked_by, _HOLOMORPHIC)
+            elif field == "real" and not self.reals:
+                self._refuse(label(), dtype, asked_by, _NOT_HOLOMORPHIC)
 
     @staticmethod
-    def _refuse(label: str, dtype: Any, asked_by: str) -> None:
-        remedies = [
-            "leave it out, as in lens & statelens.inexact",
-            "allow_int=True, if a derivative of dtype float0 is meant",
-        ]
-        if jnp.issubdtype(dtype, jnp.complexfloating) if not isinstance(dtype, str) else False:
-            remedies = ["holomorphic=True, if the function is holomorphic", remedies[0]]
+    def _refuse(label: str, dtype: Any, asked_by: str, remedy: str | None = None) -> None:
+        remedies = [remedy] if remedy else []
+        remedies.append("leave it out, as in lens & statelens.inexact")
+        if not remedy:
+            remedies.append("allow_int=True, if a derivative of dtype float0 is meant")
         raise DifferentiationError(
             explain(
                 f"asked {asked_by} for the derivative by '{label}'",
-                f"it is of dtype {dtype}, which has none",
+                f"it is of dtype {dtype}, which has none"
+                + (" as of a holomorphic function" if remedy is _NOT_HOLOMORPHIC else ""),
                 *remedies,
             )
         )
+
+
+_HOLOMORPHIC = "holomorphic=True, if the function is holomorphic"
+_NOT_HOLOMORPHIC = "no holomorphic=True, if it is one of real numbers"
 
 
 def compile_states(grad_states: Any, asked_by: str) -> Selector | None:

@@ -18,7 +18,7 @@ The layers, from the bottom up; each file knows its own layer and those below it
 ``lens``            the lens and its operations
 ``_predicates``     ready-made lenses (``_groups``, ``_tie``, ``_diff``: built on lenses)
 ``state``           `State` and its kinds (``_trace``, ``_active``, ``_held``: its value, and where)
-``random``          the key as a state (``_samplers``: `jax.random` over it)
+``random``          the key as a state (``_sampler``, ``_samplers``: `jax.random` over it)
 ``thread``          `functionalize`, `thread`, `overlay` (``_frames``: what they stand on)
 ``transform``       derivatives, compilation, control flow, batching, checks
 ``nn``              the facade: `nn.Module` (``_graph``: as pytrees; ``_kept``: looks at them)

@@ -41,7 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from ._samplers import SAMPLERS, Sampler, with_key
+from ._sampler import Sampler, with_key
+from ._samplers import SAMPLERS
 from .state import State
 
 __all__ = [

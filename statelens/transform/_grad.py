@@ -11,8 +11,8 @@ import jax
 
 from .._errors import DifferentiationError, explain, user_facing
 from .._units import is_array
+from ._differentiable import field_of
 from ._gradient import gradient_value_aux, make
-from ._parts import field_of
 
 
 def scalar_grad(

@@ -18,7 +18,7 @@ import numpy as np
 from .._cell import Holder
 from .._trace import TOP, current_trace
 from ..state import State
-from ._jit import JitFunction
+from ._jit_function import JitFunction
 from ._reach import call_of, closed_over, is_foreign, unwrapped
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)

@@ -19,10 +19,10 @@ from .._units import is_array
 from ..path import format, from_jax
 from ..thread import value_and_aux
 from ._carry import kinds
+from ._differentiable import Differentiable
 from ._mixed import packed, unmixed
 from ._parts import (
     Call,
-    Differentiable,
     Part,
     States,
     arguments_part,

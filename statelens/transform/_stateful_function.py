@@ -15,7 +15,7 @@ from .._frames import capture
 from .._resolve import focus_on
 from ..state import State
 from ..thread import functionalize
-from ._jit import TouchedStates
+from ._jit_function import TouchedStates
 from ._mixed import mixed, unmixed
 from ._options import function, names, positions, positions_of, read_lens
 from ._pure import prepared, states_in

@@ -1,0 +1,376 @@
+"""`JitFunction`: a compiled function, with a program for each set of states that it touches.
+
+A first call traces the function, finds the states that it touches, and makes a program that
+takes them. Later calls find the program again; as long as one is all that they need, they go
+through `_dispatch`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, NamedTuple
+
+import jax
+import jax.tree_util as jtu
+
+from .._active import active_frame
+from .._cell import Holder
+from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
+from .._frames import capture
+from .._halves import combine
+from ..state import State, is_alive
+from ._ahead_of_time import AheadOfTime
+from ._discover import Undeclared
+from ._dispatch import dispatch
+from ._methods import BoundMethod, Method, after_self
+from ._mixed import apart, constants, mixed, unmixed
+from ._options import Choice, count, names, positions, positions_of
+from ._packing import boxes
+from ._program import Program, Replay, signature_of, split_result
+from ._pure import prepared, states_in
+from ._reach import reachable
+from ._retrace import TraceGuard
+from ._runtime import can_raise
+
+
+class TouchedStates(NamedTuple):
+    """What a compiled function does with states, as far as it has been traced.
+
+    Attributes:
+        read: The states that it touches; they are inputs of its programs.
+        written: Those that it writes; they are outputs.
+    """
+
+    read: tuple[State, ...]
+    written: tuple[State, ...]
+
+
+_MOST_PROGRAMS = 64
+_MOST_ATTEMPTS = 20
+
+
+class JitFunction:
+    """A function compiled by `jax.jit`, aware of states; `jit` makes it."""
+
+    # What a call comes down to is an object's own. Python finds it sooner in a slot than by a
+    # property, or by a method that passes its arguments on.
+    __call__: Callable[..., Any]
+    __slots__ = ("__call__", "__dict__", "__weakref__")
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        *,
+        name: str = "jit",
+        static_argnums: Any = None,
+        static_argnames: Any = None,
+        donate_argnums: Any = None,
+        donate_states: Any = None,
+        pack_states: Any = None,
+        max_traces: int | None = None,
+        **options: Any,
+    ):
+        if not callable(fun):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked {name} to compile a {type(fun).__name__}",
+                    "that isn't a function",
+                    "the function itself, not what it returns",
+                )
+            )
+        self._name = name
+        self._fun = fun
+        self._given = {
+            "static_argnums": static_argnums,
+            "static_argnames": static_argnames,
+            "donate_argnums": donate_argnums,
+            "donate_states": donate_states,
+            "pack_states": pack_states,
+            "max_traces": max_traces,
+            **options,
+        }
+        self._of_method = {
+            **self._given,
+            "static_argnums": after_self(positions(static_argnums, "static_argnums", name)),
+            "donate_argnums": after_self(positions(donate_argnums, "donate_argnums", name)),
+        }
+        named = names(static_argnames, "static_argnames", name)
+        self._static: frozenset[int | str] = frozenset(
+            positions(static_argnums, "static_argnums", name)
+            | positions_of(fun, named, name)
+            | named
+        )
+        donated = positions(donate_argnums, "donate_argnums", name)
+        donated_names = names(options.pop("donate_argnames", None), "donate_argnames", name)
+        donated |= positions_of(fun, donated_names, name)
+        options["donate_argnames"] = tuple(sorted(donated_names))
+        self._options = options
+        self._donated_args = donated
+        self._donation = Choice(donate_states, "donate_states", name)
+        self._packing = Choice(pack_states, "pack_states", name)
+        self.lends = self._donation.selector is not None
+        self._guard = TraceGuard(count(max_traces, "max_traces", name))
+        self._programs: list[Program] = []
+        self.__call__ = self._call
+        self._bound: dict[int, JitFunction] = {}
+        functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"{self._name}({getattr(self._fun, '__name__', self._fun)!s})"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Binds a method.
+
+        A mutable object is closed over by the compiled function, as its states are; an
+        immutable pytree, such as an Equinox module, is its first argument.
+        """
+        if instance is None:
+            return self
+        if not isinstance(instance, Holder) and not jtu.all_leaves([instance]):
+            return MethodType(self, instance)  # type: ignore[arg-type]
+        key, bound = id(instance), self._bound
+        if key not in bound:
+            method = Method(self._fun, instance, lambda: bound.pop(key, None))
+            bound[key] = JitFunction(method, name=self._name, **self._of_method)
+        return BoundMethod(bound[key], instance)
+
+    @property
+    def states(self) -> TouchedStates:
+        """The states that the function was found to read and to write, so far."""
+        read = dict.fromkeys(cell for program in self._programs for cell in program.touched)
+        written = dict.fromkeys(cell for program in self._programs for cell in program.written)
+        return TouchedStates(tuple(read), tuple(written))
+
+    @user_facing
+    def _call(self, /, *args: Any, **kwargs: Any) -> Any:
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            captured = capture(self._fun, args, kwargs, frozen=states_in(args, kwargs))
+            captured.writes.commit()
+            return captured.out
+        return self._finished(*self._prepared(args, kwargs))
+
+    def _install(self, call: Callable[..., Any]) -> None:
+        self.__call__ = call
+
+    def _start_again(self, args: Any, kwargs: Any, undeclared: Undeclared | None) -> Any:
+        return self._finished((None, *args), kwargs, undeclared)
+
+    def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:
+        program, result = self._settle(
+            args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
+        )
+        is_only = all(other is program or not other.holds() for other in self._serving())
+        # A program that takes values by themselves is for frames, where calls go this way.
+        is_plain = program.is_plain and is_only and not self.lends and not program.is_for_frames
+        self.__call__ = self._call
+        if is_plain:
+            dispatch(program, self._static, self._call, self._start_again, self._install)
+        return program.finish(result)
+
+    @user_facing
+    def trace(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
+        """Traces the function for arguments, without running anything; see `jax.jit`.
+
+        Args:
+            *args: Arguments, or their shapes and dtypes.
+            **kwargs: Keyword arguments likewise.
+
+        Returns:
+            What `jax.jit(f).trace` gives, with ``.jaxpr`` and ``.lower()``.
+        """
+        program, traced = self._look(args, kwargs)
+        return AheadOfTime(traced, program, self._prepared, repr(self))
+
+    @user_facing
+    def lower(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
+        """Lowers the function for arguments, without running anything; see `jax.jit`.
+
+        Args:
+            *args: Arguments, or their shapes and dtypes.
+            **kwargs: Keyword arguments likewise.
+
+        Returns:
+            What `jax.jit(f).lower` gives, with ``.as_text()`` and ``.compile()``.
+        """
+        return self.trace(*args, **kwargs).lower()
+
+    @user_facing
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """Gives the shapes and dtypes of the output, without running anything.
+
+        Args:
+            *args: Arguments, or their shapes and dtypes.
+            **kwargs: Keyword arguments likewise.
+
+        Returns:
+            The output with a `jax.ShapeDtypeStruct` in place of each array.
+        """
+        program, traced = self._look(args, kwargs)
+        return unmixed(split_result(traced.out_info, program.outs)[0])
+
+    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
+        args, kwargs = self._prepared(args, kwargs)
+        return self._settle(
+            args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
+        )
+
+    def clear_cache(self) -> None:
+        """Forgets all traces and compiled programs."""
+        for program in self._programs:
+            program.staged.clear_cache()
+        self._programs.clear()
+        self._guard.clear()
+        self.__call__ = self._call
+
+    def _prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        lent = None
+        if args and self.lends:
+            lent, rest = self._donation.halves(args[0])
+            lent, args = mixed(lent, lambda: "argument 0"), (rest, *args[1:])
+        positional, named = prepared(args, kwargs, self._static, apart)
+        return (lent, *positional), named
+
+    def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
+        """Returns the function to run, and its arguments as the caller gave them."""
+        lent, *positional = map(unmixed, args)
+        if lent is not None:
+            positional[0] = combine(lent, positional[0])
+        return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
+
+    def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
+        """Stages a pure function by `jax.jit`; see `_program.Host`."""
+
+        def staged(*args: Any, **kwargs: Any) -> Any:
+            return pure(*args, **kwargs)
+
+        # What JAX's messages call the program, and what is given to it.
+        staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
+        staged.__signature__ = _signature(taken, self.lends)  # type: ignore[attr-defined]
+        lent = (taken,) if self.lends else ()
+        args = (number + taken + len(lent) for number in self._donated_args)
+        return jax.jit(staged, donate_argnums=(*range(donated), *lent, *args), **self._options)
+
+    def on_trace(self, program: Program, args: Any) -> None:
+        """Counts the traces, and refuses one too many."""
+        self._guard.count(repr(self), *args)
+
+    def _settle(
+        self,
+        args: Any,
+        kwargs: Any,
+        run: Callable[[Program, Any], Any],
+        undeclared: Undeclared | None = None,
+    ) -> tuple[Program, Any]:
+        """Runs a program that takes all states that the function touches.
+
+        Args:
+            args: The arguments, prepared.
+            kwargs: The keyword arguments, prepared.
+            run: What to do with the program, given its trace too, if it has just been traced.
+            undeclared: What came of an attempt that has been made.
+
+        Returns:
+            The program, and what came of running it.
+        """
+        program = self._known(args, kwargs)
+        cells: list[State] | None = None
+        for _ in range(_MOST_ATTEMPTS):
+            if undeclared is not None:
+                if getattr(undeclared.owner, "host", None) is not self:
+                    raise undeclared
+                program, cells, undeclared = None, list(undeclared.cells), None
+                self._guard.take_back()
+            try:
+                traced = None
+                if program is None:
+                    program, traced = self._first(cells, args, kwargs)
+                return program, run(program, traced)
+            except Undeclared as error:
+                undeclared = error
+        raise SelectionError(
+            explain(
+                f"asked {self._name} for the states that {self._fun!r} touches",
+                f"they were others each time that it was traced, {_MOST_ATTEMPTS} times",
+                "make states before the call, not anew in each",
+            )
+        )
+
+    def _known(self, args: Any, kwargs: Any) -> Program | None:
+        """Finds the program that has been made for such arguments, or that may do for them."""
+        holding = [program for program in self._serving() if program.holds()]
+        if len(holding) > 1:
+            signature = signature_of((args, kwargs))
+            for program in holding:
+                if signature in program.signatures:
+                    return program
+        return holding[-1] if holding else None
+
+    def _packs(self) -> bool:
+        """Says whether states may be packed here. In a frame each has a value by itself."""
+        return not self._packing.is_empty and active_frame.get() is None
+
+    def _serving(self) -> list[Program]:
+        """Lists the programs for calls from here, in a frame or outside of all."""
+        if self._packing.is_empty:
+            return self._programs
+        if self._packs():
+            return [program for program in self._programs if not program.is_for_frames]
+        return [program for program in self._programs if not program.blocks]
+
+    def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> tuple[Program, Any]:
+        """Makes a program, by tracing the function with states that are believed to do.
+
+        Gives the trace beside it, if the program is the one that was traced.
+        """
+        if cells is None:
+            roots = [self._fun, *constants(args, kwargs)]
+            found = dict.fromkeys(reachable(roots))
+            for known in self._programs if self._packs() else ():
+                found |= known.touched  # it may have been made for other shapes of the same
+            cells = [cell for cell in found if is_alive(cell)]
+        probe = Program(self, (), cells)
+        traced = _traced(probe, args, kwargs)
+        donated = {cell: None for cell in probe.written if cell in self._donation}
+        packed = [cell for cell in probe.written if cell in self._packing]
+        is_for_frames = len(packed) > 1 and not self._packs()
+        kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
+        packed = packed if self._packs() else []
+        lost, taken = boxes(list(donated), packed), boxes(kept, packed)
+        if not lost and taken == cells:
+            program = probe
+        else:
+            replay = Replay(probe, traced, (args, kwargs))
+            program = Program(self, lost, taken, replay)
+        program.is_for_frames = is_for_frames
+        if probe.can_raise or can_raise(traced.jaxpr):
+            program.expect_errors()
+        self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
+        return program, traced if program is probe else None
+
+    def _reachable(self) -> list[Any]:
+        return [self._fun]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was compiled can't be taken along; it is made anew.
+        return {**vars(self), "_programs": [], "_bound": {}}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes)
+        self.__call__ = self._call
+
+
+def _signature(states: int, lends: bool) -> inspect.Signature:
+    """Returns the signature of a function of so many states, what is lent, and any arguments."""
+    first = [*(f"state_{number}" for number in range(states)), *(["lent"] if lends else [])]
+    args = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
+    kwargs = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+    return inspect.Signature(
+        [*(inspect.Parameter(name, args.POSITIONAL_ONLY) for name in first), args, kwargs]
+    )
+
+
+def _traced(program: Program, args: Any, kwargs: Any) -> Any:
+    return program.staged.trace(*program.inputs(args), **kwargs)

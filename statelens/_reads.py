@@ -129,6 +129,19 @@ class Reads:
                 return False
         return True
 
+    def changes(self) -> list[str]:
+        """Lists the attributes that aren't what they were, for a message."""
+        changed = []
+        for ref, name, value in self._attributes.values():
+            node, before = ref(), value()
+            if node is not None and name is not None:
+                now = node._read_attribute(name)
+                if not _is_same(before, now):
+                    of, was, new = type(node).__name__, _described(before), _described(now)
+                    new = f"another {type(now).__name__}" if new == was else new
+                    changed.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
+        return changed
+
     def contents_hold(self) -> bool:
         """Says whether lists and dictionaries have what they had, and cells such values."""
         # One comparison for all lists; what is in them is equal to nothing but itself.
@@ -202,6 +215,12 @@ def _is_seen_through(value: Any) -> bool:
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive."""
     return weakref.ref(value) if isinstance(value, Holder) else lambda: value
+
+
+def _described(value: Any) -> str:
+    if value is MISSING:
+        return "not set"
+    return repr(value) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
 
 
 def _kind(value: Any) -> Hashable:

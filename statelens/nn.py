@@ -144,11 +144,15 @@ class Module(Node):
         held = attributes.get(_HELD)
         # Before all else, so that a class attribute of the name doesn't hide the array.
         cell = None if held is None else held.get(name)
-        if cell is None and name not in attributes:
-            return _getattribute(self, name)
         frame = active_frame.get()
         if frame is not None and frame.reads is not None:
-            frame.reads.note(self, name, cell or attributes[name])
+            if cell is not None or name in attributes:
+                frame.reads.note(self, name, cell or attributes[name])
+            elif name == "__dict__":
+                self._look_at_all()
+            elif not hasattr(Module, name):
+                # What is found in the class, or nowhere, may be set here before the next call.
+                frame.reads.note(self, name, MISSING)
         return _getattribute(self, name) if cell is None else cell.value
 
     def _refuse_inside_frames(self, name: str) -> None:
@@ -207,7 +211,7 @@ class Module(Node):
     def _cell_of(self, name: Any) -> Cell | None:
         return _vars(self).get(_HELD, {}).get(name)
 
-    def _attributes(self) -> dict[str, Any]:
+    def _look_at_all(self) -> dict[str, Any]:
         names = self._read_attribute(None)
         found = {name: self._read_attribute(name) for name in names}
         frame = active_frame.get()
@@ -215,6 +219,10 @@ class Module(Node):
             frame.reads.note(self, None, names)
             for name, value in found.items():
                 frame.reads.note(self, name, value)
+        return found
+
+    def _attributes(self) -> dict[str, Any]:
+        found = self._look_at_all()
         for name, cell in _vars(self).get(_HELD, {}).items():
             found[name] = open_hidden(cell)
         return found

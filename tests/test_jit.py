@@ -414,6 +414,61 @@ def test_another_attribute_of_a_module_means_another_program_and_going_back_cost
     assert len(runs) == 2
 
 
+class Defaults(sl.nn.Module):
+    """Reads what its class says as long as an instance says nothing else."""
+
+    training = True
+    bias = None
+
+    def __init__(self):
+        super().__init__()
+        self.w = sl.ParamState(jnp.array(2.0))
+
+    def scale(self):
+        return 1
+
+    def __call__(self, x):
+        y = self.w.value * x * self.scale()
+        y = y * 10 if self.training else y
+        y = y if self.bias is None else y + self.bias.value
+        y = y + getattr(self, "shift", 0)
+        y = y + self.offset.value if hasattr(self, "offset") else y
+        return y + sum(value for name, value in vars(self).items() if name.startswith("more"))
+
+
+@pytest.mark.parametrize("options", [{}, {"donate_states": True}, {"pack_states": True}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "training", False),
+        lambda model: setattr(model, "bias", sl.ParamState(jnp.array(5.0))),
+        lambda model: setattr(model, "shift", 7),
+        lambda model: setattr(model, "offset", sl.State(jnp.array(9.0))),
+        lambda model: setattr(model, "more", 11),
+        lambda model: setattr(model, "scale", lambda: 3),
+    ],
+    ids=["flag", "state in place of None", "getattr", "hasattr", "vars", "method"],
+)
+def test_an_attribute_that_was_not_there_means_another_program(change, options):
+    model = Defaults()
+    run, runs = counted(lambda x: model(x))
+    f = sl.jit(run, **options)
+    for _ in range(20):
+        assert f(1.0) == 20
+    change(model)
+    after = model(1.0)
+    assert after != 20
+    assert (f(1.0), f(1.0)) == (after, after)
+    assert len(runs) == 2
+
+
+def test_an_attribute_that_was_not_there_is_seen_by_a_loop_that_is_kept():
+    model, xs = Defaults(), jnp.arange(3.0)
+    before = sl.transform.for_loop(model, xs)
+    model.training = False
+    close(sl.transform.for_loop(model, xs), before / 10)
+
+
 def test_replacing_a_state_object_is_seen():
     model = Dropout()
     f = sl.jit(lambda x: model(x))
@@ -870,6 +925,66 @@ def test_a_trace_too_many_is_refused_with_what_has_changed():
     close(state.value, jnp.ones(3, jnp.int32))
     f.clear_cache()
     f(1.0, {"k": 2.0})
+
+
+def test_a_trace_too_many_names_states_by_path_and_attributes_of_modules():
+    model = Net()
+    f = sl.jit(lambda x: model(x), max_traces=1)
+    f(X)
+    path = next(iter(model.states(sl.ParamState)))
+    state = model.states()[path]
+    kind = f"float32[{','.join(map(str, state.value.shape))}]"
+    before, state.value = state.value, state.value.astype(jnp.bfloat16)
+    with pytest.raises(sl.RetraceError) as caught:
+        f(X)
+    named = (
+        f"state '{sl.path.format(path)}' was {kind}, and is {kind.replace('float32', 'bfloat16')}"
+    )
+    assert f"needed: {named}\n" in str(caught.value)
+    state.value = before
+    f(X)
+
+    model = Dropout()
+    g = sl.jit(lambda x: model(x), max_traces=1)
+    g(1.0)
+    model.training = False
+    match = "'training' of a Dropout was True, and is False\n"
+    with pytest.raises(sl.RetraceError, match=match):
+        g(1.0)
+    model.training, model.w = True, sl.ParamState(jnp.array(2.0))
+    with pytest.raises(sl.RetraceError, match="'w' of a Dropout was a ParamState, and is another"):
+        g(1.0)
+
+
+class _Positive(sl.nn.Module):
+    def __call__(self, x):
+        return x if x > 0 else -x
+
+    @sl.jit
+    def method(self, x):
+        return x if x > 0 else -x
+
+
+def _positive(sign, x):
+    return x if x > 0 else sign * x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: sl.jit(lambda x: x if x > 0 else -x),
+        lambda: sl.jit(_Positive()),
+        lambda: _Positive().method,
+        lambda: sl.jit(functools.partial(_positive, -1)),
+    ],
+    ids=["function", "object", "method", "partial"],
+)
+def test_messages_of_jax_say_where_the_function_is(function):
+    with pytest.raises(
+        jax.errors.TracerBoolConversionError, match=r"tracing the function .*:\d+"
+    ) as e:
+        function()(1.0)
+    assert f" at {__file__}:" in str(e.value)
 
 
 # One inside another.

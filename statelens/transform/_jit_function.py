@@ -29,7 +29,7 @@ from ._options import Choice, count, names, positions, positions_of
 from ._packing import boxes
 from ._program import Program, Replay, signature_of, split_result
 from ._pure import prepared, states_in
-from ._reach import reachable
+from ._reach import innermost, labels_of, reachable
 from ._retrace import TraceGuard
 from ._runtime import can_raise
 
@@ -246,7 +246,8 @@ class JitFunction:
         def staged(*args: Any, **kwargs: Any) -> Any:
             return pure(*args, **kwargs)
 
-        # What JAX's messages call the program, and what is given to it.
+        # What JAX's messages call the program, where they say it is, and what is given to it.
+        staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
         staged.__signature__ = _signature(taken, self.lends)  # type: ignore[attr-defined]
         lent = (taken,) if self.lends else ()
@@ -255,7 +256,9 @@ class JitFunction:
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""
-        self._guard.count(repr(self), *args)
+        reads = [known.reads for known in self._programs if known is not program]
+        labels = functools.partial(labels_of, self._fun)
+        self._guard.count(repr(self), *args, labels=labels, reads=reads)
 
     def _settle(
         self,

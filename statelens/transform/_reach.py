@@ -18,6 +18,8 @@ import numpy as np
 
 from .._bound import BoundLens, View
 from .._cell import Holder
+from .._units import cells
+from ..path import format
 from ..state import State
 
 # What has nothing below it.
@@ -154,8 +156,14 @@ def is_foreign(module: str | None) -> bool:
 
 def code_of(function: Callable[..., Any]) -> CodeType | None:
     """Returns the code that a function runs, if it is written in Python."""
+    return getattr(innermost(function), "__code__", None)
+
+
+def innermost(function: Callable[..., Any]) -> Any:
+    """Returns the function inside of a bound method, a partial one, or an object's call."""
     *_, inner = unwrapped(function)
-    return getattr(inner, "__code__", None) or getattr(call_of(inner), "__code__", None)
+    is_function = hasattr(inner, "__code__")
+    return inner if is_function else getattr(inner, "__wrapped__", None) or call_of(inner)
 
 
 def owners_of(function: Callable[..., Any]) -> list[Any]:
@@ -171,6 +179,18 @@ def owners_of(function: Callable[..., Any]) -> list[Any]:
         else:
             found.append(layer)
     return [each for each in found if isinstance(each, (State, Holder))]
+
+
+def labels_of(function: Callable[..., Any]) -> dict[State, str]:
+    """Gives what to call the states of modules that a function is bound to, or names itself."""
+    found: dict[State, str] = {}
+    for layer in unwrapped(function):
+        step = _step_from(type(layer))
+        for owner in [layer, *(step(layer) if step else ())]:
+            for cell, path in cells(owner).items() if isinstance(owner, Holder) else ():
+                if isinstance(cell, State):
+                    found.setdefault(cell, format(path))
+    return found
 
 
 def unwrapped(function: Any) -> Iterator[Any]:

@@ -1,14 +1,20 @@
 """A guard against tracing anew: it says which argument or state has changed."""
 
-from typing import Any
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import jax.tree_util as jtu
 
 from .._errors import RetraceError, explain
+from .._reads import Reads
 from ..path import format, from_jax
 from ..state import State
 from ._mixed import unmixed
+
+_Trace: TypeAlias = dict[Hashable, tuple[str, str]]
+"""What a trace depends on, by state (weakly) or argument: what to call it, and its kind."""
 
 
 class TraceGuard:
@@ -20,9 +26,18 @@ class TraceGuard:
 
     def __init__(self, most: int | None):
         self._most = most
-        self._traces: list[dict[str, str]] = []
+        self._traces: list[_Trace] = []
 
-    def count(self, what: str, values: dict[State, Any], args: Any, kwargs: Any) -> None:
+    def count(
+        self,
+        what: str,
+        values: dict[State, Any],
+        args: Any,
+        kwargs: Any,
+        *,
+        labels: Callable[[], Mapping[State, str]],
+        reads: Iterable[Reads],
+    ) -> None:
         """Counts one.
 
         Args:
@@ -30,15 +45,20 @@ class TraceGuard:
             values: The values of the states that it takes.
             args: Its arguments.
             kwargs: Its keyword arguments.
+            labels: Gives what to call states, as far as that is known.
+            reads: What earlier traces have read of modules.
 
         Raises:
             RetraceError: It is one too many.
         """
         if self._most is None:
             return
-        described = _described(values, args, kwargs)
+        described = _described(values, args, kwargs, labels())
         if len(self._traces) == self._most:
-            raise RetraceError(_explained(what, self._most, self._traces[-1], described))
+            changes = [change for each in reads for change in each.changes()]
+            raise RetraceError(
+                _explained(what, self._most, self._traces[-1], described, dict.fromkeys(changes))
+            )
         self._traces.append(described)
 
     def take_back(self) -> None:
@@ -50,16 +70,20 @@ class TraceGuard:
         self._traces.clear()
 
 
-def _described(values: dict[State, Any], args: Any, kwargs: Any) -> dict[str, str]:
+def _described(
+    values: dict[State, Any], args: Any, kwargs: Any, labels: Mapping[State, str]
+) -> _Trace:
     """Says of each state and argument what a trace depends on."""
-    found = {}
-    for number, (cell, value) in enumerate(values.items()):
-        label = f"state {cell.name!r}" if cell.name else f"{type(cell).__name__} number {number}"
-        found[label] = _kinds(value)
-    for label, arg in [*enumerate(args[1:]), *kwargs.items()]:
+    found: _Trace = {}
+    for cell, value in values.items():
+        name = labels.get(cell, cell.name)
+        label = f"state {name!r}" if name else f"a {type(cell).__name__}"
+        found[weakref.ref(cell)] = label, _kinds(value)
+    for key, arg in [*enumerate(args[1:]), *kwargs.items()]:
         for keys, leaf in jtu.tree_flatten_with_path(unmixed(arg))[0]:
             path = format(from_jax(keys)[0])
-            found[f"argument {label!r}" + (f" at '{path}'" if path else "")] = _kinds(leaf)
+            label = f"argument {key!r}" + (f" at '{path}'" if path else "")
+            found[label] = label, _kinds(leaf)
     return found
 
 
@@ -74,15 +98,18 @@ def _kind(leaf: Any) -> str:
         return repr(leaf)
 
 
-def _explained(what: str, most: int, before: dict[str, str], now: dict[str, str]) -> str:
-    changed = [
-        f"{label} was {before.get(label, 'not there')}, and is {now.get(label, 'not there')}"
-        for label in dict.fromkeys((*before, *now))
-        if before.get(label) != now.get(label)
-    ]
+def _explained(what: str, most: int, before: _Trace, now: _Trace, changes: Iterable[str]) -> str:
+    nothing = None, "not there"
+    changed = list(changes)
+    for key in dict.fromkeys((*before, *now)):
+        (old_label, old), (label, new) = before.get(key, nothing), now.get(key, nothing)
+        # A trace may have been given states that turned out not to matter.
+        is_of_both = key in before and key in now
+        if old != new and (is_of_both or isinstance(key, str)):
+            changed.append(f"{label or old_label} was {old}, and is {new}")
     return explain(
         f"asked for at most {most} traces of {what}",
-        f"another one is needed: {'; '.join(changed) or 'nothing that it takes has changed'}",
-        "arguments and states of the same shapes, dtypes and structure in each call",
+        f"another one is needed: {'; '.join(changed) or 'it touches other states'}",
+        "arguments, states and attributes of modules that are alike in each call",
         "a larger max_traces",
     )

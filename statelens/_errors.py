@@ -16,7 +16,9 @@ import jax
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# What JAX itself hides where an error leaves one of its functions; of a pullback it doesn't.
+HIDDEN = tuple(os.path.dirname(os.path.abspath(f)) + os.sep for f in (__file__, jax.__file__))
+"""The folders of this package and of JAX, whose frames aren't the user's."""
 
 
 class StateLensError(Exception):
@@ -109,7 +111,7 @@ def explain(asked: str, found: str, *remedies: str) -> str:
 
 
 def hide_own_frames(error: BaseException) -> None:
-    """Drops this package's frames from the error's traceback.
+    """Drops this package's frames, and JAX's, from the error's traceback.
 
     A bare ``raise`` after this call adds no frame of its own, so that the user's frame is
     the last one. ``JAX_TRACEBACK_FILTERING=off`` keeps everything.
@@ -124,7 +126,7 @@ def hide_own_frames(error: BaseException) -> None:
 def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
     frames = []
     while traceback is not None:
-        if not traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        if not traceback.tb_frame.f_code.co_filename.startswith(HIDDEN):
             frames.append(traceback)
         traceback = traceback.tb_next
     kept = None
@@ -140,7 +142,7 @@ def user_facing(function: Callable[P, R]) -> Callable[P, R]:
         function: A public function.
 
     Returns:
-        The function, with this package's frames removed from any traceback.
+        The function, with this package's frames and JAX's removed from any traceback.
     """
 
     @functools.wraps(function)

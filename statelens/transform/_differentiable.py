@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 
 from .._errors import DifferentiationError, explain
 from .._units import is_array
+from ..path import format, from_jax
 
 
 @functools.cache
@@ -68,34 +70,36 @@ class Differentiable:
         Raises:
             DifferentiationError: A leaf is an integer, a boolean, complex, or no number.
         """
-        for leaf in [value] if is_array(value) else jax.tree.leaves(value):
-            dtype = getattr(leaf, "dtype", None)
-            if dtype is None and isinstance(leaf, (bool, int, float)):
+        for number, leaf in enumerate([value] if is_array(value) else jax.tree.leaves(value)):
+            dtype = None if isinstance(leaf, jax.Ref) else getattr(leaf, "dtype", None)
+            if dtype is None and isinstance(leaf, (bool, int, float, complex)):
                 dtype = jnp.result_type(leaf)
             field = None if dtype is None else field_of(dtype)
-            if field is None:
-                if not self.integers:
-                    self._refuse(label(), dtype or type(leaf).__name__, asked_by)
+            if field != "complex" and not self.reals:
+                remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
+            elif field is None and not (self.integers and dtype is not None):
+                remedies = [_WITHOUT_IT, _INTEGER] if dtype is not None else [_WITHOUT_IT]
             elif field == "complex" and not self.complexes:
-                self._refuse(label(), dtype, asked_by, _HOLOMORPHIC)
-            elif field == "real" and not self.reals:
-                self._refuse(label(), dtype, asked_by, _NOT_HOLOMORPHIC)
-
-    @staticmethod
-    def _refuse(label: str, dtype: Any, asked_by: str, remedy: str | None = None) -> None:
-        remedies = [remedy] if remedy else []
-        remedies.append("leave it out, as in lens & statelens.inexact")
-        if not remedy:
-            remedies.append("allow_int=True, if a derivative of dtype float0 is meant")
-        raise DifferentiationError(
-            explain(
-                f"asked {asked_by} for the derivative by '{label}'",
-                f"it is of dtype {dtype}, which has none"
-                + (" as of a holomorphic function" if remedy is _NOT_HOLOMORPHIC else ""),
-                *remedies,
+                remedies = [_HOLOMORPHIC, _WITHOUT_IT]
+            else:
+                continue
+            what = f"of dtype {dtype}" if dtype is not None else f"a {type(leaf).__name__}"
+            raise DifferentiationError(
+                explain(
+                    f"asked {asked_by} for the derivative by '{label()}'{_place(value, number)}",
+                    f"it is {what}, which has none",
+                    *remedies,
+                )
             )
-        )
 
 
+_WITHOUT_IT = "grad_states=statelens.inexact, or lens & statelens.inexact, which leave it out"
+_INTEGER = "allow_int=True, if a derivative of dtype float0 is meant"
 _HOLOMORPHIC = "holomorphic=True, if the function is holomorphic"
-_NOT_HOLOMORPHIC = "no holomorphic=True, if it is one of real numbers"
+_NOT_HOLOMORPHIC = "no holomorphic=True, which is for functions of complex numbers"
+
+
+def _place(tree: Any, number: int) -> str:
+    """Says where a leaf lies in a tree, for a message."""
+    keys, _ = jtu.tree_flatten_with_path(tree)[0][number]
+    return f" at '{format(from_jax(keys)[0])}'" if keys else ""

@@ -25,8 +25,8 @@ def scalar_grad(
 ) -> Callable[..., Any]:
     """Is `jax.grad` of a function of checked values, which gives ``(value, aux)``.
 
-    It is put together of `jax.vjp` and the cotangent of a scalar, as JAX's own is, whose checks
-    would be made a second time.
+    It is put together of `jax.vjp` and the cotangent of a scalar, as JAX's own is. What that
+    checks besides has been checked already, with paths, or is checked here.
     """
 
     def gradient_and_aux(values: Any) -> tuple[Any, Any]:
@@ -39,13 +39,14 @@ def scalar_grad(
 
 def _one(value: Any) -> Any:
     """Returns the cotangent of a scalar by itself."""
+    # By the type of the value: by the value itself, the cotangent would be bound to its devices.
     sharding = jax.typeof(value).sharding
     spec = sharding.spec
-    if not spec.unreduced and not spec.reduced:
-        return jax.lax.full_like(value, 1, shape=())
-    # What is still to be summed over devices has a cotangent that each of them has already.
-    spec = jax.P(unreduced=spec.reduced, reduced=spec.unreduced)
-    return jax.lax.full_like(value, 1, shape=(), sharding=sharding.update(spec=spec))
+    if spec.unreduced or spec.reduced:
+        # What is still to be summed over devices has a cotangent that each of them has already.
+        spec = jax.P(unreduced=spec.reduced, reduced=spec.unreduced)
+        sharding = sharding.update(spec=spec)
+    return jax.lax.full_like(value, 1, shape=(), sharding=sharding)
 
 
 scalar_grad.__name__ = "grad"

@@ -17,13 +17,13 @@ import numpy as np
 from jax.extend.core import Literal
 
 from .._active import active_frame
-from .._errors import _PACKAGE, NonFiniteError, explain
+from .._errors import HIDDEN, NonFiniteError, explain
 from .._trace import has_tracers
 from ._runtime import remembering
 
 _LIBRARIES = (
-    _PACKAGE,
-    *(os.path.dirname(os.path.abspath(str(lib.__file__))) + os.sep for lib in (jax, eqx)),
+    *HIDDEN,
+    os.path.dirname(os.path.abspath(eqx.__file__)) + os.sep,
     # Not imported for it: that would take long, and a program without optimisers needs none.
     os.sep + "optax" + os.sep,
 )

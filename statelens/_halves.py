@@ -190,19 +190,22 @@ def _path_at(tree: Any, position: int) -> Path:
 
 
 def _refuse_structure(first: Any, second: Any, prefix: Path) -> NoReturn:
-    ours, theirs = (
-        {path: type(leaf) for (path, _), leaf in zip(*flatten_with_path(half)[:2], strict=True)}
-        for half in (first, second)
-    )
-    differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
-    found = (
-        f"they differ at '{format(prefix + differing[0])}', which only one of them has"
-        if differing
-        else f"they differ in their nodes: {type(first).__name__}, {type(second).__name__}"
-    )
+    found = difference(first, second, prefix)
     raise StructureError(
         explain("asked to combine halves of a tree", found, "halves of one and the same tree")
     )
+
+
+def difference(first: Any, second: Any, prefix: Path = ()) -> str:
+    """Says where two trees of different structures differ, for a message."""
+    ours, theirs = (
+        [path for (path, _), _ in zip(*flatten_with_path(tree)[:2], strict=True)]
+        for tree in (first, second)
+    )
+    differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
+    if differing:
+        return f"they differ at '{format(prefix + differing[0])}', which only one of them has"
+    return f"they differ in their nodes: {type(first).__name__}, {type(second).__name__}"
 
 
 def replace(

@@ -113,7 +113,7 @@ class Outline:
         nodes: list[Any] = [tree]
         found: list[Any] = []
         for groups, leaves in self._levels:
-            if not groups:
+            if not groups:  # all nodes of the last level are leaves
                 return found + nodes if found else nodes
             found += leaves.read(nodes)
             inside: list[Any] = []

@@ -7,8 +7,8 @@ from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import And, ByPath, Optional, Or, Sliced, Within
 from ._selection import Selection, select
-from ._units import TreeDef, flatten, flatten_typed, is_array, leaves_with_path
-from .path import closest, format
+from ._units import TreeDef, a_leaf, flatten, flatten_typed, is_array, leaves_with_path
+from .path import Path, closest, format
 
 
 class Focused(NamedTuple):
@@ -74,11 +74,15 @@ def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
         kind = type(written[text]).__name__
         found = f"'{text}' is of type {kind}, and only arrays and states are selected"
         remedies.append("make it an array with jnp.asarray")
+    elif len(leaves) == 1 and not leaves[0][0]:
+        found = f"the tree is {a_leaf(leaves[0][1])}, which has no paths inside"
+        remedies.append("the model as the tree, or as the first argument")
+        remedies.append("model.states(...), for states that are no argument")
     elif below:
         found = f"'{text}' is a node with {len(below)} leaves below it"
         remedies.append(f"'{text}.**' for all of them")
     else:
-        near = closest(text.replace("**.", ""), units)
+        near = _near(text, units)
         listed = near or [format(path) for path in units[:5]]
         rest = f" and {len(units) - 5} more" if not near and len(units) > 5 else ""
         found = f"{'the closest paths are' if near else 'the paths are'} {_listed(listed)}{rest}"
@@ -86,6 +90,15 @@ def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
             remedies.append(f"'{near[0]}'")
     remedies.append("lens(..., optional=True), if it may match nothing")
     return explain(f"asked {required_by} for '{text}', which matches nothing", found, *remedies)
+
+
+def _near(text: str, units: list[Path]) -> list[str]:
+    """Lists patterns like a written one that match something."""
+    for wildcard in (".**", ".*"):
+        if text.endswith(wildcard):
+            nodes = dict.fromkeys(path[:end] for path in units for end in range(1, len(path)))
+            return [near + wildcard for near in closest(text.removesuffix(wildcard), nodes)]
+    return closest(text.replace("**.", ""), units)
 
 
 def _empty(selector: Selector, tree: Any, required_by: str) -> str:

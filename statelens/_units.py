@@ -185,6 +185,11 @@ def is_array(leaf: Any) -> bool:
     return found
 
 
+def a_leaf(leaf: Any) -> str:
+    """Says what something is, for a message."""
+    return "an array" if is_array(leaf) else f"a {type(leaf).__name__}"
+
+
 _aval = operator.attrgetter("aval")
 _shape = operator.attrgetter("shape")
 _dtype = operator.attrgetter("dtype")

@@ -37,6 +37,14 @@ def added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
     value = unit.value if isinstance(unit, Cell) else unit
     step = step.value if isinstance(step, Cell) else step
     if is_array(value) and is_array(step):
+        if value.shape != step.shape:
+            raise StructureError(
+                explain(
+                    f"asked to apply updates to '{format(entry.path)}'",
+                    f"it has shape {value.shape}, and its update {step.shape}",
+                    "an update of the same shape",
+                )
+            )
         return jnp.add(value, step)
     if jax.tree.structure(value) != jax.tree.structure(step):
         there = "no update" if step is None else "an update of another structure"

@@ -16,19 +16,26 @@ lenses, hashed, compared, and, when it is built of patterns, written as text and
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from ._bound import BoundLens
 from ._cell import Cell, looking
-from ._errors import PathError, SelectionError, StructureError, explain, user_facing
-from ._halves import numel, read, read_all, replace, split, values_of
+from ._errors import (
+    ArgumentTypeError,
+    PathError,
+    SelectionError,
+    StructureError,
+    explain,
+    user_facing,
+)
+from ._halves import difference, numel, read, read_all, replace, split, values_of
 from ._picks import Selector
 from ._resolve import Focused, focus_on
 from ._select import And, Not, Or, Sliced, Within
 from ._spec import LensSpec, selector_of
-from ._units import Index, flatten, flatten_as, is_array
+from ._units import Index, a_leaf, flatten_as, is_array
 from ._values import added, cast_floats, held_still, masked
 from .path import Path, as_path, closest, format
 
@@ -87,6 +94,17 @@ class Lens:
     @user_facing
     def __getitem__(self, index: Any) -> "Lens":
         return Lens(Sliced(self.selector, Index.of(index)))
+
+    @user_facing
+    def __bool__(self) -> NoReturn:
+        raise ArgumentTypeError(
+            explain(
+                f"asked whether {self!r} is true, as by 'and', 'or', 'not', 'in' or a < b < c",
+                "a lens is neither true nor false",
+                "& for 'and', | for 'or', ~ for 'not', with parentheses around comparisons",
+                "lens.paths(tree), which is empty if nothing in the tree is selected",
+            )
+        )
 
     def __str__(self) -> str:
         return self.selector.written()
@@ -176,6 +194,7 @@ class Lens:
             A tree of the same structure; what isn't selected is the same object.
 
         Raises:
+            ArgumentTypeError: `values` isn't a mapping.
             PathError: The paths aren't those that are selected, or nothing is.
             StructureError: A value differs in structure, shape or dtype.
 
@@ -184,6 +203,15 @@ class Lens:
             >>> sl.lens("b").set({"b": jnp.zeros(1), "w": jnp.ones(1)}, {"b": jnp.ones(1)})
             {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
+        if not hasattr(values, "items"):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked to set what {self!r} selects",
+                    f"there is {a_leaf(values)} for them, without paths",
+                    "a dictionary with a value for each path, as lens.get(tree) gives it",
+                    "lens.update(tree, lambda value: ...), for one rule for all of them",
+                )
+            )
         focused = focus_on(self.selector, tree, required_by="set")
         by_path = values if isinstance(values, dict) else dict(values.items())
         if tuple(by_path) != focused.entries.paths:
@@ -274,11 +302,10 @@ class Lens:
         focused = focus_on(self.selector, tree, required_by="apply_updates")
         steps = flatten_as(focused.treedef, updates)
         if steps is None:
-            structure = flatten(updates)[1]
             raise StructureError(
                 explain(
                     f"asked to apply updates to {self!r}",
-                    f"they have the structure {structure}, and the tree has {focused.treedef}",
+                    f"of tree and updates, {difference(tree, updates)}",
                     "the updates of an optimiser whose init was given this lens' focus",
                 )
             )

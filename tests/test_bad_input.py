@@ -5,6 +5,7 @@ builtin that fits, its text names what is wrong, and says what is there and what
 and all states are as they were, down to the objects in them.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -62,6 +63,7 @@ class World(sl.nn.Module):
 
 
 X, XS = jnp.ones(2), jnp.ones((3, 2))
+KEY = jax.random.key(0)
 MESH = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 P = PartitionSpec
 
@@ -206,6 +208,42 @@ row(
     lambda w: sl.grad(w.loss)(3),
     sl.DifferentiationError,
     r"asked grad for the derivative by .*argument 0.*int",
+)
+row(
+    "grad: a whole module of Equinox",
+    lambda w: sl.grad(lambda model: w.loss(model(X)))(eqx.nn.MLP(2, 2, 2, 1, key=KEY)),
+    sl.DifferentiationError,
+    r"derivative by 'argument 0' at 'activation'\nit is a \w+, which has none.*statelens.inexact",
+)
+row(
+    "grad: an integer in an argument",
+    lambda w: sl.grad(lambda tree: w.loss(tree["x"]))({"x": X, "deep": [jnp.arange(2)]}),
+    sl.DifferentiationError,
+    r"derivative by 'argument 0' at 'deep\[0\]'\nit is of dtype int32.*allow_int",
+)
+row(
+    "grad: an integer that is allowed, and holomorphic",
+    lambda w: sl.grad(lambda n: w.loss(n) * 1j, allow_int=True, holomorphic=True)(2),
+    sl.DifferentiationError,
+    r"derivative by 'argument 0'\nit is of dtype int32.*no holomorphic=True",
+)
+row(
+    "grad: a reference",
+    lambda w: sl.grad(lambda ref: w.loss(ref[...]))(jax.new_ref(X)),
+    sl.DifferentiationError,
+    r"derivative by 'argument 0'\nit is a Ref",
+)
+row(
+    "grad: a pattern, and an array",
+    lambda w: sl.grad(w.loss, "w")(X),
+    sl.PathError,
+    r"asked grad for 'w'.*the tree is an array, which has no paths.*model.states",
+)
+row(
+    "grad: a pattern with a wildcard",
+    lambda w: sl.grad(w.out(0.0), "layer[0].**")({"layers": [X], "other": X}),
+    sl.PathError,
+    r"asked grad for 'layer\[0\]\.\*\*'.*'layers\.\*\*'",
 )
 row(
     "grad: a complex state",

@@ -715,6 +715,36 @@ def test_set_refuses_a_key_that_is_no_path():
         sl.lens("head.x").set(model(), {0: jnp.zeros((2, 3))})
 
 
+@pytest.mark.parametrize("values", [jnp.ones(2), [jnp.ones(2)]], ids=["array", "list"])
+def test_set_refuses_values_without_paths(values):
+    match = r"there is an? \w+ for them(.|\n)*dictionary with a value for each path(.|\n)*update"
+    with pytest.raises(sl.StateLensError, match=match) as caught:
+        sl.lens("a").set({"a": jnp.ones(2)}, values)
+    assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: 1 < sl.ndim < 3,
+        lambda: sl.lens("a") or sl.lens("b"),
+        lambda: sl.ndim == 2 and sl.name == "b",
+        lambda: sl.name in ("a", "b"),
+        lambda: not sl.inexact,
+    ],
+    ids=["chain", "or", "and", "in", "not"],
+)
+def test_a_lens_is_neither_true_nor_false(use):
+    with pytest.raises(TypeError, match=r"neither true nor false\n(.|\n)*& for 'and'") as caught:
+        use()
+    assert isinstance(caught.value, sl.StateLensError)
+
+
+def test_apply_updates_refuses_an_update_of_another_shape():
+    with pytest.raises(sl.StructureError, match=r"'a'\nit has shape \(2,\), and its update \(1,\)"):
+        sl.lens("a").apply_updates({"a": jnp.ones(2)}, {"a": jnp.ones(1)})
+
+
 def test_set_refuses_a_missing_value():
     with pytest.raises(sl.PathError, match=r"there is no value for 'head.y'"):
         sl.lens("head.*").set(model(), {"head.x": jnp.zeros((2, 3))})
@@ -894,7 +924,9 @@ def test_apply_updates_refuses_a_missing_update(lens):
 
 def test_apply_updates_refuses_an_update_of_another_structure():
     tree = stateful()
-    with pytest.raises(sl.StructureError, match=r"they have the structure .*, and the tree has"):
+    with pytest.raises(
+        sl.StructureError, match=r"they differ at 'count', which only one of them has"
+    ):
         sl.lens("plain").apply_updates(tree, {"plain": jnp.ones(2)})
     updates = dict.fromkeys(tree) | {"layer": sl.ParamState({"bias": jnp.ones(3)})}
     with pytest.raises(sl.StructureError, match=r"'layer'"):

@@ -29,7 +29,7 @@ def python_blocks() -> list[tuple[str, str]]:
 
 def test_readme_code_prints_what_it_shows():
     blocks = python_blocks()
-    assert [bool(shown) for _, shown in blocks] == [True, True, False]
+    assert [bool(shown) for _, shown in blocks] == [True, True, True, False]
     names = {"__name__": "readme"}
     for code, shown in blocks:
         printed = io.StringIO()

@@ -117,28 +117,25 @@ def dispatch(
                 if not pool.is_open:
                     install(call)
                 return call(*_given(a, b, c, *more), **kwargs)
-            args: Any = ()
+            if (
+                c is _NOTHING
+                and (type(a) is usual or type(a) in concrete_types)
+                and (b is _NOTHING or type(b) is usual or type(b) in concrete_types)
+                and is_simple
+                and not kwargs
+            ):
+                # One by one: to take and to pass `*args, **kwargs` takes 0.5 of the 0.9 µs
+                # that all of this took besides running the program.
+                are_concrete, args = True, (a,) if b is _NOTHING else (a, b)
+            else:
+                are_concrete = False
+                args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
             try:
-                if (
-                    c is _NOTHING
-                    and (type(a) is usual or type(a) in concrete_types)
-                    and (b is _NOTHING or type(b) is usual or type(b) in concrete_types)
-                    and is_simple
-                    and not kwargs
-                ):
-                    # One by one: to take and to pass `*args, **kwargs` takes 0.5 of the 0.9 µs
-                    # that all of this took besides running the program.
-                    are_concrete = True
-                    given = (a,) if b is _NOTHING else (a, b)
-                    result = staged(*(taken + given))
-                else:
-                    are_concrete = False
-                    args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
-                    result = staged(*(taken + args), **kwargs)
+                result = staged(*(taken + args), **kwargs) if kwargs else staged(*(taken + args))
             except Undeclared as undeclared:
-                return start_again(args or _given(a, b, c), kwargs, undeclared)
+                return start_again(args, kwargs, undeclared)
             except PROGRAM_ERRORS as error:
-                program.reraise(error, args or _given(a, b, c), kwargs)
+                program.reraise(error, args, kwargs)
             if type(result) is not tuple:  # an array alone: no write to commit, whatever was traced
                 return result
             if pool.good_at != epoch.now:

@@ -5,7 +5,9 @@ is pure in it, and derivatives come back in the form that was asked for. The der
 is taken by JAX.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import jax
@@ -113,17 +115,25 @@ class Plan:
     def _each(self, values: Any) -> tuple[Any, ...]:
         return (values,) if len(self.parts) == 1 else tuple(values)
 
-    def pure(self, values: Any) -> tuple[Any, tuple[Any, Any, Writes | None]]:
-        """Runs the function against other values.
+    @property
+    def pure(self) -> Callable[[Any], tuple[Any, tuple[Any, Any, Writes | None]]]:
+        """The function of other values, of the structure of `values`.
 
-        Args:
-            values: Of the structure of `values`.
-
-        Returns:
-            The function's value; and beside it, not to be differentiated, for `finish`: the
-            value once more, if that is kept, the function's auxiliary output, and what it
-            wrote, if anything.
+        It gives the function's value; and beside it, not to be differentiated, for `finish`: the
+        value once more, if that is kept, the function's auxiliary output, and what it wrote, if
+        anything.
         """
+
+        def pure(values: Any) -> tuple[Any, tuple[Any, Any, Writes | None]]:
+            return self._run(values)
+
+        # JAX asks for the signature in each call, and of a method that takes 16 µs, not 2.
+        pure.__signature__ = _OF_VALUES  # type: ignore[attr-defined]
+        if isinstance(self._fun, FunctionType):
+            pure.__wrapped__ = self._fun  # type: ignore[attr-defined]  # where it is, for messages
+        return pure
+
+    def _run(self, values: Any) -> tuple[Any, tuple[Any, Any, Writes | None]]:
         call = Call(list(self._args))
         for part, own in zip(self.parts, self._each(values), strict=True):
             part.apply(own, call)
@@ -228,6 +238,9 @@ class Plan:
                 f"{option} of the very form in which the gradient comes",
             )
         )
+
+
+_OF_VALUES = inspect.signature(lambda values: None)
 
 
 def _described(vector: Any) -> str:

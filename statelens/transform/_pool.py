@@ -9,7 +9,8 @@ go back to their cells.
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from .._held import Deferred, Holding, held_value, moves, moving
 from .._reads import epoch
@@ -18,7 +19,8 @@ from .._trace import is_concrete
 _CALLS_IN_A_ROW = 8
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True, slots=True)  # whose attributes are sooner read than those of a tuple
+class Layout:
     """What a program writes that runs in a row.
 
     Attributes:

@@ -1,7 +1,7 @@
 """A guard against tracing anew: it says which argument or state has changed."""
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -13,8 +13,8 @@ from ..path import format, from_jax
 from ..state import State
 from ._mixed import unmixed
 
-_Trace: TypeAlias = dict[Hashable, tuple[str, str]]
-"""What a trace depends on, by state (weakly) or argument: what to call it, and its kind."""
+_Trace: TypeAlias = "dict[weakref.ref[State] | str, str]"
+"""What a trace depends on: the kind of each state, and of each argument by what it is called."""
 
 
 class TraceGuard:
@@ -53,11 +53,17 @@ class TraceGuard:
         """
         if self._most is None:
             return
-        described = _described(values, args, kwargs, labels())
+        described = _described(values, args, kwargs)
         if len(self._traces) == self._most:
-            changes = [change for each in reads for change in each.changes()]
+            changes = dict.fromkeys(change for each in reads for change in each.changes())
+            changes |= dict.fromkeys(_changed(self._traces[-1], described, labels()))
             raise RetraceError(
-                _explained(what, self._most, self._traces[-1], described, dict.fromkeys(changes))
+                explain(
+                    f"asked for at most {self._most} traces of {what}",
+                    f"another one is needed: {'; '.join(changes) or 'it touches other states'}",
+                    "arguments, states and attributes of modules that are alike in each call",
+                    "a larger max_traces",
+                )
             )
         self._traces.append(described)
 
@@ -70,20 +76,12 @@ class TraceGuard:
         self._traces.clear()
 
 
-def _described(
-    values: dict[State, Any], args: Any, kwargs: Any, labels: Mapping[State, str]
-) -> _Trace:
-    """Says of each state and argument what a trace depends on."""
-    found: _Trace = {}
-    for cell, value in values.items():
-        name = labels.get(cell, cell.name)
-        label = f"state {name!r}" if name else f"a {type(cell).__name__}"
-        found[weakref.ref(cell)] = label, _kinds(value)
+def _described(values: dict[State, Any], args: Any, kwargs: Any) -> _Trace:
+    found: _Trace = {weakref.ref(cell): _kinds(value) for cell, value in values.items()}
     for key, arg in [*enumerate(args[1:]), *kwargs.items()]:
         for keys, leaf in jtu.tree_flatten_with_path(unmixed(arg))[0]:
             path = format(from_jax(keys)[0])
-            label = f"argument {key!r}" + (f" at '{path}'" if path else "")
-            found[label] = label, _kinds(leaf)
+            found[f"argument {key!r}" + (f" at '{path}'" if path else "")] = _kinds(leaf)
     return found
 
 
@@ -98,18 +96,15 @@ def _kind(leaf: Any) -> str:
         return repr(leaf)
 
 
-def _explained(what: str, most: int, before: _Trace, now: _Trace, changes: Iterable[str]) -> str:
-    nothing = None, "not there"
-    changed = list(changes)
+def _changed(before: _Trace, now: _Trace, labels: Mapping[State, str]) -> Iterator[str]:
     for key in dict.fromkeys((*before, *now)):
-        (old_label, old), (label, new) = before.get(key, nothing), now.get(key, nothing)
+        old, new = before.get(key), now.get(key)
         # A trace may have been given states that turned out not to matter.
-        is_of_both = key in before and key in now
-        if old != new and (is_of_both or isinstance(key, str)):
-            changed.append(f"{label or old_label} was {old}, and is {new}")
-    return explain(
-        f"asked for at most {most} traces of {what}",
-        f"another one is needed: {'; '.join(changed) or 'it touches other states'}",
-        "arguments, states and attributes of modules that are alike in each call",
-        "a larger max_traces",
-    )
+        if old != new and (isinstance(key, str) or None not in (old, new)):
+            label = key if isinstance(key, str) else _label(key(), labels)
+            yield f"{label} was {old or 'not there'}, and is {new or 'not there'}"
+
+
+def _label(cell: Any, labels: Mapping[State, str]) -> str:
+    name = labels.get(cell, cell.name)
+    return f"state {name!r}" if name else f"a {type(cell).__name__}"

@@ -388,7 +388,7 @@ def test_a_state_that_is_assigned_while_a_reader_begins_is_seen_by_it_or_the_nex
     state = sl.State(jnp.array(0.0))
     measure = sl.jit(lambda: state.value + 0)
     run(measure)
-    at_line(measure, "args: Any = ()", lambda: setattr(state, "value", jnp.array(1.0)))
+    at_line(measure, "c is _NOTHING", lambda: setattr(state, "value", jnp.array(1.0)))
     assert measure() == 1
 
 

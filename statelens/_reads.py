@@ -9,7 +9,7 @@ when the function is traced.
 
 import operator
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -122,25 +122,27 @@ class Reads:
 
     def attributes_hold(self) -> bool:
         """Says whether all attributes are what they were."""
-        for ref, name, value in self._attributes.values():
-            node = ref()
-            # A module that is gone can't have changed.
-            if node is not None and not _is_same(value(), node._read_attribute(name)):
-                return False
-        return True
+        return next(self._changed(), None) is None
 
     def changes(self) -> list[str]:
         """Lists the attributes that aren't what they were, for a message."""
-        changed = []
+        changes = []
+        for node, name, before, now in self._changed():
+            if name is not None:
+                of, was, new = type(node).__name__, _described(before), _described(now)
+                new = f"another {type(now).__name__}" if new == was else new
+                changes.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
+        return changes
+
+    def _changed(self) -> Iterator[tuple[Holder, str | None, Any, Any]]:
+        """Gives what was read and is no longer the same, before and now."""
         for ref, name, value in self._attributes.values():
-            node, before = ref(), value()
-            if node is not None and name is not None:
-                now = node._read_attribute(name)
+            node = ref()
+            # A module that is gone can't have changed.
+            if node is not None:
+                before, now = value(), node._read_attribute(name)
                 if not _is_same(before, now):
-                    of, was, new = type(node).__name__, _described(before), _described(now)
-                    new = f"another {type(now).__name__}" if new == was else new
-                    changed.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
-        return changed
+                    yield node, name, before, now
 
     def contents_hold(self) -> bool:
         """Says whether lists and dictionaries have what they had, and cells such values."""

@@ -155,14 +155,24 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
     return threaded
 
 
+def is_pair(out: Any) -> bool:
+    """Says whether a function has returned two things."""
+    return isinstance(out, tuple) and len(out) == 2
+
+
+def returned_no_pair(out: Any) -> str:
+    """Says what a function has returned in place of two things, for a message."""
+    found = f"a tuple of {len(out)}" if isinstance(out, tuple) else f"a {type(out).__name__}"
+    return f"it returned {found}, not a pair"
+
+
 def value_and_aux(out: Any, fun: Callable[..., Any]) -> tuple[Any, Any]:
     """Takes apart what a function with ``has_aux=True`` returned, or says what is wrong."""
-    if not isinstance(out, tuple) or len(out) != 2:
-        given = f"a tuple of {len(out)}" if isinstance(out, tuple) else f"a {type(out).__name__}"
+    if not is_pair(out):
         raise ArgumentTypeError(
             explain(
                 f"asked for has_aux=True of {getattr(fun, '__name__', fun)!r}",
-                f"it returned {given}, not a pair",
+                returned_no_pair(out),
                 "return value, aux",
                 "has_aux=False, if there is nothing to return beside the value",
             )

@@ -1,7 +1,5 @@
 """Checks, checkpoints, rules of one's own, meshes, units: what transforms do with states there."""
 
-import os
-import subprocess
 import sys
 import textwrap
 
@@ -10,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import on_four_devices
 
 import statelens as sl
 
@@ -821,17 +820,12 @@ x = jnp.arange(8.0)
 """
 
 
-def on_four_devices(code):
-    code = SHARDED + textwrap.dedent(code) + '\nprint("done")\n'
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags}
-    )
-    assert run.stdout.endswith("done\n"), run.stderr
+def over_a_mesh(code):
+    on_four_devices(SHARDED + textwrap.dedent(code))
 
 
 def test_states_are_partitioned_and_shared_over_a_mesh():
-    on_four_devices(
+    over_a_mesh(
         """
         w = sl.ParamState(jnp.array(3.0), name="w")
         h = sl.HiddenState(jnp.zeros(8), name="h")
@@ -870,7 +864,7 @@ def test_states_are_partitioned_and_shared_over_a_mesh():
 
 
 def test_a_value_that_differs_between_devices_is_refused_by_name():
-    on_four_devices(
+    over_a_mesh(
         """
         total = sl.State(jnp.zeros(2), name="total")
         calls = sl.State(jnp.zeros((), jnp.int32), name="calls")
@@ -895,7 +889,7 @@ def test_a_value_that_differs_between_devices_is_refused_by_name():
 
 
 def test_models_as_arguments_and_what_raises_over_a_mesh():
-    on_four_devices(
+    over_a_mesh(
         """
         class Model(sl.nn.Module):
             def __init__(self):
@@ -934,7 +928,7 @@ def test_models_as_arguments_and_what_raises_over_a_mesh():
 
 
 def test_a_partition_of_all_states_and_keyword_arguments_over_a_mesh():
-    on_four_devices(
+    over_a_mesh(
         """
         h, g = sl.State(jnp.zeros(8)), sl.State(jnp.ones(8))
 

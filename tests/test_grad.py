@@ -1,9 +1,6 @@
 """`grad` and `value_and_grad` at their edges; the numbers are those of plain JAX."""
 
 import functools
-import os
-import subprocess
-import sys
 import traceback
 from collections import OrderedDict
 from typing import Any, NamedTuple
@@ -13,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import on_four_devices
 
 import statelens as sl
 
@@ -355,37 +353,33 @@ def test_gradients_of_sums_that_are_still_to_be_made_over_devices(wrap):
 
 
 def test_gradients_lie_where_those_of_jax_lie():
-    code = """
-import jax, jax.numpy as jnp, statelens as sl
-from jax.sharding import AxisType, NamedSharding
+    on_four_devices("""
+        import jax, jax.numpy as jnp, statelens as sl
+        from jax.sharding import AxisType, NamedSharding
 
-devices = jax.devices()
-mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
+        devices = jax.devices()
+        mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
 
-@jax.custom_vjp
-def hop(w):
-    return jax.device_put(jnp.sum(w**2), devices[2])
-hop.defvjp(lambda w: (hop(w), w), lambda w, cotangent: (2 * w * cotangent,))
+        @jax.custom_vjp
+        def hop(w):
+            return jax.device_put(jnp.sum(w**2), devices[2])
+        hop.defvjp(lambda w: (hop(w), w), lambda w, cotangent: (2 * w * cotangent,))
 
-losses = hop, lambda w: w.sum().astype(jnp.bfloat16), lambda w: w[0], lambda w: (w**2).sum()
-for place in devices[0], devices[1], NamedSharding(mesh, jax.P("x")), NamedSharding(mesh, jax.P()):
-    w = jax.device_put(jnp.arange(4.0), place)
-    state = sl.State(w)
-    for loss in losses:
-        try:
-            expected = jax.grad(loss)(w)
-        except ValueError:
-            continue
-        for found in sl.grad(loss)(w), sl.grad(lambda: loss(state.value), state)():
-            assert (found == expected).all()
-            assert (found.committed, found.sharding) == (expected.committed, expected.sharding)
-print("alike")
-"""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags}
-    )
-    assert out.stdout.strip() == "alike", out.stderr
+        losses = hop, lambda w: w.sum().astype(jnp.bfloat16), lambda w: w[0], lambda w: (w**2).sum()
+        meshes = NamedSharding(mesh, jax.P("x")), NamedSharding(mesh, jax.P())
+        for place in devices[0], devices[1], *meshes:
+            w = jax.device_put(jnp.arange(4.0), place)
+            state = sl.State(w)
+            for loss in losses:
+                try:
+                    expected = jax.grad(loss)(w)
+                except ValueError:
+                    continue
+                for found in sl.grad(loss)(w), sl.grad(lambda: loss(state.value), state)():
+                    assert (found == expected).all()
+                    assert found.committed == expected.committed
+                    assert found.sharding == expected.sharding
+    """)
 
 
 def test_an_error_in_a_backward_pass_ends_in_the_users_own_line():

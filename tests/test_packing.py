@@ -2,12 +2,8 @@
 
 import copy
 import gc
-import os
 import pickle
 import re
-import subprocess
-import sys
-import textwrap
 import weakref
 
 import equinox as eqx
@@ -15,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import on_four_devices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threads import seen_meanwhile
@@ -786,7 +783,7 @@ def test_a_thread_may_read_while_another_one_runs_and_writes():
 
 
 def test_values_that_lie_on_several_devices_are_not_packed():
-    code = """
+    on_four_devices("""
     import jax, jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec as P
     import statelens as sl
@@ -824,12 +821,4 @@ def test_values_that_lie_on_several_devices_are_not_packed():
     else:
         raise AssertionError
     assert [state.value.device for state in states] == [one, one, other]
-    """
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **flags},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    """)

@@ -30,7 +30,7 @@ class Differentiable:
     Attributes:
         integers: Whether integers are allowed, with derivatives of dtype `float0`.
         complexes: Whether complex numbers are allowed, as of a holomorphic function.
-        reals: Whether real numbers are allowed, which a holomorphic function isn't one of.
+        reals: Whether real numbers are allowed; by them no function is holomorphic.
         any_argument: Whether arguments may be anything, as JAX has it for linear maps.
     """
 

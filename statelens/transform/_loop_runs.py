@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
+from ..thread import is_pair, returned_no_pair
 from ._carry import check_carry, check_kept, commit, run, states_before
 from ._chunks import scan_in_chunks, while_in_chunks
 from ._discover import Attempt, settle
@@ -201,13 +202,12 @@ def _second(cond: Callable[[Any], Any], carry: tuple[Any, Any]) -> Any:
 
 
 def _pair(out: Any, name: str) -> tuple[Any, Any]:
-    if isinstance(out, tuple) and len(out) == 2:
+    if is_pair(out):
         return out
-    found = f"a tuple of {len(out)}" if isinstance(out, tuple) else f"a {type(out).__name__}"
     raise ArgumentTypeError(
         explain(
             f"asked {name} to run a body",
-            f"it returned {found}, not a pair",
+            returned_no_pair(out),
             "return carry, y (with None for y, if there is nothing to stack)",
         )
     )

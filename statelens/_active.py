@@ -53,6 +53,12 @@ class FrameLike(Protocol):
 active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
 
+living_frames: set[int] = set()
+"""The ids of all frames that were opened and still exist: while there are none, none is active.
+
+A frame that is closed may still be active in a copy of a context, or in another thread.
+"""
+
 
 # Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
 # may define equality.

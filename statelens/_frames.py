@@ -15,7 +15,7 @@ import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
-from ._active import active_frame
+from ._active import active_frame, living_frames
 from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
 from ._held import ENDED, held_value
@@ -122,6 +122,7 @@ class Frame:
         if self._parent is not None and self.reads is None:
             self.reads = self._parent.reads
         self._trace = current_trace()
+        living_frames.add(id(self))
         self._token = active_frame.set(self)
         return self
 
@@ -129,6 +130,9 @@ class Frame:
         active_frame.reset(self._token)
         for cell in self.made:
             self._release(cell)
+
+    def __del__(self) -> None:
+        living_frames.discard(id(self))
 
     def _release(self, cell: State) -> None:
         """Lets go of a cell that was made in this frame; only traced values end with it."""

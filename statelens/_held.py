@@ -14,7 +14,7 @@ So a thread that only reads, by a program or by itself, never puts an old value 
 """
 
 moves = Epoch()
-"""How often values have gone from cells to where a program keeps them."""
+"""The time in which no values have gone from cells to where a program keeps them."""
 
 
 class Holding(Protocol):

@@ -38,7 +38,7 @@ class Kept:
 
     def holds(self) -> bool:
         """Says whether a new look would find the same, and be noted where it is noted already."""
-        if not self._is_good or self._at != epoch.now or not self._reads.contents_hold():
+        if not self._is_good or self._at is not epoch.now or not self._reads.contents_hold():
             return False
         outer = _outer_reads()
         return outer is None or self._noted() is outer

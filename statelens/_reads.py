@@ -25,20 +25,20 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Epoch:
-    """A count of attributes set: while it stands still, no attribute need be looked at.
+    """The time between two changes: while it is the same, no attribute need be looked at.
 
     Attributes:
-        now: What it stands at.
+        now: Stands for it; no other epoch has the same object.
     """
 
     __slots__ = ("now",)
 
     def __init__(self) -> None:
-        self.now = 0
+        self.advance()
 
     def advance(self) -> None:
-        """Counts one change."""
-        self.now += 1
+        """Begins another one, after a change."""
+        self.now = object()
 
 
 epoch = Epoch()

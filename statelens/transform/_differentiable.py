@@ -75,10 +75,12 @@ class Differentiable:
             if dtype is None and isinstance(leaf, (bool, int, float, complex)):
                 dtype = jnp.result_type(leaf)
             field = None if dtype is None else field_of(dtype)
-            if field != "complex" and not self.reals:
+            if dtype is None:
+                remedies = [_WITHOUT_IT]
+            elif field != "complex" and not self.reals:
                 remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
-            elif field is None and not (self.integers and dtype is not None):
-                remedies = [_WITHOUT_IT, _INTEGER] if dtype is not None else [_WITHOUT_IT]
+            elif field is None and not self.integers:
+                remedies = [_WITHOUT_IT, _INTEGER]
             elif field == "complex" and not self.complexes:
                 remedies = [_HOLOMORPHIC, _WITHOUT_IT]
             else:

@@ -8,19 +8,17 @@ whatever is out of the ordinary goes the long way.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-
 from .._active import active_frame
 from .._errors import hide_own_frames
 from .._held import Holding, moves, moving, store_all, store_arrays
 from .._reads import epoch
-from .._trace import concrete_types, has_tracers, is_concrete
+from .._trace import concrete_types, is_concrete
 from ._discover import Undeclared
+from ._in_a_row import RUN_ERRORS, in_a_row
 from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
-from ._program import Program, split_result
+from ._program import Program, are_traced, split_result
 from ._pure import prepared
-from ._runtime import PROGRAM_ERRORS
 
 
 def dispatch(
@@ -47,15 +45,21 @@ def dispatch(
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
     is_alike = program.gives_arrays or len(program.signatures) == 1
-    lists, lists_before = reads.lists, reads.lists_before
-    containers, kinds, is_simple = reads.containers, reads.kinds, not static
-    opened = -1
-    usual: type | None = None  # most arguments' class: sooner compared than looked up
+    opened: object = None
+
+    def prepare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return prepared(args, kwargs, static, apart)
+
+    def failed(error: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(error, Undeclared):
+            return start_again(args, kwargs, error)
+        program.reraise(error, args, kwargs)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal opened, usual
+        nonlocal opened
         try:
-            if program.good_at != epoch.now or get_frame() is not None or not reads.contents_hold():
+            is_good = program.good_at is epoch.now and get_frame() is None
+            if not is_good or not reads.contents_hold():
                 return otherwise(*args, **kwargs)
             are_concrete = not kwargs and not static
             for arg in args:
@@ -63,26 +67,24 @@ def dispatch(
                     are_concrete = False
                     break
             if not are_concrete:
-                args, kwargs = prepared(args, kwargs, static, apart)
+                args, kwargs = prepare(args, kwargs)
             # Another thread may move values, and this function may be called in it.
             now = moves.now
-            is_up_to_date = opened == now
+            is_up_to_date = opened is now
             taken = gather(cells) if is_up_to_date else ()
-            if not is_up_to_date or moves.now != now:
+            if not is_up_to_date or moves.now is not now:
                 with moving:
                     close_pools(cells)
                     opened = moves.now
                     taken = gather(cells)
-                    is_good = program.good_at == epoch.now
+                    is_good = program.good_at is epoch.now
                 if not is_good:
                     return start_again(args, kwargs, None)
             try:
                 result = staged(*(taken + args), **kwargs)
-            except Undeclared as undeclared:
-                return start_again(args, kwargs, undeclared)
-            except PROGRAM_ERRORS as error:
-                program.reraise(error, args, kwargs)
-            if program.good_at != epoch.now:  # it has just been traced for other arguments
+            except RUN_ERRORS as error:
+                return failed(error, args, kwargs)
+            if program.good_at is not epoch.now:  # it has just been traced for other arguments
                 return program.finish(result)
             out, written, values = split_result(result, outs)
             if values and are_traced(values, are_concrete):
@@ -92,115 +94,26 @@ def dispatch(
                 out = returned(out)
             if values:
                 store(written, values)
-            if is_alike and pool.is_due() and pool.open(written):
-                usual = type(args[0]) if are_concrete and args else None
-                install(call_in_a_row)
+            if is_alike and pool.is_due() and pool.open(written, result):
+                begin_row(next(map(type, (*args, *values)), None) if are_concrete else None)
             return out
         except Exception as error:
             hide_own_frames(error)
             raise
 
-    def call_in_a_row(
-        a: Any = _NOTHING, b: Any = _NOTHING, c: Any = _NOTHING, /, *more: Any, **kwargs: Any
-    ) -> Any:
-        try:
-            # Before the pool is seen to be open, since another thread may close it. If one has
-            # opened it in between, there is nothing in them.
-            taken = pool.values
-            if (
-                pool.good_at != epoch.now
-                or (cells and not taken)
-                or get_frame() is not None
-                or lists != lists_before
-                or ((containers or kinds) and not reads.contents_hold())
-            ):
-                if not pool.is_open:
-                    install(call)
-                return call(*_given(a, b, c, *more), **kwargs)
-            if (
-                c is _NOTHING
-                and (type(a) is usual or type(a) in concrete_types)
-                and (b is _NOTHING or type(b) is usual or type(b) in concrete_types)
-                and is_simple
-                and not kwargs
-            ):
-                # One by one: to take and to pass `*args, **kwargs` takes 0.5 of the 0.9 µs
-                # that all of this took besides running the program.
-                are_concrete, args = True, (a,) if b is _NOTHING else (a, b)
-            else:
-                are_concrete = False
-                args, kwargs = prepared(_given(a, b, c, *more), kwargs, static, apart)
-            try:
-                result = staged(*(taken + args), **kwargs) if kwargs else staged(*(taken + args))
-            except Undeclared as undeclared:
-                return start_again(args, kwargs, undeclared)
-            except PROGRAM_ERRORS as error:
-                program.reraise(error, args, kwargs)
-            if type(result) is not tuple:  # an array alone: no write to commit, whatever was traced
-                return result
-            if pool.good_at != epoch.now:
-                return program.finish(result)
-            out, values = result[0], result[1]
-            if values:
-                is_usual = are_concrete and type(values[0]) in concrete_types
-                if not is_usual and are_traced(values, are_concrete):
-                    return program.finish(result)
-            if type(out) is Mixed:
-                out = returned(out)
-            if values:
-                written = outs[len(result) - 2]
-                layout, left = pool.layout, None
-                if layout is not None and layout.written is written:
-                    if layout.arrange is None:
-                        left = values
-                    else:
-                        arranged = layout.arrange(values + taken)
-                        # Another thread may have written one of those that aren't written here.
-                        left = arranged if pool.values is taken else None
-                if left is not None:
-                    pool.values = left
-                if left is None or pool.layout is not layout:
-                    with moving:
-                        pool.close()
-                        store(written, values)
-            return out
-        except Exception as error:
-            hide_own_frames(error)
-            raise
+    def begin_row(usual: type | None) -> None:
+        install(in_a_row(program, usual, store, prepare, failed, end_row))
+
+    def end_row(*args: Any, **kwargs: Any) -> Any:
+        if not pool.is_open:
+            install(call)
+        return call(*args, **kwargs)
 
     if pool.is_open:
         pool.good_at = program.good_at
-    install(call_in_a_row if pool.is_open else call)
-
-
-_NOTHING: Any = object()
-
-
-def _given(a: Any, b: Any, c: Any, *more: Any) -> tuple[Any, ...]:
-    """Returns the arguments that were given."""
-    if c is not _NOTHING:
-        return a, b, c, *more
-    if b is not _NOTHING:
-        return a, b
-    return () if a is _NOTHING else (a,)
-
-
-def are_traced(values: Any, are_concrete: bool) -> bool:
-    """Says whether what a program has written is traced, by a plain transform that is running.
-
-    Args:
-        values: What it has written, at least one value.
-        are_concrete: Whether no argument was traced; then all of it is, or nothing.
-    """
-    if not are_concrete:
-        return has_tracers(values)
-    for value in values:
-        if type(value) in concrete_types:
-            return False
-        leaves = value.traced if type(value) is Mixed else jax.tree.leaves(value)
-        if leaves:
-            return has_tracers(leaves[:1])
-    return False
+        begin_row(None)
+    else:
+        install(call)
 
 
 def arrays_of(cells: Iterable[Holding]) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ go back to their cells.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .._held import Deferred, Holding, held_value, moves, moving
@@ -19,61 +18,45 @@ from .._trace import is_concrete
 _CALLS_IN_A_ROW = 8
 
 
-@dataclass(frozen=True, slots=True)  # whose attributes are sooner read than those of a tuple
-class Layout:
-    """What a program writes that runs in a row.
-
-    Attributes:
-        written: The states, as its results come in that order.
-        arrange: Gives what it takes next, from what it has written and what it was given; None,
-            if it writes all states in the order in which it takes them.
-    """
-
-    written: Sequence[Holding]
-    arrange: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None
-
-
 class Pool:
     """The values of the states that a program takes, while it runs in a row.
 
     Attributes:
         cells: The states, and what stands for several.
-        good_at: At what count of the epoch the program was seen to be good, if the pool is open.
-        values: The values of the states, if it is open.
-        layout: What the program writes; None, if the pool isn't open.
+        good_at: In what epoch the program was seen to be good, if the pool is open.
+        values: The values of the states; None, if it isn't open.
+        length: How many items a result of the program has whose values can be left here; 0, if
+            the pool isn't open, or nothing is written. See `Program.staged`.
+        arrange: Gives what the program takes next, from what it has written and what it was
+            given; None, if it writes all states in the order in which it takes them.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_calls",
-        "cells",
-        "good_at",
-        "layout",
-        "values",
-    )
+    __slots__ = ("__weakref__", "_calls", "arrange", "cells", "good_at", "length", "values")
 
     def __init__(self, cells: Sequence[Holding]):
         self.cells = cells
-        self.good_at = -1
-        self.layout: Layout | None = None
-        self.values: tuple[Any, ...] = ()
+        self.good_at: object = None
+        self.values: tuple[Any, ...] | None = None
+        self.length = 0
+        self.arrange: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
         self._calls = 0
 
     @property
     def is_open(self) -> bool:
         """Whether the values are here, and not in their cells."""
-        return self.layout is not None
+        return self.values is not None
 
     def is_due(self) -> bool:
         """Says whether the program has now run often enough in a row; to be asked at each call."""
         self._calls += 1
         return self._calls > _CALLS_IN_A_ROW
 
-    def open(self, written: Sequence[Holding]) -> bool:
+    def open(self, written: Sequence[Holding], result: Any) -> bool:
         """Takes the values of all states over from their cells, if that can be done.
 
         Args:
             written: The states that the program has written.
+            result: What it has given.
 
         Returns:
             Whether it could be done.
@@ -88,13 +71,13 @@ class Pool:
                 return False  # what was in a block came out by itself
             places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
             is_all = self.cells == written or len(places) == 1  # or nothing is written
-            arrange = None if is_all else operator.itemgetter(*places)
+            self.arrange = None if is_all else operator.itemgetter(*places)
             self.values = values
             # First: who gathers values in another thread, and meets what isn't one, must know.
             moves.advance()
             for place, cell in enumerate(self.cells):
                 cell._value = Pooled(self, place)
-            self.layout, self.good_at = Layout(written, arrange), epoch.now
+            self.length, self.good_at = len(result) if written else 0, epoch.now
         return True
 
     def close(self) -> None:
@@ -102,12 +85,13 @@ class Pool:
         with moving:
             # In this order: a call in another thread, which is just about to leave its values
             # here, sees that it has to store them, which it can when they are all back.
-            self.layout, self.good_at = None, -1
+            values: Any = self.values
+            self.length, self.good_at = 0, None
             for number, cell in enumerate(self.cells):
                 value = cell._value
                 if type(value) is Pooled and value.pool is self:
-                    cell._value = self.values[number]
-            self.values = ()
+                    cell._value = values[number]
+            self.values = None
 
 
 class Pooled(Deferred):
@@ -128,13 +112,18 @@ class Pooled(Deferred):
     @property
     def holds_array(self) -> bool:
         """Whether the value is an array or a number, and not a tree of them."""
-        return is_concrete(self.pool.values[self._number])
+        return is_concrete(self._value)
+
+    @property
+    def _value(self) -> Any:
+        values: Any = self.pool.values
+        return values[self._number]
 
     def found_in(self, cell: Holding) -> Any:
         """Returns the value; it stays in the pool, if it needn't be put together."""
         try:
-            value = self.pool.values[self._number]
-        except IndexError:  # another thread has just closed the pool
+            value = self._value
+        except TypeError:  # another thread has just closed the pool
             return held_value(cell)
         if not isinstance(value, Deferred):
             return value

@@ -18,12 +18,12 @@ from .._active import active_frame
 from .._frames import Writes, capture
 from .._held import store_all
 from .._reads import Reads, epoch
-from .._trace import has_tracers
+from .._trace import concrete_types, has_tracers
 from .._units import TreeDef, is_array
 from ..state import State
 from ._assembly import has_modules
 from ._discover import Undeclared
-from ._mixed import apart, mixed, unmixed
+from ._mixed import Mixed, apart, mixed, unmixed
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
 from ._pool import Pool
 from ._pure import staged_writes, states_in
@@ -126,7 +126,7 @@ class Program:
         self.host = host
         self.reads = Reads() if replay is None else replay.reads
         self._replay = replay
-        self.good_at = -1
+        self.good_at: object = None
         self._look_at_cells()
         self.staged = host.stage(self._pure, len(self.donated), len(self.taken))
 
@@ -152,11 +152,11 @@ class Program:
         self._be_looked_at_again()
 
     def _be_looked_at_again(self) -> None:
-        self.good_at = self.pool.good_at = -1
+        self.good_at = self.pool.good_at = None
 
     def holds(self) -> bool:
         """Says whether all that the program has taken over from modules is what it was."""
-        if self.good_at != epoch.now:
+        if self.good_at is not epoch.now:
             now = epoch.now
             if not self.reads.attributes_hold() or not all(b.fits() for b in self.blocks):
                 return False
@@ -223,6 +223,7 @@ class Program:
             reads=self.reads,
         )
         self.reads.settle(captured.touched)
+        self._be_looked_at_again()  # more may have been read than before
         touched = [cell for cell in captured.touched if cell not in inside]
         writes = captured.writes
         # What is donated in a block goes with it, and isn't lost where it isn't written.
@@ -316,6 +317,24 @@ def split_result(
     if type(result) is not tuple:
         return result, (), ()
     return result[0], outs[len(result) - 2], result[1]
+
+
+def are_traced(values: Any, are_concrete: bool) -> bool:
+    """Says whether what a program has written is traced, by a plain transform that is running.
+
+    Args:
+        values: What it has written, at least one value.
+        are_concrete: Whether no argument was traced; then all of it is, or nothing.
+    """
+    if not are_concrete:
+        return has_tracers(values)
+    for value in values:
+        if type(value) in concrete_types:
+            return False
+        leaves = value.traced if type(value) is Mixed else jax.tree.leaves(value)
+        if leaves:
+            return has_tracers(leaves[:1])
+    return False
 
 
 def _call_if_there(method: Callable[[], Callable[[], None] | None]) -> None:

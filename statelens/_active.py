@@ -56,7 +56,8 @@ active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", defau
 living_frames: set[int] = set()
 """The ids of all frames that were opened and still exist: while there are none, none is active.
 
-A frame that is closed may still be active in a copy of a context, or in another thread.
+A frame that is closed may still be active in a copy of a context, or in another thread. It takes
+its id out when it ends, before its memory can be another frame's.
 """
 
 

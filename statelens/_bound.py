@@ -272,19 +272,21 @@ class BoundLens(Mapping[Path, Any]):
         return tuple(parts)
 
     @user_facing
-    def __or__(self, other: "BoundLens") -> "BoundLens":
-        return BoundLens(Or(self.selector, self._same_module(other)), self.module)
+    def __or__(self, other: "BoundLens | LensSpec") -> "BoundLens":
+        return BoundLens(Or(self.selector, self._selector(other)), self.module)
 
     @user_facing
-    def __and__(self, other: "BoundLens") -> "BoundLens":
-        return BoundLens(both(self.selector, self._same_module(other)), self.module)
+    def __and__(self, other: "BoundLens | LensSpec") -> "BoundLens":
+        return BoundLens(both(self.selector, self._selector(other)), self.module)
 
     @user_facing
-    def __sub__(self, other: "BoundLens") -> "BoundLens":
-        return BoundLens(both(self.selector, Not(self._same_module(other))), self.module)
+    def __sub__(self, other: "BoundLens | LensSpec") -> "BoundLens":
+        return BoundLens(both(self.selector, Not(self._selector(other))), self.module)
 
-    def _same_module(self, other: "BoundLens") -> Selector:
-        if not isinstance(other, BoundLens) or other.module is not self.module:
+    def _selector(self, other: "BoundLens | LensSpec") -> Selector:
+        if not isinstance(other, BoundLens):
+            return selector_of(other)
+        if other.module is not self.module:
             raise StructureError(
                 explain(
                     "asked to join the states of two different trees",

@@ -25,13 +25,21 @@ class Focused(NamedTuple):
     entries: Selection
 
 
-def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -> Focused:
+def focus_on(
+    selector: Selector,
+    tree: Any,
+    *,
+    required_by: str | None = None,
+    matched_by: str | None = None,
+) -> Focused:
     """Flattens a tree and selects in it.
 
     Args:
         selector: What to select.
         tree: Any pytree.
         required_by: The operation for which an empty selection is an error, or None.
+        matched_by: The operation for which it is one that a pattern matches nothing, even where
+            something is selected or nothing need be; if it isn't `required_by`.
 
     Returns:
         The flattened tree with the selection.
@@ -42,11 +50,11 @@ def focus_on(selector: Selector, tree: Any, *, required_by: str | None = None) -
     """
     flat = flatten_typed(tree)
     entries = select(selector, tree, flat)
-    if required_by is not None:
-        if entries.unmatched:
-            raise PathError(_unmatched(entries.unmatched[0], tree, required_by))
-        if not entries and not _is_optional(selector):
-            raise SelectionError(_empty(selector, tree, required_by))
+    asked_by = required_by or matched_by
+    if asked_by is not None and entries.unmatched:
+        raise PathError(_unmatched(entries.unmatched[0], tree, asked_by))
+    if required_by is not None and not entries and not _is_optional(selector):
+        raise SelectionError(_empty(selector, tree, required_by))
     return Focused(flat[0], flat[1], entries)
 
 

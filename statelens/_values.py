@@ -9,7 +9,7 @@ from ._cell import Cell
 from ._errors import StructureError, explain
 from ._select import is_inexact
 from ._selection import Entry, Selection
-from ._units import flatten, is_array
+from ._units import flatten, is_array, leaves_with_path
 from .path import format
 
 
@@ -56,6 +56,31 @@ def added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
             )
         )
     return jax.tree.map(jnp.add, value, step)
+
+
+def refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:
+    """Refuses updates of what isn't selected, since they would be lost.
+
+    Args:
+        tree: The tree that is updated.
+        selection: What of it is.
+        steps: The updates, one for each leaf of the tree; None where there is none.
+
+    Raises:
+        StructureError: There is one for a leaf that isn't selected.
+    """
+    selected = {position for entry in selection for position in entry.positions}
+    for position, step in enumerate(steps):
+        if position not in selected and (is_array(step) or isinstance(step, Cell)):
+            path, _ = leaves_with_path(tree)[position]
+            raise StructureError(
+                explain(
+                    f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
+                    "there is an update for that",
+                    "a lens that selects just what was optimised",
+                    "lens.partition(updates)[0], to leave it as it is",
+                )
+            )
 
 
 def masked(leaves: list[Any], entries: Selection) -> list[Any]:

@@ -36,7 +36,7 @@ from ._resolve import Focused, focus_on
 from ._select import And, Not, Or, Sliced, Within
 from ._spec import LensSpec, selector_of
 from ._units import Index, a_leaf, flatten_as, is_array
-from ._values import added, cast_floats, held_still, masked
+from ._values import added, cast_floats, held_still, masked, refuse_others
 from .path import Path, as_path, closest, format
 
 __all__ = ["Lens", "lens", "partition"]
@@ -123,12 +123,15 @@ class Lens:
             Two trees of the same structure: what is selected, with None elsewhere, and the
             rest, with None where the focus has something. `combine` puts them together.
 
+        Raises:
+            PathError: A pattern that isn't optional matches nothing.
+
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens("w").partition({"b": jnp.zeros(1), "w": jnp.ones(1)})[0]
             {'b': None, 'w': Array([1.], dtype=float32)}
         """
-        leaves, treedef, entries = focus_on(self.selector, tree)
+        leaves, treedef, entries = focus_on(self.selector, tree, matched_by="partition")
         return split(leaves, treedef, entries)
 
     @user_facing
@@ -313,6 +316,7 @@ class Lens:
         values = [
             added(unit, entry, steps) for unit, entry in zip(units, focused.entries, strict=True)
         ]
+        refuse_others(tree, focused.entries, steps)
         return _replaced(focused, values, False)
 
     @user_facing
@@ -326,6 +330,7 @@ class Lens:
             The tree with True for each leaf in the focus and False for all others.
 
         Raises:
+            PathError: A pattern that isn't optional matches nothing.
             SelectionError: The lens selects a part of an array.
 
         Example:
@@ -334,7 +339,7 @@ class Lens:
             {'b': True, 'w': False}
         """
         with looking():
-            leaves, treedef, entries = focus_on(self.selector, tree)
+            leaves, treedef, entries = focus_on(self.selector, tree, matched_by="a mask")
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(
@@ -508,7 +513,8 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
             or tuple of specs, for what any of them selects; a prefix tree of booleans, as
             an Equinox `filter_spec` is; or another lens.
         optional: Whether it may select nothing, and its patterns may match nothing.
-            Otherwise that is an error wherever the lens is put to use.
+            Otherwise that is an error wherever the lens is put to use; who only looks, by
+            `get`, `paths`, `count` or `nbytes`, sees that there is nothing.
 
     Returns:
         The lens.
@@ -535,6 +541,9 @@ def partition(tree: Any, spec: LensSpec) -> tuple[Any, Any]:
 
     Returns:
         The focus and the rest, which `combine` puts together.
+
+    Raises:
+        PathError: A pattern that isn't optional matches nothing.
 
     Example:
         >>> import jax.numpy as jnp, statelens as sl

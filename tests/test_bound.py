@@ -359,3 +359,11 @@ def test_a_program_depends_on_what_was_looked_at_before_its_trace():
 def test_a_bound_lens_that_has_been_used_pickles():
     params = Pair(2).states(sl.ParamState)
     assert list(pickle.loads(pickle.dumps(params))) == list(params)
+
+
+def test_set_operations_with_a_lens():
+    net = Net()
+    states = net.states()
+    assert states & sl.ParamState == net.states(sl.ParamState)
+    assert states & sl.inexact == states.filter(sl.inexact)
+    assert states - sl.ParamState | "**.params" == states - sl.ParamState | net.states("**.params")

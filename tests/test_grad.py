@@ -335,6 +335,14 @@ def test_real_numbers_have_no_holomorphic_derivative():
             call()
 
 
+def test_what_is_no_number_is_not_to_be_blamed_on_holomorphic():
+    label = sl.State("text", name="label")
+    with pytest.raises(
+        TypeError, match=r"(?s)'label'.*a str, which has none\nInstead: lens & statelens"
+    ):
+        sl.grad(lambda: jnp.ones(()), label, holomorphic=True)()
+
+
 @pytest.mark.parametrize("wrap", [lambda fun: fun, sl.jit], ids=["eager", "jit"])
 def test_gradients_of_sums_that_are_still_to_be_made_over_devices(wrap):
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))

@@ -358,7 +358,9 @@ def test_a_reader_that_comes_between_a_program_and_its_store_loses_no_write(time
     assert second.value == measure() == 4 + times + 1 + 20
 
 
-@pytest.mark.parametrize("line", ["arranged = arrange", "pool.values = arranged", "if pool.length"])
+@pytest.mark.parametrize(
+    "line", ["arranged = arrangement", "pool.values = arranged", "if pool.arrangement is"]
+)
 def test_a_reader_that_comes_before_values_are_left_beside_others_loses_no_write(line):
     total, rate = sl.State(jnp.array(0.0)), sl.State(jnp.array(2.0))
 
@@ -719,3 +721,110 @@ def test_no_trace_is_made_for_calls_in_a_row():
     model.rate.value = jnp.array(2.0)
     run(advance, 1.0, times=3 * MANY)
     assert len(advance.states.written) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "args"),
+    [
+        ({"static_argnums": 0}, (3,)),
+        ({"static_argnums": 1}, (1.0, 3)),
+        ({"static_argnames": "n"}, (1.0, 3)),
+        ({"static_argnames": "n"}, (3,)),
+    ],
+)
+@pytest.mark.parametrize("writes", [False, True])
+def test_static_arguments_in_a_row(options, args, writes):
+    total = sl.State(jnp.array(0.0))
+
+    def add(x, n):
+        assert isinstance(n, int)
+        if not writes:
+            return total.value + n * x
+        for _ in range(n):
+            total.value += x
+        return total.value
+
+    step = sl.jit(add if len(args) == 2 else (lambda n: add(1.0, n)), max_traces=1, **options)
+    for count in range(1, 2 * MANY):
+        assert step(*args) == (3 * count if writes else 3)
+
+
+def test_a_static_argument_of_a_method_in_a_row():
+    class Model(Counter):
+        @sl.jit(static_argnums=1)
+        def advance(self, n):
+            for _ in range(n):
+                self.rate.value += 1
+
+    model = Model()
+    run(model.advance, 2)
+    assert model.rate.value == 1 + 2 * MANY
+
+
+def tree_first():
+    """Makes a state that holds a tree, and a step of no argument that writes it."""
+    tree = sl.State({"a": jnp.array(0.0)})
+
+    @sl.jit
+    def step():
+        tree.value = {"a": tree.value["a"] + 1}
+        return {"a": tree.value["a"], "label": "text"}
+
+    return tree, step
+
+
+def test_what_a_step_returns_in_a_row_is_put_together_where_a_state_holds_a_tree():
+    _, step = tree_first()
+    assert run(step, times=2 * MANY) == {"a": 2 * MANY, "label": "text"}
+
+
+def test_a_traced_tree_is_refused_in_a_row_of_calls_without_arguments():
+    tree, step = tree_first()
+    run(step, times=2 * MANY)
+    with pytest.raises(sl.TracerLeakError, match="a plain JAX transform is running"):
+        jax.jit(lambda: step()["a"])()
+    assert tree.value == {"a": 2 * MANY}
+    assert run(step)["a"] == 3 * MANY
+
+
+def test_a_call_that_ends_while_a_pool_closes_loses_no_write():
+    state = sl.State(jnp.array(0.0))
+
+    @sl.jit
+    def step():
+        state.value += 1
+
+    measure = sl.jit(lambda: state.value + 0)
+    run(measure, times=3)
+    run(step, times=20)
+    # As soon as the pool is no longer open, the step waits until it has been closed.
+    at_line(measure, "self.result_length, self.arr", step, code=Pool.close.__code__)
+    assert state.value == measure() == 21
+
+
+@pytest.mark.parametrize("name", ["advance", "__init__"])
+def test_a_pool_whose_opening_is_interrupted_brings_no_old_value_back(name):
+    model = Counter()
+    model.flag = True
+
+    @sl.jit
+    def step():
+        if model.flag is not None:
+            model.rate.value += 1
+        return model.rate.value
+
+    def interrupt(frame, event, arg):
+        if frame.f_code.co_name == name and frame.f_back.f_code is Pool.open.__code__:
+            raise KeyboardInterrupt
+
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(step, times=20)
+    finally:
+        sys.settrace(None)
+    model.rate.value = jnp.array(100.0)
+    model.flag = False
+    model.flag = True
+    for count in range(2 * MANY):
+        assert step() == 101 + count

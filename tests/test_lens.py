@@ -1108,3 +1108,22 @@ def test_halves_with_a_tree_in_the_place_of_a_leaf_differ_in_structure(other):
         sl.combine({"a": jnp.ones(2)}, other)
     with pytest.raises(sl.StructureError, match="asked to apply updates"):
         sl.lens("a").apply_updates({"a": jnp.ones(2)}, other)
+
+
+def test_an_update_of_what_is_not_selected_is_refused():
+    tree = {"b": jnp.ones(1), "w": jnp.ones(1)}
+    with pytest.raises(sl.StructureError, match=r"not to 'b'\nthere is an update for that"):
+        sl.lens("w").apply_updates(tree, {"b": jnp.ones(1), "w": jnp.ones(1)})
+    updates = sl.lens("w").partition({"b": jnp.ones(1), "w": jnp.ones(1)})[0]
+    assert sl.lens("w").apply_updates(tree, updates) == {"b": 1.0, "w": 2.0}
+
+
+@pytest.mark.parametrize("use", ["mask", "partition"])
+def test_a_pattern_that_matches_nothing_is_no_silent_mask_and_no_empty_part(use):
+    tree = {"layer": {"bias": jnp.ones(1), "weight": jnp.ones(1)}}
+    with pytest.raises(KeyError, match=r"'\*\*.wieght', which matches nothing\n.*layer.weight"):
+        getattr(sl.lens("**.wieght"), use)(tree)
+    with pytest.raises(KeyError, match="matches nothing"):
+        getattr(~sl.lens("layers.**") & sl.inexact, use)(tree)
+    getattr(sl.lens("**.wieght", optional=True), use)(tree)
+    getattr(sl.ndim > 3, use)(tree)

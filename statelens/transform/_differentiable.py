@@ -95,7 +95,7 @@ class Differentiable:
             )
 
 
-_WITHOUT_IT = "grad_states=statelens.inexact, or lens & statelens.inexact, which leave it out"
+_WITHOUT_IT = "lens & statelens.inexact, or model.states() & statelens.inexact, without it"
 _INTEGER = "allow_int=True, if a derivative of dtype float0 is meant"
 _HOLOMORPHIC = "holomorphic=True, if the function is holomorphic"
 _NOT_HOLOMORPHIC = "no holomorphic=True, which is for functions of complex numbers"

@@ -14,10 +14,10 @@ from .._held import Holding, moves, moving, store_all, store_arrays
 from .._reads import epoch
 from .._trace import concrete_types, is_concrete
 from ._discover import Undeclared
-from ._in_a_row import RUN_ERRORS, in_a_row
+from ._in_a_row import in_a_row
 from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
-from ._program import Program, are_traced, split_result
+from ._program import RUN_ERRORS, Program, are_traced, split_result
 from ._pure import prepared
 
 
@@ -45,6 +45,8 @@ def dispatch(
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
     is_alike = program.gives_arrays or len(program.signatures) == 1
+    # Where some are static, it has to be looked which.
+    simple = concrete_types if not static else frozenset[type]()
     opened: object = None
 
     def prepare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,14 +97,15 @@ def dispatch(
             if values:
                 store(written, values)
             if is_alike and pool.is_due() and pool.open(written, result):
-                begin_row(next(map(type, (*args, *values)), None) if are_concrete else None)
+                kinds = [type(value) for value in (*args, *values)]
+                begin_row(next((kind for kind in kinds if kind in simple), None))
             return out
         except Exception as error:
             hide_own_frames(error)
             raise
 
     def begin_row(usual: type | None) -> None:
-        install(in_a_row(program, usual, store, prepare, failed, end_row))
+        install(in_a_row(program, simple, usual, store, prepare, failed, end_row))
 
     def end_row(*args: Any, **kwargs: Any) -> Any:
         if not pool.is_open:

@@ -5,7 +5,7 @@ with caches that the program has emptied, so that what counts is how much of mem
 before the program begins; what comes after runs beside the program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from .._active import active_frame, living_frames
@@ -13,12 +13,8 @@ from .._errors import hide_own_frames
 from .._held import moving
 from .._reads import epoch
 from .._trace import concrete_types
-from ._discover import Undeclared
 from ._mixed import Mixed, returned
-from ._program import Program, are_traced
-from ._runtime import PROGRAM_ERRORS
-
-RUN_ERRORS = (Undeclared, *PROGRAM_ERRORS)
+from ._program import RUN_ERRORS, Program, are_traced
 
 
 class _Nothing:
@@ -30,6 +26,7 @@ _NOTHING: Any = _Nothing()
 
 def in_a_row(
     program: Program,
+    simple: Set[type],
     usual: type | None,
     store: Callable[..., None],
     prepare: Callable[..., Any],
@@ -40,8 +37,9 @@ def in_a_row(
 
     Args:
         program: The program; its pool is open.
-        usual: The class of most arrays that come and go, if it is known: it is sooner compared
-            than looked up.
+        simple: Classes of arguments that the program takes as they are.
+        usual: One of them, and of `concrete_types`, of which most that comes and goes is, if it
+            is known: it is sooner compared than looked up.
         store: Puts values in states.
         prepare: Sets apart what of arguments isn't traced.
         failed: Says what came of an error while the program ran, of `RUN_ERRORS`.
@@ -53,7 +51,7 @@ def in_a_row(
     """
     staged, pool, outs, finish = program.staged, program.pool, program.outs, program.finish
     get_frame, reads = active_frame.get, program.reads
-    # They are what they are until the program is traced again, and looked at again.
+    # A trace may add to them; then the program is looked at again, and this is made anew.
     lists, lists_before = reads.lists, reads.lists_before
     others_hold = reads.contents_hold if reads.containers or reads.kinds else None
 
@@ -73,8 +71,8 @@ def in_a_row(
                 return otherwise(*_given(a, b, c, *more), **kwargs)
             if (
                 c is _NOTHING
-                and (type(a) is usual or type(a) in concrete_types or a is _NOTHING)
-                and (b is _NOTHING or type(b) is usual or type(b) in concrete_types)
+                and (type(a) is usual or type(a) in simple or a is _NOTHING)
+                and (b is _NOTHING or type(b) is usual or type(b) in simple)
                 and not kwargs
             ):
                 # One by one: to take and to pass `*args, **kwargs` takes 0.5 of the 0.9 µs
@@ -98,14 +96,14 @@ def in_a_row(
                 is_usual = are_concrete and (kind is usual or kind in concrete_types)
                 if not is_usual and are_traced(values, are_concrete):
                     return finish(result)
-            if type(out) is not usual and type(out) is Mixed:
+            if type(out) is Mixed:
                 out = returned(out)
             if values:
-                is_left = len(result) == pool.length and pool.arrange is None
+                is_left = len(result) == pool.result_length
                 if is_left:
                     pool.values = values
                 # Another thread may have closed the pool.
-                if not is_left or not pool.length:
+                if not is_left or not pool.result_length:
                     leave(result, taken)
             return out
         except Exception as error:
@@ -113,13 +111,13 @@ def in_a_row(
             raise
 
     def leave(result: Any, taken: tuple[Any, ...]) -> None:
-        written, values, arrange = outs[len(result) - 2], result[1], pool.arrange
-        if len(result) == pool.length and arrange is not None:
-            arranged = arrange(values + taken)
+        written, values, arrangement = outs[len(result) - 2], result[1], pool.arrangement
+        if arrangement is not None and arrangement.result_length == len(result):
+            arranged = arrangement.arrange(values + taken)
             # Another thread may have written one of those that aren't written here.
             if pool.values is taken:
                 pool.values = arranged
-                if pool.length:
+                if pool.arrangement is arrangement:
                     return
         with moving:
             pool.close()

@@ -121,4 +121,4 @@ def jit(
         keep_unused=keep_unused,
         max_traces=max_traces,
     )
-    return make if fun is None else make(fun)
+    return user_facing(make) if fun is None else make(fun)

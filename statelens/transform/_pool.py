@@ -9,13 +9,26 @@ go back to their cells.
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._held import Deferred, Holding, held_value, moves, moving
 from .._reads import epoch
 from .._trace import is_concrete
 
 _CALLS_IN_A_ROW = 8
+
+
+class Arrangement(NamedTuple):
+    """How to leave what a program has written beside what it hasn't.
+
+    Attributes:
+        result_length: How many items a result has that writes just these states.
+        arrange: Gives what the program takes next, from what it has written and what it was
+            given.
+    """
+
+    result_length: int
+    arrange: Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 
 class Pool:
@@ -25,26 +38,32 @@ class Pool:
         cells: The states, and what stands for several.
         good_at: In what epoch the program was seen to be good, if the pool is open.
         values: The values of the states; None, if it isn't open.
-        length: How many items a result of the program has whose values can be left here; 0, if
-            the pool isn't open, or nothing is written. See `Program.staged`.
-        arrange: Gives what the program takes next, from what it has written and what it was
-            given; None, if it writes all states in the order in which it takes them.
+        is_open: Whether the values are here, and not in their cells.
+        result_length: How many items a result of the program has that writes all states in the
+            order in which they are taken, so that the values can be left here as they come (see
+            `Program.staged`); 0, if the pool isn't open, or the program writes others.
+        arrangement: How to leave the values of those that it writes; None likewise.
     """
 
-    __slots__ = ("__weakref__", "_calls", "arrange", "cells", "good_at", "length", "values")
+    __slots__ = (
+        "__weakref__",
+        "_calls",
+        "arrangement",
+        "cells",
+        "good_at",
+        "is_open",
+        "result_length",
+        "values",
+    )
 
     def __init__(self, cells: Sequence[Holding]):
         self.cells = cells
         self.good_at: object = None
         self.values: tuple[Any, ...] | None = None
-        self.length = 0
-        self.arrange: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
+        self.result_length = 0
+        self.arrangement: Arrangement | None = None
+        self.is_open = False
         self._calls = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the values are here, and not in their cells."""
-        return self.values is not None
 
     def is_due(self) -> bool:
         """Says whether the program has now run often enough in a row; to be asked at each call."""
@@ -70,23 +89,29 @@ class Pool:
             if not where.keys() <= set(self.cells):
                 return False  # what was in a block came out by itself
             places = [where.get(cell, len(where) + n) for n, cell in enumerate(self.cells)]
-            is_all = self.cells == written or len(places) == 1  # or nothing is written
-            self.arrange = None if is_all else operator.itemgetter(*places)
+            is_all = self.cells == written or len(places) == 1
             self.values = values
             # First: who gathers values in another thread, and meets what isn't one, must know.
             moves.advance()
             for place, cell in enumerate(self.cells):
                 cell._value = Pooled(self, place)
-            self.length, self.good_at = len(result) if written else 0, epoch.now
+            if is_all and written:
+                self.result_length = len(result)
+            elif written:
+                self.arrangement = Arrangement(len(result), operator.itemgetter(*places))
+            # Last: what is interrupted before has opened nothing.
+            self.good_at, self.is_open = epoch.now, True
         return True
 
     def close(self) -> None:
         """Gives the values back to their cells."""
         with moving:
             # In this order: a call in another thread, which is just about to leave its values
-            # here, sees that it has to store them, which it can when they are all back.
-            values: Any = self.values
-            self.length, self.good_at = 0, None
+            # here, sees that it has to store them, which it can when they are all back. One
+            # that didn't see it has left them before they are read.
+            self.result_length, self.arrangement, self.good_at = 0, None, None
+            self.is_open = False
+            values = self.values or ()
             for number, cell in enumerate(self.cells):
                 value = cell._value
                 if type(value) is Pooled and value.pool is self:
@@ -112,19 +137,15 @@ class Pooled(Deferred):
     @property
     def holds_array(self) -> bool:
         """Whether the value is an array or a number, and not a tree of them."""
-        return is_concrete(self._value)
-
-    @property
-    def _value(self) -> Any:
-        values: Any = self.pool.values
-        return values[self._number]
+        values = self.pool.values
+        return values is not None and is_concrete(values[self._number])
 
     def found_in(self, cell: Holding) -> Any:
         """Returns the value; it stays in the pool, if it needn't be put together."""
-        try:
-            value = self._value
-        except TypeError:  # another thread has just closed the pool
+        values = self.pool.values
+        if values is None:  # another thread has just closed the pool
             return held_value(cell)
+        value = values[self._number]
         if not isinstance(value, Deferred):
             return value
         self.pool.close()

@@ -29,6 +29,9 @@ from ._pool import Pool
 from ._pure import staged_writes, states_in
 from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
+RUN_ERRORS = (Undeclared, *PROGRAM_ERRORS)
+"""What a staged function may raise that isn't to be let out as it is."""
+
 
 class Signature(NamedTuple):
     """What a trace is made for: the structure and the kinds of all arguments."""
@@ -223,7 +226,8 @@ class Program:
             reads=self.reads,
         )
         self.reads.settle(captured.touched)
-        self._be_looked_at_again()  # more may have been read than before
+        # A row of calls has taken over what was read before; now it may be more.
+        self._be_looked_at_again()
         touched = [cell for cell in captured.touched if cell not in inside]
         writes = captured.writes
         # What is donated in a block goes with it, and isn't lost where it isn't written.

@@ -304,8 +304,8 @@ class Call:
                     explain(
                         f"asked {self._asked.name} to write {cell!r}, which all lanes share",
                         "the value isn't the same in all lanes",
-                        "vmap with in_states={state: 0} and out_states={state: 0}, for a state that "
-                        "has a value for each lane",
+                        "vmap with in_states={state: 0} and out_states={state: 0}, for a state "
+                        "that has a value for each lane",
                         "one value from all lanes, as by jax.lax.pmean over an axis_name",
                     )
                 ) from error

@@ -30,16 +30,16 @@ def focus_on(
     tree: Any,
     *,
     required_by: str | None = None,
-    matched_by: str | None = None,
+    may_be_empty: bool = False,
 ) -> Focused:
     """Flattens a tree and selects in it.
 
     Args:
         selector: What to select.
         tree: Any pytree.
-        required_by: The operation for which an empty selection is an error, or None.
-        matched_by: The operation for which it is one that a pattern matches nothing, even where
-            something is selected or nothing need be; if it isn't `required_by`.
+        required_by: The operation for which it is an error that a pattern matches nothing, or
+            that nothing is selected; None if neither is.
+        may_be_empty: Whether only the first is.
 
     Returns:
         The flattened tree with the selection.
@@ -50,11 +50,11 @@ def focus_on(
     """
     flat = flatten_typed(tree)
     entries = select(selector, tree, flat)
-    asked_by = required_by or matched_by
-    if asked_by is not None and entries.unmatched:
-        raise PathError(_unmatched(entries.unmatched[0], tree, asked_by))
-    if required_by is not None and not entries and not _is_optional(selector):
-        raise SelectionError(_empty(selector, tree, required_by))
+    if required_by is not None:
+        if entries.unmatched:
+            raise PathError(_unmatched(entries.unmatched[0], tree, required_by))
+        if not (entries or may_be_empty or _is_optional(selector)):
+            raise SelectionError(_empty(selector, tree, required_by))
     return Focused(flat[0], flat[1], entries)
 
 

@@ -131,8 +131,8 @@ class Lens:
             >>> sl.lens("w").partition({"b": jnp.zeros(1), "w": jnp.ones(1)})[0]
             {'b': None, 'w': Array([1.], dtype=float32)}
         """
-        leaves, treedef, entries = focus_on(self.selector, tree, matched_by="partition")
-        return split(leaves, treedef, entries)
+        focused = focus_on(self.selector, tree, required_by="partition", may_be_empty=True)
+        return split(*focused)
 
     @user_facing
     def get(self, tree: Any) -> dict[Path, Any]:
@@ -339,7 +339,9 @@ class Lens:
             {'b': True, 'w': False}
         """
         with looking():
-            leaves, treedef, entries = focus_on(self.selector, tree, matched_by="a mask")
+            leaves, treedef, entries = focus_on(
+                self.selector, tree, required_by="a mask", may_be_empty=True
+            )
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(

@@ -97,15 +97,14 @@ def dispatch(
             if values:
                 store(written, values)
             if is_alike and pool.is_due() and pool.open(written, result):
-                kinds = [type(value) for value in (*args, *values)]
-                begin_row(next((kind for kind in kinds if kind in simple), None))
+                begin_row()
             return out
         except Exception as error:
             hide_own_frames(error)
             raise
 
-    def begin_row(usual: type | None) -> None:
-        install(in_a_row(program, simple, usual, store, prepare, failed, end_row))
+    def begin_row() -> None:
+        install(in_a_row(program, simple, store, prepare, failed, end_row))
 
     def end_row(*args: Any, **kwargs: Any) -> Any:
         if not pool.is_open:
@@ -114,7 +113,7 @@ def dispatch(
 
     if pool.is_open:
         pool.good_at = program.good_at
-        begin_row(None)
+        begin_row()
     else:
         install(call)
 

@@ -27,7 +27,6 @@ _NOTHING: Any = _Nothing()
 def in_a_row(
     program: Program,
     simple: Set[type],
-    usual: type | None,
     store: Callable[..., None],
     prepare: Callable[..., Any],
     failed: Callable[..., Any],
@@ -38,8 +37,6 @@ def in_a_row(
     Args:
         program: The program; its pool is open.
         simple: Classes of arguments that the program takes as they are.
-        usual: One of them, and of `concrete_types`, of which most that comes and goes is, if it
-            is known: it is sooner compared than looked up.
         store: Puts values in states.
         prepare: Sets apart what of arguments isn't traced.
         failed: Says what came of an error while the program ran, of `RUN_ERRORS`.
@@ -51,9 +48,11 @@ def in_a_row(
     """
     staged, pool, outs, finish = program.staged, program.pool, program.outs, program.finish
     get_frame, reads = active_frame.get, program.reads
+    # One of these, of which most that comes and goes is: it is sooner compared than looked up.
+    usual = next((kind for kind in map(type, pool.values or ()) if kind in simple), None)
     # A trace may add to them; then the program is looked at again, and this is made anew.
     lists, lists_before = reads.lists, reads.lists_before
-    others_hold = reads.contents_hold if reads.containers or reads.kinds else None
+    contents_hold = reads.contents_hold if reads.containers or reads.kinds else None
 
     def call_in_a_row(
         a: Any = _NOTHING, b: Any = _NOTHING, c: Any = _NOTHING, /, *more: Any, **kwargs: Any
@@ -65,8 +64,7 @@ def in_a_row(
                 pool.good_at is not epoch.now
                 or taken is None
                 or (living_frames and get_frame() is not None)
-                or lists != lists_before
-                or (others_hold is not None and not others_hold())
+                or (lists != lists_before if contents_hold is None else not contents_hold())
             ):
                 return otherwise(*_given(a, b, c, *more), **kwargs)
             if (

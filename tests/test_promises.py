@@ -477,6 +477,26 @@ def test_errors_say_what_where_and_what_instead(act, builtin, text):
     assert traceback.extract_tb(caught.value.__traceback__)[-1].filename == __file__
 
 
+DECORATORS = {
+    "jit": lambda states: sl.jit(donate_states=states),
+    "grad": lambda states: sl.grad(grad_states=states),
+    "vmap": lambda states: sl.transform.vmap(in_states=states),
+    "vmap_new_states": lambda _: sl.transform.vmap_new_states(axis_size=2),
+    "checkpoint": lambda _: sl.transform.checkpoint(prevent_cse=True),
+    "shard_map": lambda _: sl.transform.shard_map(mesh=None, in_specs=(), out_specs=()),
+    "custom_vjp": lambda states: sl.transform.custom_vjp(states=states),
+    "custom_jvp": lambda states: sl.transform.custom_jvp(states=states),
+}
+
+
+@pytest.mark.parametrize("name", DECORATORS)
+def test_an_error_in_a_decorator_ends_at_the_user_s_line(name):
+    decorate = DECORATORS[name](Regressor().states("nowhere.**"))
+    with pytest.raises(sl.StateLensError, match=rf"asked {name} ") as caught:
+        decorate(3)
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].filename == __file__
+
+
 @pytest.mark.parametrize("use", [jnp.sin, np.sin, lambda s: jnp.ones(2) * s, lambda s: s[0], len])
 def test_a_state_is_not_its_value(use):
     with pytest.raises(sl.StateTypeError, match=r"write \.value"):

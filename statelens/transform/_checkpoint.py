@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 
 from .._errors import ArgumentTypeError, explain, user_facing
-from ._options import function, positions
+from ._options import applied, function, positions
 from ._pure import finished, prepared, pure
 from ._wrapper import Wrapper
 
@@ -73,7 +73,7 @@ def checkpoint(
     make = functools.partial(
         _Checkpointed, static_argnums=static_argnums, prevent_cse=prevent_cse, policy=policy
     )
-    return make if fun is None else make(fun)
+    return applied(make, fun)
 
 
 remat = checkpoint

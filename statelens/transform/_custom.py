@@ -29,7 +29,7 @@ from ..thread import overlaid_values
 from ._carry import kinds, states_before
 from ._discover import Attempt, settle
 from ._mixed import unmixed
-from ._options import function
+from ._options import applied, function
 from ._pure import finished, staged_writes, states_in
 from ._wrapper import Wrapper
 
@@ -323,7 +323,7 @@ def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         >>> sl.grad(scale, w)(3.0)
         Array(30., dtype=float32...)
     """
-    return functools.partial(_CustomVjp, states=states) if fun is None else _CustomVjp(fun, states)
+    return applied(functools.partial(_CustomVjp, states=states), fun)
 
 
 def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
@@ -356,4 +356,4 @@ def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         >>> sl.grad(scale, w)(3.0)
         Array(30., dtype=float32...)
     """
-    return functools.partial(_CustomJvp, states=states) if fun is None else _CustomJvp(fun, states)
+    return applied(functools.partial(_CustomJvp, states=states), fun)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .._errors import ArgumentTypeError, explain, user_facing
 from ._differentiable import Differentiable
 from ._nan import find_non_finite
-from ._options import function
+from ._options import applied, function
 from ._parts import compile_states, read_argnums
 from ._plan import Plan
 from ._quantities import require_units, with_units
@@ -25,8 +25,7 @@ def gradient_value_aux(gradient: Any, *extra: Any) -> Any:
 
 def make(fun: Callable[..., Any] | None, cls: type | None = None, **options: Any) -> Any:
     """Makes a gradient transform of a function, or a decorator where there is none."""
-    decorate = functools.partial(cls or GradientTransform, **options)
-    return decorate if fun is None else decorate(fun)
+    return applied(functools.partial(cls or GradientTransform, **options), fun)
 
 
 class GradientTransform:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .._errors import user_facing
 from ._jit_function import JitFunction
+from ._options import applied
 
 
 @user_facing
@@ -121,4 +122,4 @@ def jit(
         keep_unused=keep_unused,
         max_traces=max_traces,
     )
-    return user_facing(make) if fun is None else make(fun)
+    return applied(make, fun)

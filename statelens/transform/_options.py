@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .._errors import ArgumentError, ArgumentTypeError, explain
+from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from .._given import is_bound, units_of
 from .._halves import split
 from .._picks import Selector
@@ -38,6 +38,11 @@ def function(fun: Any, option: str, asked_by: str) -> Any:
             )
         )
     return fun
+
+
+def applied(make: Callable[..., Any], fun: Callable[..., Any] | None) -> Any:
+    """Gives what `make` makes of a function, or a decorator where there is none."""
+    return user_facing(make) if fun is None else make(fun)
 
 
 def count(number: Any, option: str, asked_by: str, least: int = 1) -> int | None:

@@ -18,6 +18,7 @@ from ._axes import Grouping, Kind, group, spread
 from ._carry import states_before
 from ._discover import Attempt, settle
 from ._mixed import mixed, unmixed
+from ._options import applied
 from ._places import Places, read_places
 from ._pure import prepared, staged, states_in
 from ._wrapper import Wrapper
@@ -370,4 +371,4 @@ def shard_map(
         _one(in_states, state_in_specs, "in_states", "state_in_specs"),
         _one(out_states, state_out_specs, "out_states", "state_out_specs"),
     )
-    return make if fun is None else make(fun)
+    return applied(make, fun)

@@ -15,7 +15,7 @@ from .._errors import user_facing
 from ._axes import is_axis, read_in_axes, read_out_axes
 from ._discover import Attempt, settle
 from ._lanes import Call, Mapping, NewStates
-from ._options import count
+from ._options import applied, count
 from ._places import Places, read_places
 from ._wrapper import Wrapper
 
@@ -153,7 +153,7 @@ def vmap(
         in_states=in_states,
         out_states=out_states,
     )
-    return make if fun is None else make(fun)
+    return applied(make, fun)
 
 
 @user_facing
@@ -219,4 +219,4 @@ def vmap_new_states(
         out_states=out_states,
         new_states=NewStates(state_tag, state_to_exclude),
     )
-    return make if fun is None else make(fun)
+    return applied(make, fun)

@@ -497,6 +497,13 @@ def test_an_error_in_a_decorator_ends_at_the_user_s_line(name):
     assert traceback.extract_tb(caught.value.__traceback__)[-1].filename == __file__
 
 
+@pytest.mark.parametrize("name", ["custom_vjp", "custom_jvp"])
+def test_what_is_no_function_is_refused_at_the_user_s_line(name):
+    with pytest.raises(sl.StateLensError, match=rf"asked {name} for fun=3") as caught:
+        getattr(sl.transform, name)(3)
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].filename == __file__
+
+
 @pytest.mark.parametrize("use", [jnp.sin, np.sin, lambda s: jnp.ones(2) * s, lambda s: s[0], len])
 def test_a_state_is_not_its_value(use):
     with pytest.raises(sl.StateTypeError, match=r"write \.value"):

@@ -281,6 +281,7 @@ def _zeros(writes: Any) -> Any:
     return jax.tree.map(lambda leaf: None, writes)
 
 
+@user_facing
 def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
     """Gives a function a backward rule of its own, that sees states.
 
@@ -326,6 +327,7 @@ def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
     return applied(functools.partial(_CustomVjp, states=states), fun)
 
 
+@user_facing
 def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
     """Gives a function a forward rule of its own, that sees states.
 

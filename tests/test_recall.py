@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import statelens as sl
-from statelens.transform import _recall
+from statelens.transform import _mixed, _recall
 
 
 class Model(eqx.Module):
@@ -237,11 +237,49 @@ def test_nested_tuples_of_one_structure_are_not_taken_for_others():
         return jax.tree.map(lambda x: 2 * x if eqx.is_array_like(x) else x, tree)
 
     compiled = sl.jit(lambda tree: doubled(tree))
-    for tree in [tree for tree in trees for _ in range(2)] + 2 * trees[::-1]:
+    # As often as it takes for calls in a row; then one of each, and many more than are known.
+    for tree in 10 * trees[:1] + [tree for tree in trees for _ in range(2)] + 2 * trees[::-1]:
         out, expected = compiled(tree), doubled(tree)
         assert jax.tree.structure(out) == jax.tree.structure(expected)
         for leaf, other in zip(jax.tree.leaves(out), jax.tree.leaves(expected), strict=True):
             assert leaf is other or np.array_equal(leaf, other)
+
+
+def arguments():
+    one, two = jnp.array(1.0), jnp.arange(2.0)
+    model, other = twice(make())[0], twice(make())[0]
+    return [
+        (model, (model, one), two),
+        (other, (other, two), one),
+        (make(), (model, one), two),
+        (model, (make(), one), two),
+        (model, (model, one), np.arange(2.0)),
+        (model, (model, one), 2.0),
+        (model, (model, one), True),
+        (model, (model, one), [two]),
+        (model, [model, one], two),
+        (model, one, (model, two)),
+        (one, (model, one), two),
+        (None, (model, one), two),
+        (model, {"a": model}, {"b": [one, (two,)]}),
+        ((), ((),), (None, ())),
+        (model, (model, one)),
+        (model, (model, one), two, two),
+        (one, (two, 3.0, None), (model,), model),
+    ]
+
+
+def summed(*args, scale=1.0):
+    return scale * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(args) if eqx.is_array_like(leaf))
+
+
+@pytest.mark.parametrize("first", range(len(arguments())))
+def test_arguments_that_are_not_alike_come_between_calls_in_a_row(first):
+    compiled, every = sl.jit(summed), arguments()
+    for args in 12 * [every[first]] + every + every[::-1]:
+        np.testing.assert_allclose(compiled(*args), summed(*args), rtol=1e-6)
+        np.testing.assert_allclose(compiled(*args, scale=2.0), 2 * summed(*args), rtol=1e-6)
+        assert jax.grad(lambda x: compiled(*args[1:], x))(3.0) == 1.0  # noqa: B023
 
 
 class Swapped(NamedTuple):
@@ -291,6 +329,8 @@ def test_lists_in_them_may_change_where_a_module_holds_them(cls):
 def test_more_structures_of_tuples_than_are_kept_are_all_taken_apart():
     models = [twice(dataclasses.replace(make(), rate=float(n)))[0] for n in range(20)]
     apply = sl.jit(lambda pair: pair[0](pair[1]))
+    for _ in range(10):
+        apply((models[0], 0.5))
     for _ in range(3):
         for model in models:
             assert apply((model, 0.5)) == model(0.5)
@@ -384,3 +424,44 @@ def test_inside_of_traces_modules_are_remembered_for_nobody_else():
     assert outer(1.0) == 4
     assert outer(jnp.arange(2.0))[1] == 4
     assert jax.grad(outer)(3.0) == 4
+
+
+def test_later_calls_compare_nothing_static_in_python(monkeypatch):
+    state = sl.State((make(), 0))
+    compared = []
+    equals = _mixed.Static.__eq__
+
+    def counted(self, other):
+        compared.append(self)
+        return equals(self, other)
+
+    monkeypatch.setattr(_mixed.Static, "__eq__", counted)
+
+    @sl.jit
+    def by_state():
+        model, number = state.value
+        state.value = model, number + 1
+
+    @sl.jit
+    def by_argument(model, number):
+        return model, number + 1
+
+    out = make(), 0
+    for step in range(20):
+        if step == 2:
+            compared.clear()
+        by_state()
+        out = by_argument(*out)
+    assert not compared
+    assert state.value[1] == out[1] == 20
+
+
+def test_a_module_may_end_after_the_names_of_this_library_have(monkeypatch):
+    model = twice(make())[0]
+    errors = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    # As Python does it with the names of a file, when it ends.
+    monkeypatch.setattr(_recall, "_memories", None)
+    del model
+    gc.collect()
+    assert not errors

@@ -18,7 +18,7 @@ from ._in_a_row import in_a_row
 from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
 from ._program import RUN_ERRORS, Program, are_traced, split_result
-from ._pure import prepared
+from ._takers import Takers
 
 
 def dispatch(
@@ -47,10 +47,8 @@ def dispatch(
     is_alike = program.gives_arrays or len(program.signatures) == 1
     # Where some are static, it has to be looked which.
     simple = concrete_types if not static else frozenset[type]()
+    takers = Takers(static)
     opened: object = None
-
-    def prepare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return prepared(args, kwargs, static, apart)
 
     def failed(error: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(error, Undeclared):
@@ -69,7 +67,7 @@ def dispatch(
                     are_concrete = False
                     break
             if not are_concrete:
-                args, kwargs = prepare(args, kwargs)
+                args, kwargs = takers.take(args, kwargs)
             # Another thread may move values, and this function may be called in it.
             now = moves.now
             is_up_to_date = opened is now
@@ -104,7 +102,7 @@ def dispatch(
             raise
 
     def begin_row() -> None:
-        install(in_a_row(program, simple, store, prepare, failed, end_row))
+        install(in_a_row(program, simple, store, takers, failed, end_row))
 
     def end_row(*args: Any, **kwargs: Any) -> Any:
         if not pool.is_open:

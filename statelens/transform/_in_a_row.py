@@ -15,6 +15,7 @@ from .._reads import epoch
 from .._trace import concrete_types
 from ._mixed import Mixed, returned
 from ._program import RUN_ERRORS, Program, are_traced
+from ._takers import Takers
 
 
 class _Nothing:
@@ -28,7 +29,7 @@ def in_a_row(
     program: Program,
     simple: Set[type],
     store: Callable[..., None],
-    prepare: Callable[..., Any],
+    takers: Takers,
     failed: Callable[..., Any],
     otherwise: Callable[..., Any],
 ) -> Callable[..., Any]:
@@ -38,7 +39,7 @@ def in_a_row(
         program: The program; its pool is open.
         simple: Classes of arguments that the program takes as they are.
         store: Puts values in states.
-        prepare: Sets apart what of arguments isn't traced.
+        takers: What takes arguments apart.
         failed: Says what came of an error while the program ran, of `RUN_ERRORS`.
         otherwise: What to call where the program is not good, its pool is closed, or a frame is
             open.
@@ -78,7 +79,12 @@ def in_a_row(
                 args = (a, b) if b is not _NOTHING else (a,) if a is not _NOTHING else ()
                 are_concrete = True
             else:
-                args, kwargs = prepare(_given(a, b, c, *more), kwargs)
+                args = (a, b, c, *more) if c is not _NOTHING else _given(a, b, c)
+                found = None if kwargs else takers.last(args)
+                if found is None:
+                    args, kwargs = takers.take(args, kwargs)
+                else:
+                    args = found
                 are_concrete = False
             try:
                 result = staged(*(taken + args), **kwargs) if kwargs else staged(*(taken + args))

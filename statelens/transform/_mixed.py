@@ -22,12 +22,10 @@ from ._assembly import Assembly, Hole
 from ._recall import (
     Getter,
     forget_some,
-    is_tuple,
     places_of_containers,
     recall,
     remember,
 )
-from ._tuples import Taker, no_taker, taker
 
 _NUMBERS = (bool, int, float, complex)
 _CONTAINERS = (list, tuple, dict, type(None))
@@ -68,14 +66,12 @@ class Static:
         holes: Where the traced leaves are.
         values: The leaves themselves, but for the traced ones.
         returned: How to put the tree together, if it is one that was returned before.
-        taker: What takes such trees apart, if they are nested tuples.
     """
 
     def __init__(self, leaves: Sequence[Any], treedef: TreeDef):
         self.leaves = tuple(leaves)
         self.holes = [position for position, leaf in enumerate(leaves) if leaf is _TRACED]
         self.returned: _Returned | None = None
-        self.taker: Taker | None = None
         self.treedef = treedef
         self.values = [leaf.value if isinstance(leaf, Constant) else leaf for leaf in leaves]
 
@@ -163,27 +159,9 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     found = recall(tree)
     if found is not None:
         return found
-    if not is_tuple(type(tree)):
-        if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
-            return tree
-        return _apart(tree, name)
-    takers = _takers.get((type(tree), len(tree)), ())
-    for take, static in takers:
-        traced = take(tree)
-        if traced is not None:
-            return Mixed(traced, static)
-    found = _apart(tree, name)
-    static = found.static
-    if static.taker is None:
-        static.taker = taker(tree)
-        if static.taker not in (None, no_taker):
-            forget_some(_takers)
-            _takers[type(tree), len(tree)] = [(static.taker, static), *takers[: _MOST_TAKERS - 1]]
-    return found
-
-
-_MOST_TAKERS = 16
-_takers: dict[tuple[type, int], Sequence[tuple[Taker, "Static"]]] = {}
+    if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
+        return tree
+    return _apart(tree, name)
 
 
 def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
@@ -290,8 +268,16 @@ def _look_up(tree: Any, *key: Hashable) -> _Known:
         # Something static in a node can't be hashed; JAX says so, where it matters.
         return _Known(_are_traced(tree))
     if known is None:
+        # A program gives by its trace what its next call takes: both have the same static half
+        # then, and JAX, which compares them at each call, sees that at once.
+        is_traced = _are_traced(tree)
+        like = key[0], tuple(is_traced)
+        known = _known.get(like)
+        if known is None:
+            forget_some(_known)
+            known = _known[like] = _Known(is_traced, places_of_containers(tree))
         forget_some(_known)
-        known = _known[key] = _Known(_are_traced(tree), places_of_containers(tree))
+        _known[key] = known
     return known
 
 

@@ -34,21 +34,21 @@ def prepared(
     """
     if not static and not kwargs:
         positional = [
-            arg if type(arg) in concrete_types else take(arg, _name_of(number))
+            arg if type(arg) in concrete_types else take(arg, name_of(number))
             for number, arg in enumerate(args)
         ]
         return tuple(positional), {}
 
     def one(label: int | str, arg: Any) -> Any:
         part = constant if label in static else take
-        return part(arg, _name_of(label))
+        return part(arg, name_of(label))
 
     positional = [one(number, arg) for number, arg in enumerate(args)]
     return tuple(positional), {name: one(name, arg) for name, arg in kwargs.items()}
 
 
 @functools.cache
-def _name_of(label: int | str) -> Callable[[], str]:
+def name_of(label: int | str) -> Callable[[], str]:
     """Gives what gives the name of an argument, to be used in messages."""
     return lambda: f"argument {label!r}"
 

@@ -154,6 +154,7 @@ def _step(key: Any) -> Callable[[Any], Any]:
     return operator.itemgetter(key.idx if isinstance(key, jtu.SequenceKey) else key.key)
 
 
-def _forget(memory: Memory) -> None:
-    if _memories.get(memory.key) is memory:
-        _memories.pop(memory.key, None)  # another thread may have been sooner
+# Bound, since a module may end after the names of this file have, when Python does.
+def _forget(memory: Memory, memories: dict[int, Memory] = _memories) -> None:
+    if memories.get(memory.key) is memory:
+        memories.pop(memory.key, None)  # another thread may have been sooner

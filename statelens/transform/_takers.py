@@ -1,0 +1,190 @@
+"""Arguments of calls that are alike, taken apart by one function that is written for them.
+
+A program can't begin before its arguments are taken apart, with caches that its last run has
+emptied: then each function that Python calls costs microseconds. In a loop the arguments are alike
+each time: arrays, modules that the last call has returned, and nested tuples with such modules in
+them, such as the memory of an optimiser. So one function is written for all of them, as
+`dataclasses` writes methods, and calls none but `recall`.
+"""
+
+import functools
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import equinox as eqx
+
+from .._trace import concrete_types, is_concrete
+from ._mixed import Mixed, apart
+from ._pure import name_of, prepared
+from ._recall import is_seen_tuple, is_tuple, recall
+
+Taker = Callable[[tuple[Any, ...]], tuple[Any, ...] | None]
+"""Takes arguments apart; gives None for arguments that it isn't written for."""
+
+_MOST_TAKERS = 4
+_MOST_WRITTEN = 32
+_MOST_NODES = 64
+
+
+class Takers:
+    """What takes the arguments of a function apart, as far as they have been met.
+
+    Args:
+        static: Positions and names of arguments of which nothing is traced.
+
+    Attributes:
+        last: What was used last, for positional arguments.
+    """
+
+    __slots__ = ("_known", "_left", "_static", "last")
+
+    def __init__(self, static: frozenset[int | str]):
+        self.last: Taker = _take_none
+        self._known: list[Taker] = []
+        self._static = static
+        self._left = 0 if static else _MOST_WRITTEN
+
+    def take(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Takes arguments apart, as `prepared` does."""
+        if not kwargs:
+            for taker in self._known:
+                found = taker(args)
+                if found is not None:
+                    self.last = taker
+                    return found, kwargs
+        found, named = prepared(args, kwargs, self._static, apart)
+        if self._left and not kwargs:
+            self._left -= 1
+            taker = _taker(args, found)
+            if taker is not None:
+                self.last = taker
+                self._known = [taker, *self._known[: _MOST_TAKERS - 1]]
+        return found, named
+
+
+def _take_none(args: tuple[Any, ...]) -> None:
+    """Takes nothing."""
+
+
+def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker | None:
+    """Writes the function for arguments like these.
+
+    Args:
+        args: The arguments.
+        taken: What they become.
+
+    Returns:
+        The function; None, if there are too many nodes in them, or there is a module in a tuple
+        that isn't remembered yet.
+    """
+    writer = _Writer()
+    names = writer.unpack("args", args)
+    parts = [
+        writer.argument(name, arg, found, name_of(number))
+        for number, (name, arg, found) in enumerate(zip(names, args, taken, strict=True))
+    ]
+    return None if writer.is_too_early or writer.nodes > _MOST_NODES else writer.written(parts)
+
+
+class _Writer:
+    """Writes a function that takes arguments apart.
+
+    Attributes:
+        nodes: How many nodes there are in what it is written for.
+        is_too_early: Whether a module in a tuple wasn't remembered.
+    """
+
+    def __init__(self):
+        self.nodes = 0
+        self.is_too_early = False
+        self._lines: list[str] = []
+        self._names: dict[str, Any] = {
+            "Mixed": Mixed,
+            "apart": apart,
+            "concrete_types": concrete_types,
+            "recall": recall,
+        }
+
+    def argument(self, name: str, arg: Any, taken: Any, label: Callable[[], str]) -> str:
+        """Writes what an argument becomes.
+
+        Args:
+            name: What the function calls it.
+            arg: The argument.
+            taken: What it becomes.
+            label: Gives what to call it in messages.
+
+        Returns:
+            An expression.
+        """
+        if is_concrete(arg):
+            return self._array(name)
+        if is_tuple(type(arg)) and _is_plain(arg):
+            return f"Mixed([{', '.join(self._parts(name, arg))}], {self._named(taken.static)})"
+        known = self._recalled(name)
+        return f"apart({name}, {self._named(label)}) if {known} is None else {known}"
+
+    def unpack(self, name: str, node: tuple[Any, ...]) -> list[str]:
+        """Writes how to unpack a tuple, and gives names of the items."""
+        self.nodes += len(node)
+        self._require(f"len({name}) == {len(node)}")
+        items = [f"{name}_{number}" for number in range(len(node))]
+        if items:
+            self._lines.append(f"{', '.join(items)}, = {name}")
+        return items
+
+    def written(self, parts: list[str]) -> Taker:
+        """Gives the function that returns a tuple of what these expressions say."""
+        body = "\n    ".join([*self._lines, f"return ({''.join(f'{part}, ' for part in parts)})"])
+        exec(_compiled(f"def take(args):\n    {body}\n"), self._names)
+        return self._names["take"]
+
+    def _parts(self, name: str, node: Any) -> list[str]:
+        """Writes what the traced leaves of a node in a tuple are."""
+        if is_concrete(node):
+            return [self._array(name)]
+        if node is None:
+            self._require(f"{name} is None")
+            return []
+        if isinstance(node, eqx.Module):
+            found = recall(node)
+            if found is None:
+                self.is_too_early = True
+                return []
+            known, static = self._recalled(name), self._named(found.static)
+            self._require(f"{known} is not None and {known}.static is {static}")
+            return [f"*{known}.traced"]
+        self._require(f"type({name}) is {self._named(type(node))}")
+        items = zip(self.unpack(name, node), node, strict=True)
+        return [part for item in items for part in self._parts(*item)]
+
+    def _recalled(self, name: str) -> str:
+        self._lines.append(f"{name}_known = recall({name})")
+        return f"{name}_known"
+
+    def _array(self, name: str) -> str:
+        self._require(f"type({name}) in concrete_types")
+        return name
+
+    def _require(self, condition: str) -> None:
+        self._lines.append(f"if not ({condition}): return None")
+
+    def _named(self, value: Any) -> str:
+        name = f"value_{len(self._names)}"
+        self._names[name] = value
+        return name
+
+
+def _is_plain(node: Any) -> bool:
+    """Says whether there are but arrays, modules and None in nested tuples."""
+    if is_seen_tuple(node):
+        return all(map(_is_plain, node))
+    return node is None or is_concrete(node) or isinstance(node, eqx.Module)
+
+
+@functools.lru_cache(64)
+def _compiled(source: str) -> CodeType:
+    return compile(source, "<statelens taker>", "exec")

@@ -6,10 +6,12 @@ is compared with the baseline's time in the same round, and the median of these 
 
 import contextlib
 import gc
+import itertools
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,9 @@ from .report import Row, Settings, rows_of
 from .targets import target_of
 
 Candidate = Callable[[], Any]
+
+_SLOW = 0.1
+"""What several calls may last, in seconds, however long a round is meant to be."""
 
 
 class Ratio(NamedTuple):
@@ -28,12 +33,15 @@ class Ratio(NamedTuple):
         low: Their lower quartile.
         high: Their upper quartile.
         seconds: The median time of a call.
+        error: By how much the ratio may be wrong: the standard error of a median, as a
+            fraction of it, if rounds were independent and noise were normal.
     """
 
     ratio: float
     low: float
     high: float
     seconds: float
+    error: float
 
 
 def ratios(
@@ -49,7 +57,21 @@ def ratios(
     Returns:
         What was measured, by name, in the order of the candidates.
     """
-    rounds = list(_rounds(candidates, settings))
+    rounds: list[dict[str, float]] = []
+    found: dict[str, Ratio] = {}
+    for each in _rounds(candidates, settings):
+        rounds.append(each)
+        if len(rounds) % settings.rounds == 0:
+            found = _compared(rounds, candidates, baseline)
+            if all(ratio.error <= settings.precision for ratio in found.values()):
+                return found
+    return _compared(rounds, candidates, baseline)
+
+
+def _compared(
+    rounds: list[dict[str, float]], candidates: Iterable[str], baseline: str
+) -> dict[str, Ratio]:
+    """Compares the times of each candidate with the baseline's in the same round."""
     return {name: _ratio([(each[name], each[baseline]) for each in rounds]) for name in candidates}
 
 
@@ -90,7 +112,7 @@ def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator
     order, shuffle = list(candidates), random.Random(0).shuffle
     start = time.perf_counter()
     with _no_collection() as collect:
-        for number in range(settings.rounds):
+        for number in itertools.count():
             if number >= 3 and time.perf_counter() - start > settings.budget:
                 return
             collect()
@@ -99,10 +121,13 @@ def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator
 
 
 def _calls(call: Candidate, seconds: float) -> int:
-    """Warms a candidate up, and says how many calls of it last so long."""
+    """Warms a candidate up, and says how many calls of it last so long; some, if they aren't slow.
+
+    A single call would be timed with the memory that another candidate has just used.
+    """
     for _ in range(3):
         took = _time(call, 1)
-    return max(1, round(seconds / took))
+    return max(1, round(seconds / took), min(4, round(_SLOW / took)))
 
 
 def _warm_time(call: Candidate, calls: int) -> float:
@@ -136,4 +161,6 @@ def _no_collection() -> Iterator[Callable[[], Any]]:
 def _ratio(times: list[tuple[float, float]]) -> Ratio:
     relative = [mine / theirs for mine, theirs in times]
     low, middle, high = statistics.quantiles(relative, n=4, method="inclusive")
-    return Ratio(middle, low, high, statistics.median(mine for mine, _ in times))
+    # That of a normal distribution's median is 1.253 of the mean's; half of it lies within 1.349.
+    error = 1.253 * (high - low) / 1.349 / math.sqrt(len(times)) / middle
+    return Ratio(middle, low, high, statistics.median(mine for mine, _ in times), error)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ class Settings:
     Attributes:
         quick: Whether a rough look is enough.
         sizes: The numbers of small parameters to measure at.
-        rounds: How many rounds a comparison has.
-        seconds: How long a candidate is run in a round; once at least.
+        rounds: How many rounds a comparison has; as many again, where they don't tell enough.
+        seconds: How long a candidate is run in a round; a few times, where that isn't slow.
+        precision: To what fraction of itself each ratio must be known.
         budget: After how many seconds a comparison begins no other round; it has three at least.
     """
 
@@ -31,11 +33,12 @@ class Settings:
     sizes: tuple[int, ...] = (10, 100, 1_000)
     rounds: int = 81
     seconds: float = 0.005
+    precision: float = math.inf
     budget: float = 30.0
 
     def longer(self) -> "Settings":
         """Gives settings for what is judged: a target may be less than what medians differ by."""
-        return self if self.quick else dataclasses.replace(self, rounds=10 * self.rounds)
+        return self if self.quick else dataclasses.replace(self, precision=0.002, budget=120.0)
 
 
 QUICK = Settings(quick=True, sizes=(10, 100), rounds=5, seconds=0.002, budget=2.0)
@@ -54,6 +57,7 @@ class Row:
         low: Their lower quartile.
         high: Their upper quartile.
         seconds: The median time of a call.
+        error: The standard error of the ratio, as a fraction of it.
         note: What else there is to say.
     """
 
@@ -65,6 +69,7 @@ class Row:
     low: float | None = None
     high: float | None = None
     seconds: float | None = None
+    error: float | None = None
     note: str = ""
 
     @property
@@ -105,7 +110,7 @@ def table(title: str, rows: Iterable[Row]) -> Table:
     drawn = Table(title=title, title_justify="left")
     for column in ("work", "library"):
         drawn.add_column(column)
-    for column in ("size", "ratio", "quartiles", "target", "holds", "time"):
+    for column in ("size", "ratio", "±", "quartiles", "target", "holds", "time"):
         drawn.add_column(column, justify="right")
     drawn.add_column("note")
     before = None
@@ -121,6 +126,7 @@ def table(title: str, rows: Iterable[Row]) -> Table:
             row.library,
             _or_blank(row.size, "{:,}"),
             "" if row.ratio is None else number(row.ratio),
+            _error(row),
             quartiles,
             _or_blank(row.target, "≤ {:.3g}"),
             {None: "", True: "[green]yes", False: "[red]no"}[row.holds],
@@ -133,6 +139,11 @@ def table(title: str, rows: Iterable[Row]) -> Table:
 def number(ratio: float) -> str:
     """Writes a ratio with three digits after the point, or three in all where it is large."""
     return f"{ratio:.3f}" if ratio < 9.9995 else f"{ratio:.3g}"
+
+
+def _error(row: Row) -> str:
+    """Writes by how much a ratio may be wrong; nothing for the baseline, which is exact."""
+    return number(row.error * row.ratio) if row.error and row.ratio else ""
 
 
 def _or_blank(value: Any, style: str) -> str:
@@ -156,13 +167,14 @@ def write(folder: Path, machine: Mapping[str, Any], rows: Iterable[Row]) -> None
 def _page(machine: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[str]:
     yield "# Ratios to the baseline\n"
     yield ", ".join(f"{name} {value}" for name, value in machine.items()) + ".\n"
-    yield "| part | work | library | size | ratio | quartiles | target | holds |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| part | work | library | size | ratio | ± | quartiles | target | holds |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         if row.ratio is not None:
             quartiles = "" if None in (row.low, row.high) else f"{row.low:.3g} to {row.high:.3g}"
             target = _or_blank(row.target, "≤ {:.3g}")
             holds = {None: "", True: "yes", False: "**no**"}[row.holds]
             size = _or_blank(row.size, "{:,}")
-            cells = row.part, row.work, row.library, size, number(row.ratio), quartiles
-            yield f"| {' | '.join((*cells, target, holds))} |"
+            ratio = number(row.ratio), _error(row), quartiles
+            cells = row.part, row.work, row.library, size, *ratio, target, holds
+            yield f"| {' | '.join(cells)} |"

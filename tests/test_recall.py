@@ -426,6 +426,100 @@ def test_inside_of_traces_modules_are_remembered_for_nobody_else():
     assert jax.grad(outer)(3.0) == 4
 
 
+class Configured(eqx.Module):
+    x: jax.Array
+    config: Any = eqx.field(static=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str
+    note: str = dataclasses.field(compare=False)
+
+
+EQUAL = [
+    (1, 1.0),
+    (1, True),
+    (0.0, -0.0),
+    (((2, 1),), ((2, 1.0),)),
+    (Config("a", "before"), Config("a", "after")),
+]
+
+
+def same(one, other):
+    assert repr(one) == repr(other)
+
+
+@pytest.mark.parametrize(("before", "after"), EQUAL)
+def test_what_equals_something_static_is_not_taken_for_it(before, after):
+    x = jnp.arange(3)
+    change = sl.jit(lambda model: Configured(model.x, after))
+    for _ in range(12):
+        same(change(Configured(x, before)).config, after)
+
+    state = sl.State(Configured(x, before))
+
+    @sl.jit
+    def write():
+        state.value = Configured(state.value.x, after)
+
+    for _ in range(12):
+        write()
+        same(state.value.config, after)
+
+    inner = sl.jit(lambda model: (model.x, repr(model.config)))
+    outer = sl.jit(lambda model: inner(Configured(model.x, after)))
+    same(outer(Configured(x, before))[1], repr(after))
+
+
+@pytest.mark.parametrize(("before", "after"), EQUAL)
+def test_two_functions_have_nothing_static_in_common(before, after):
+    x = jnp.arange(3)
+    for config in (before, after, before):
+        seen = []
+        look = sl.jit(lambda model: seen.append(model.config) or model.x)  # noqa: B023
+        look(Configured(x, config))
+        same(seen, [config])
+
+
+@pytest.mark.parametrize("depth", [10, 100, 900])
+def test_nested_tuples_may_be_deep(depth):
+    def nested(x):
+        for _ in range(depth):
+            x = (x,)
+        return x
+
+    add = sl.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree))
+    tree = nested(jnp.array(0.0))
+    for _ in range(12):
+        tree = add(tree)
+    assert jax.tree.leaves(tree) == [12.0]
+
+
+def test_modules_that_are_new_in_each_call_do_not_spoil_later_ones():
+    def written():
+        return sum("taker" in code.co_filename for code in codes_called(lambda: step(pair)))
+
+    step = sl.jit(lambda pair: (twice(pair[0])[0], pair[1] + 1))
+    for _ in range(100):
+        step((make(), 1))
+    pair = make(), 1
+    for _ in range(20):
+        pair = step(pair)
+    assert written() == 1
+
+
+def codes_called(run):
+    """Lists the code of the Python functions that are called."""
+    codes = []
+    sys.setprofile(lambda frame, event, _: codes.append(frame.f_code) if event == "call" else None)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return codes
+
+
 def test_later_calls_compare_nothing_static_in_python(monkeypatch):
     state = sl.State((make(), 0))
     compared = []

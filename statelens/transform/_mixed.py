@@ -7,7 +7,8 @@ that are passed as they are, or in lists, tuples, dictionaries and states, are t
 """
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from ._recall import (
 )
 
 _NUMBERS = (bool, int, float, complex)
-_CONTAINERS = (list, tuple, dict, type(None))
+CONTAINERS = (list, tuple, dict, type(None))
 
 
 # As a node whose fields JAX knows it is flattened without a call of Python.
@@ -172,16 +173,16 @@ def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
     constants = [leaves[position] for position in known.static]
     traced = [leaves[hole] for hole in known.holes] if constants else leaves
     ids = tuple(map(id, constants))
-    if ids not in known.seen:
+    seen = known.seen.get(ids)
+    if seen is None:
         for position in known.static:
             _check_hashable(leaves[position], tree, position, name)
         half: list[Any] = list(map(Constant, leaves))
         for hole in known.holes:
             half[hole] = _TRACED
-        static = Static(half, treedef)
         forget_some(known.seen)
-        known.seen[ids] = constants, static
-    found = Mixed(traced, known.seen[ids][1])
+        seen = known.seen[ids] = constants, Static(half, treedef)
+    found = Mixed(traced, seen[1])
     if known.containers is not None:
         remember(tree, found, known.containers)
     return found
@@ -251,34 +252,91 @@ class _Known:
         containers: Where lists and dictionaries are, if they are modules to be remembered.
     """
 
-    def __init__(self, is_traced: list[bool], containers: list[Getter] | None = None):
+    def __init__(
+        self, treedef: TreeDef, is_traced: list[bool], containers: list[Getter] | None = None
+    ):
         self.containers = containers
+        self._treedef = treedef
+        self._is_plain = _is_plain(treedef)
         self.holes = [position for position, traced in enumerate(is_traced) if traced]
         self.static = [position for position, traced in enumerate(is_traced) if not traced]
         self.seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
 
+    def is_of(self, treedef: TreeDef) -> bool:
+        """Says whether a structure that equals the one that this is known of is the same one.
 
-_known: dict[Hashable, _Known] = {}
+        What equals 1 may be 1.0 or True, and what a class says of its objects is its own affair.
+        """
+        return self._is_plain or _are_same(self._treedef, treedef)
 
 
-def _look_up(tree: Any, *key: Hashable) -> _Known:
+def _node_data(treedef: TreeDef) -> Iterator[Any]:
+    """Gives what JAX keeps of each node in a structure."""
+    nodes = [treedef]
+    while nodes:
+        node = nodes.pop()
+        yield node.node_data()
+        nodes += node.children()
+
+
+def _is_plain(treedef: TreeDef) -> bool:
+    """Says whether there is nothing in a structure that may equal something else."""
+    return all(
+        data is None
+        or data[0] in (list, tuple, NoneType)
+        or (data[0] is dict and set(map(type, data[1])) <= {str})
+        for data in _node_data(treedef)
+    )
+
+
+def _are_same(one: TreeDef, other: TreeDef) -> bool:
+    """Says whether two structures that are equal are of the very same things."""
+    return all(map(_are_same_data, _node_data(one), _node_data(other)))
+
+
+def _are_same_data(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if type(one) in (tuple, list):
+        return len(one) == len(other) and all(map(_are_same_data, one, other))
+    if type(one) is dict:
+        return _are_same_data(list(one.items()), list(other.items()))
+    # Not by `==`, since 0.0 equals -0.0.
+    return type(one) in (str, bytes, int, float, complex) and repr(one) == repr(other)
+
+
+# For a structure and classes of leaves, or whether they are traced: a few, since structures that
+# are equal need not be the same.
+_known: dict[Hashable, list[_Known]] = {}
+_MOST_ALIKE = 8
+
+
+def _look_up(tree: Any, treedef: TreeDef, kinds: tuple[type, ...]) -> _Known:
     try:
-        known = _known.get(key)
+        alike = _known.get((treedef, kinds), ())
     except TypeError:
         # Something static in a node can't be hashed; JAX says so, where it matters.
-        return _Known(_are_traced(tree))
-    if known is None:
-        # A program gives by its trace what its next call takes: both have the same static half
-        # then, and JAX, which compares them at each call, sees that at once.
-        is_traced = _are_traced(tree)
-        like = key[0], tuple(is_traced)
-        known = _known.get(like)
-        if known is None:
-            forget_some(_known)
-            known = _known[like] = _Known(is_traced, places_of_containers(tree))
-        forget_some(_known)
-        _known[key] = known
+        return _Known(treedef, _are_traced(tree))
+    for known in alike:
+        if known.is_of(treedef):
+            return known
+    # A program gives by its trace what its next call takes: both have the same static half then,
+    # and JAX, which compares them at each call, sees that at once.
+    is_traced = _are_traced(tree)
+    like = treedef, tuple(is_traced)
+    found = [known for known in _known.get(like, ()) if known.is_of(treedef)]
+    known = found[0] if found else _Known(treedef, is_traced, places_of_containers(tree))
+    _add(like, known)
+    _add((treedef, kinds), known)
     return known
+
+
+def _add(key: Hashable, known: _Known) -> None:
+    others = [other for other in _known.pop(key, ()) if other is not known]
+    forget_some(_known)
+    _known[key] = [known, *others[: _MOST_ALIKE - 1]]
 
 
 def constant(value: Any, name: Callable[[], str]) -> Mixed:
@@ -323,7 +381,7 @@ def constants(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
 def _are_traced(tree: Any) -> list[bool]:
     """Says of each leaf whether it is traced."""
     found: list[bool] = []
-    for top in jax.tree.leaves(tree, is_leaf=lambda node: not isinstance(node, _CONTAINERS)):
+    for top in jax.tree.leaves(tree, is_leaf=lambda node: not isinstance(node, CONTAINERS)):
         if isinstance(top, Cell):
             found += [is_array(leaf) or isinstance(leaf, _NUMBERS) for leaf in jax.tree.leaves(top)]
         elif jtu.all_leaves([top]):

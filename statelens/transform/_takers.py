@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Any
 
 import equinox as eqx
+import jax.core
 
 from .._trace import concrete_types, is_concrete
 from ._mixed import Mixed, apart
@@ -56,12 +57,10 @@ class Takers:
                     self.last = taker
                     return found, kwargs
         found, named = prepared(args, kwargs, self._static, apart)
-        if self._left and not kwargs:
+        if self._left and not kwargs and _are_good(args):
             self._left -= 1
             taker = _taker(args, found)
-            if taker is not None:
-                self.last = taker
-                self._known = [taker, *self._known[: _MOST_TAKERS - 1]]
+            self.last, self._known = taker, [taker, *self._known[: _MOST_TAKERS - 1]]
         return found, named
 
 
@@ -69,7 +68,22 @@ def _take_none(args: tuple[Any, ...]) -> None:
     """Takes nothing."""
 
 
-def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker | None:
+def _are_good(args: tuple[Any, ...]) -> bool:
+    """Says whether to write a function for arguments: they aren't many, nor of a trace.
+
+    A module in a tuple must be remembered; else one is written that can't recall it.
+    """
+    return len(args) <= _MOST_NODES and not any(map(_is_too_early, args))
+
+
+def _is_too_early(arg: Any) -> bool:
+    if isinstance(arg, jax.core.Tracer):
+        return True
+    nodes = _nodes_in(arg) if is_tuple(type(arg)) else None
+    return any(isinstance(node, eqx.Module) and recall(node) is None for node in nodes or ())
+
+
+def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker:
     """Writes the function for arguments like these.
 
     Args:
@@ -77,8 +91,7 @@ def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker | None:
         taken: What they become.
 
     Returns:
-        The function; None, if there are too many nodes in them, or there is a module in a tuple
-        that isn't remembered yet.
+        The function.
     """
     writer = _Writer()
     names = writer.unpack("args", args)
@@ -86,20 +99,13 @@ def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker | None:
         writer.argument(name, arg, found, name_of(number))
         for number, (name, arg, found) in enumerate(zip(names, args, taken, strict=True))
     ]
-    return None if writer.is_too_early or writer.nodes > _MOST_NODES else writer.written(parts)
+    return writer.written(parts)
 
 
 class _Writer:
-    """Writes a function that takes arguments apart.
-
-    Attributes:
-        nodes: How many nodes there are in what it is written for.
-        is_too_early: Whether a module in a tuple wasn't remembered.
-    """
+    """Writes a function that takes arguments apart."""
 
     def __init__(self):
-        self.nodes = 0
-        self.is_too_early = False
         self._lines: list[str] = []
         self._names: dict[str, Any] = {
             "Mixed": Mixed,
@@ -122,14 +128,13 @@ class _Writer:
         """
         if is_concrete(arg):
             return self._array(name)
-        if is_tuple(type(arg)) and _is_plain(arg):
+        if is_tuple(type(arg)) and _nodes_in(arg) is not None:
             return f"Mixed([{', '.join(self._parts(name, arg))}], {self._named(taken.static)})"
         known = self._recalled(name)
         return f"apart({name}, {self._named(label)}) if {known} is None else {known}"
 
     def unpack(self, name: str, node: tuple[Any, ...]) -> list[str]:
         """Writes how to unpack a tuple, and gives names of the items."""
-        self.nodes += len(node)
         self._require(f"len({name}) == {len(node)}")
         items = [f"{name}_{number}" for number in range(len(node))]
         if items:
@@ -140,7 +145,7 @@ class _Writer:
         """Gives the function that returns a tuple of what these expressions say."""
         body = "\n    ".join([*self._lines, f"return ({''.join(f'{part}, ' for part in parts)})"])
         exec(_compiled(f"def take(args):\n    {body}\n"), self._names)
-        return self._names["take"]
+        return self._names.pop("take")
 
     def _parts(self, name: str, node: Any) -> list[str]:
         """Writes what the traced leaves of a node in a tuple are."""
@@ -151,10 +156,7 @@ class _Writer:
             return []
         if isinstance(node, eqx.Module):
             found = recall(node)
-            if found is None:
-                self.is_too_early = True
-                return []
-            known, static = self._recalled(name), self._named(found.static)
+            known, static = self._recalled(name), self._named(found and found.static)
             self._require(f"{known} is not None and {known}.static is {static}")
             return [f"*{known}.traced"]
         self._require(f"type({name}) is {self._named(type(node))}")
@@ -178,11 +180,17 @@ class _Writer:
         return name
 
 
-def _is_plain(node: Any) -> bool:
-    """Says whether there are but arrays, modules and None in nested tuples."""
-    if is_seen_tuple(node):
-        return all(map(_is_plain, node))
-    return node is None or is_concrete(node) or isinstance(node, eqx.Module)
+def _nodes_in(tree: tuple[Any, ...]) -> list[Any] | None:
+    """Lists what is in nested tuples; None, if that is more than arrays, modules and None."""
+    nodes: list[Any] = [tree]
+    for node in nodes:
+        if is_seen_tuple(node):
+            nodes += node
+        elif not (node is None or is_concrete(node) or isinstance(node, eqx.Module)):
+            return None
+        if len(nodes) > _MOST_NODES:
+            return None
+    return nodes
 
 
 @functools.lru_cache(64)

@@ -7,7 +7,7 @@ from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import And, ByPath, Optional, Or, Sliced, Within
 from ._selection import Selection, select
-from ._units import TreeDef, a_leaf, flatten, flatten_typed, is_array, leaves_with_path
+from ._units import TreeDef, a_leaf, flatten_typed, is_array, leaves_with_path
 from .path import Path, closest, format
 
 
@@ -84,8 +84,7 @@ def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
         remedies.append("make it an array with jnp.asarray")
     elif len(leaves) == 1 and not leaves[0][0]:
         found = f"the tree is {a_leaf(leaves[0][1])}, which has no paths inside"
-        remedies.append("the model as the tree, or as the first argument")
-        remedies.append("model.states(...), for states that are no argument")
+        remedies += _WHERE_STATES_ARE
     elif below:
         found = f"'{text}' is a node with {len(below)} leaves below it"
         remedies.append(f"'{text}.**' for all of them")
@@ -109,17 +108,27 @@ def _near(text: str, units: list[Path]) -> list[str]:
     return closest(text.replace("**.", ""), units)
 
 
+_WHERE_STATES_ARE = (
+    "the model as the tree, or as the first argument",
+    "model.states(...), for states that are no argument",
+)
+
+
 def _empty(selector: Selector, tree: Any, required_by: str) -> str:
-    leaves, _ = flatten(tree)
-    kinds = sorted({type(leaf).__name__ for leaf in leaves if isinstance(leaf, Cell)})
-    paths = [format(path) for path, leaf in leaves_with_path(tree) if is_array(leaf)]
+    asked = f"asked {required_by} for lens({selector.written()!r}), which selects nothing"
+    leaves = leaves_with_path(tree)
+    if len(leaves) == 1 and not leaves[0][0] and not is_array(leaf := leaves[0][1]):
+        found = f"the tree is {a_leaf(leaf)}, and only arrays and states are selected"
+        return explain(asked, found, *_WHERE_STATES_ARE)
+    kinds = sorted({type(leaf).__name__ for _, leaf in leaves if isinstance(leaf, Cell)})
+    paths = [format(path) for path, leaf in leaves if is_array(leaf)]
     found = f"the tree has {len(paths)} arrays"
     if paths:
         found += f": {_listed(paths[:5])}" + (" and more" if len(paths) > 5 else "")
     if kinds:
         found += f"; its states are of the classes {', '.join(kinds)}"
     return explain(
-        f"asked {required_by} for lens({selector.written()!r}), which selects nothing",
+        asked,
         found,
         "a lens that selects some of these; lens(...).paths(tree) shows what it selects",
     )

@@ -172,9 +172,9 @@ def test_states_in_an_output_have_axes_too():
         ({"a": 0, "b": {"d": 0}}, r"\nat 'b' the axes are a dict of d, .* has a dict of c\n"),
         (
             {"a": 0, "b": {"c": (0, 0)}},
-            r"\nat 'b\.c' the axes are a tuple of \[0\], \[1\], .* list",
+            r"\nat 'b\.c' the axes are a tuple of 2, .* list",
         ),
-        ({"a": [0], "b": 0}, r"\nat 'a' the axes are a list of \[0\], .* has float32\[2\]\n"),
+        ({"a": [0], "b": 0}, r"\nat 'a' the axes are a list of 1, .* has float32\[2\]\n"),
         ({"a": 0, "b": {"c": [0, {"x": 0}]}}, r"\nat 'b\.c\[1\]' .* has a PjitFunction\n"),
         ({"a": 0, "b": Pair(0, 0)}, r"\nat 'b' the axes are a Pair of w, f, scale, .* a dict of c"),
         ({"a": 2, "b": 0}, r"the axis 2\nthe output at 'a' has the shape \(2,\).*\n.* -2 to 1"),
@@ -202,7 +202,7 @@ def test_out_axes_that_do_not_fit_are_named_by_path(out_axes, message):
     ("in_axes", "error", "message"),
     [
         (({"w": 0},), sl.ArgumentError, r"in_axes=\{'w': 0\} of argument 0\n.* a dict of f, w\n"),
-        (({"w": [0], "f": 0},), sl.ArgumentError, r"\nat 'w' the axes are a list of \[0\], and"),
+        (({"w": [0], "f": 0},), sl.ArgumentError, r"\nat 'w' the axes are a list of 1, and"),
         (({"w": "rows", "f": 0},), sl.ArgumentTypeError, "of argument 0\n'rows' is a str"),
         (({"w": 2, "f": 0},), sl.ArgumentError, r"argument 0 over axis 2\n.* \(3, 2\)"),
     ],
@@ -989,9 +989,7 @@ def test_partitions_of_arguments_with_static_parts():
 def test_partitions_that_do_not_fit_are_named_by_path():
     fun = lambda tree: {"a": tree["x"], "b": {"c": jnp.sin}}  # noqa: E731
     tree = {"x": XS, "f": jnp.sin}
-    with pytest.raises(
-        sl.ArgumentError, match=r"at 'b\.c' the partitions are a list of \[0\], and"
-    ):
+    with pytest.raises(sl.ArgumentError, match=r"at 'b\.c' the partitions are a list of 1, and"):
         T.shard_map(fun, MESH, P("rows"), {"a": P("rows"), "b": {"c": [P()]}})(tree)
     with pytest.raises(sl.ArgumentError, match=r"argument 0\n.* a dict of x, .* a dict of f, x\n"):
         T.shard_map(fun, MESH, ({"x": P("rows")},), P("rows"))(tree)

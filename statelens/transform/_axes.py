@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, explain
-from .._units import is_array
 from ..path import Path, format, from_jax
+from ._contrast import children_of, described
 from ._mixed import Mixed, mixed, unmixed
 
 
@@ -106,7 +106,7 @@ def spread(
     def descend(place: Any, here: Any, path: Path) -> None:
         count = jax.tree.structure(here).num_leaves
         below = range(len(found), len(found) + count)
-        (form, children), (own_form, own_children) = _children(place), _children(here)
+        (form, children), (own_form, own_children) = children_of(place), children_of(here)
         is_one = kind.is_place(place) or jtu.treedef_is_leaf(form)
         if is_one and (kind.is_place(place) or not any(map(is_traced, below))):
             found.extend([place] * count)
@@ -121,7 +121,7 @@ def spread(
             )
         if form != own_form:
             where = f"at '{format(path)}' " if path else ""
-            theirs, ours = _described(place), _described(here)
+            theirs, ours = described(place), described(here)
             if theirs == ours:
                 ours += " with other static parts"
             raise ArgumentError(
@@ -221,16 +221,3 @@ class Grouping(NamedTuple):
 
 def _label(keys: Any, what: str) -> str:
     return f"{what} at '{format(from_jax(keys)[0])}'" if keys else what
-
-
-def _children(node: Any) -> tuple[Any, list[tuple[Any, Any]]]:
-    below, form = jtu.tree_flatten_with_path(node, is_leaf=lambda inner: inner is not node)
-    return form, below
-
-
-def _described(node: Any) -> str:
-    form, below = _children(node)
-    if jtu.treedef_is_leaf(form):
-        return jax.typeof(node).str_short() if is_array(node) else f"a {type(node).__name__}"
-    keys = ", ".join(format(from_jax(keys)[0]) for keys, _ in below)
-    return f"a {type(node).__name__} of {keys}" if keys else f"an empty {type(node).__name__}"

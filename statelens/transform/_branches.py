@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
 from .._frames import capture
-from ._carry import are_alike, commit, kinds, run, shown, states_before
+from ._carry import are_alike, commit, kinds, run, states_before
+from ._contrast import contrast
 from ._discover import Attempt, settle
 from ._memo import staged
 from ._mixed import mixed, unmixed
@@ -213,7 +214,7 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
             raise StructureError(
                 explain(
                     asked,
-                    f"one returns {shown(out)}, another one {shown(other_out)}",
+                    f"what one returns differs from another's: {contrast(other_out, out)}",
                     "outputs of the same structure, shape and dtype from all branches",
                 )
             )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._errors import StructureError, explain
 from .._frames import Writes, capture
 from ..state import State
+from ._contrast import contrast
 from ._discover import Attempt
 from ._mixed import unmixed
 from ._pure import staged, staged_value, states_in
@@ -110,17 +111,10 @@ def check_carry(before: Any, after: Any, what: str, asked_by: str) -> None:
         raise StructureError(
             explain(
                 f"asked {asked_by} to carry {what} from step to step",
-                f"it is {shown(before)} before a step, and {shown(after)} after it",
+                f"after a step {contrast(after, before)}",
                 "return it with the structure, shapes and dtypes that it came with",
             )
         )
-
-
-def shown(tree: Any) -> str:
-    """Describes the arrays in a tree, and its structure where it has one."""
-    structure = jax.tree.structure(unmixed(tree))
-    is_leaf = jax.tree_util.treedef_is_leaf(structure)
-    return kinds(tree) if is_leaf else f"{kinds(tree)} in {structure}"
 
 
 def are_alike(one: Any, other: Any) -> bool:

@@ -140,8 +140,9 @@ class Call:
                 explain(
                     f"asked {name} to map over an axis",
                     f"its size isn't one number: {found}" if found else "nothing says its size",
-                    "arrays of the same size along the axes that are mapped",
-                    "axis_size=n, if nothing is mapped",
+                    "arrays of the same size along the axes that are mapped"
+                    if found
+                    else "axis_size=n",
                 )
             )
 

@@ -18,9 +18,8 @@ from .._errors import ArgumentError, DifferentiationError, StructureError, expla
 from .._frames import NO_WRITES, Writes, capture
 from .._picks import Selector
 from .._units import is_array
-from ..path import format, from_jax
 from ..thread import value_and_aux
-from ._carry import kinds
+from ._contrast import contrast, written
 from ._differentiable import Differentiable
 from ._mixed import packed, unmixed
 from ._parts import (
@@ -232,22 +231,13 @@ class Plan:
         raise StructureError(
             explain(
                 f"asked {self._asked_by} for a product with {option}",
-                f"it is {_described(vector)}, where "
-                f"{kinds(self.values)} in {jax.tree.structure(self.shape(self.values))} "
-                "is differentiated",
+                contrast(vector, self.shape(self.values)),
                 f"{option} of the very form in which the gradient comes",
             )
         )
 
 
 _OF_VALUES = inspect.signature(lambda values: None)
-
-
-def _described(vector: Any) -> str:
-    leaves = jax.tree.leaves(vector)
-    if all(is_array(leaf) or isinstance(leaf, (bool, int, float, complex)) for leaf in leaves):
-        return f"{kinds(vector)} in {jax.tree.structure(vector)}"
-    return f"{vector!r:.60}, a {type(vector).__name__}"
 
 
 def _are_alike(value: Any, tangent: Any) -> bool:
@@ -278,13 +268,5 @@ def _of_dtype(value: Any, tangent: Any) -> Any:
 
 def name_leaves(derivative: Any) -> list[tuple[str, Any]]:
     """Lists the leaves of a derivative with their paths, as text."""
-    found = []
-    for keys, leaf in jtu.tree_flatten_with_path(derivative)[0]:
-        # States by path are a dictionary, whose keys are paths themselves.
-        path = [part for key in from_jax(keys)[0] for part in _parts(key)]
-        found.append((format(tuple(path)) or "the derivative", leaf))
-    return found
-
-
-def _parts(key: Any) -> tuple[Any, ...]:
-    return key if isinstance(key, tuple) else (key,)
+    leaves = jtu.tree_flatten_with_path(derivative)[0]
+    return [(written(keys) or "the derivative", leaf) for keys, leaf in leaves]

@@ -1,0 +1,98 @@
+"""How a tree differs from another one, in words: by paths, where both are the same so far."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.tree_util as jtu
+
+from .._cell import Cell
+from .._units import is_array
+from ..path import format, from_jax
+from ._mixed import CONTAINERS, unmixed
+
+_MOST = 3
+_LEAF = jax.tree.structure(0)
+
+
+def contrast(found: Any, other: Any) -> str:
+    """Says in words how a tree differs from another one, in structure or in kinds.
+
+    Args:
+        found: A pytree.
+        other: The other one.
+
+    Returns:
+        The differences, the first few of them.
+    """
+    found, other = unmixed(found), unmixed(other)
+    said = list(_differences(found, other, (), are_traced=True))
+    if not said:
+        return f"it is {jax.tree.structure(found)}, not {jax.tree.structure(other)}"
+    rest = f"; and {len(said) - _MOST} more" if len(said) > _MOST else ""
+    return "; ".join(said[:_MOST]) + rest
+
+
+def children_of(node: Any) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Gives a node's own structure, and its children with the keys that lead to them."""
+    below, form = jtu.tree_flatten_with_path(node, is_leaf=lambda inner: inner is not node)
+    return form, below
+
+
+def described(node: Any) -> str:
+    """Describes a node by its class and what is in it, an array by its dtype and shape."""
+    if node is None:
+        return "None"
+    form, below = children_of(node)
+    name = type(node).__name__
+    if form == _LEAF:
+        is_number = is_array(node) or isinstance(node, (bool, int, float, complex))
+        return jax.typeof(node).str_short() if is_number else f"a {name}"
+    if not below:
+        return f"an empty {name}"
+    keys = ", ".join(format(from_jax(keys)[0]) for keys, _ in below)
+    return f"a {name} of {len(below) if type(node) in (list, tuple) else keys}"
+
+
+def written(keys: Any) -> str:
+    """Writes a JAX key path; states by path are a dictionary, whose keys are paths themselves."""
+    path = from_jax(keys)[0]
+    parts = (part for key in path for part in (key if isinstance(key, tuple) else (key,)))
+    return format(tuple(parts))
+
+
+def _differences(found: Any, other: Any, keys: Any, *, are_traced: bool) -> Iterator[str]:
+    """Gives differences; `are_traced` says whether numbers are, which they aren't in modules."""
+    (form, below), (other_form, other_below) = children_of(found), children_of(other)
+    what = f"'{written(keys)}'" if keys else "it"
+    if form == other_form == _LEAF and not (is_array(found) and is_array(other)) and not are_traced:
+        if type(found) is not type(other) or found != other:
+            yield f"{what} is {_shown(found)}, not {_shown(other)}"
+        return
+    if described(found) != described(other):
+        yield f"{what} is {described(found)}, not {described(other)}"
+        return
+    if form == other_form == _LEAF:
+        is_static = not is_array(found) and not isinstance(found, (bool, int, float, complex))
+        if is_static and found != other:
+            yield f"{what} is {_shown(found)}, not {_shown(other)}"
+        return
+    if form != other_form:
+        cls, other_cls = type(found), type(other)
+        if cls is not other_cls:
+            names = [f"{each.__module__}.{each.__qualname__}" for each in (cls, other_cls)]
+            yield f"{what} is of the class {names[0]}, not {names[1]}"
+            return
+        static, other_static = (_shown(each.node_data()[1]) for each in (form, other_form))
+        yield f"{what} is {described(found)} with {static}, not with {other_static}"
+    if isinstance(found, Cell):
+        are_traced = True
+    elif not isinstance(found, CONTAINERS):
+        are_traced = False
+    for (key, own), (_, others) in zip(below, other_below, strict=True):
+        yield from _differences(own, others, (*keys, *key), are_traced=are_traced)
+
+
+def _shown(value: Any) -> str:
+    text = getattr(value, "__qualname__", None) or repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

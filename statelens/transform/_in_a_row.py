@@ -80,11 +80,11 @@ def in_a_row(
                 are_concrete = True
             else:
                 args = (a, b, c, *more) if c is not _NOTHING else _given(a, b, c)
-                found = None if kwargs else takers.last(args)
+                found = takers.last(args)
                 if found is None:
                     args, kwargs = takers.take(args, kwargs)
                 else:
-                    args = found
+                    args, kwargs = found, takers.named(kwargs) if kwargs else kwargs
                 are_concrete = False
             try:
                 result = staged(*(taken + args), **kwargs) if kwargs else staged(*(taken + args))

@@ -8,7 +8,6 @@ that are passed as they are, or in lists, tuples, dictionaries and states, are t
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -256,8 +255,9 @@ class _Known:
         self, treedef: TreeDef, is_traced: list[bool], containers: list[Getter] | None = None
     ):
         self.containers = containers
-        self._treedef = treedef
-        self._is_plain = _is_plain(treedef)
+        data = list(_node_data(treedef))
+        # None, if there is nothing in the structure that may equal something else.
+        self._data = None if all(map(_is_plain, data)) else data
         self.holes = [position for position, traced in enumerate(is_traced) if traced]
         self.static = [position for position, traced in enumerate(is_traced) if not traced]
         self.seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
@@ -267,7 +267,7 @@ class _Known:
 
         What equals 1 may be 1.0 or True, and what a class says of its objects is its own affair.
         """
-        return self._is_plain or _are_same(self._treedef, treedef)
+        return self._data is None or all(map(_are_same, self._data, _node_data(treedef)))
 
 
 def _node_data(treedef: TreeDef) -> Iterator[Any]:
@@ -279,30 +279,21 @@ def _node_data(treedef: TreeDef) -> Iterator[Any]:
         nodes += node.children()
 
 
-def _is_plain(treedef: TreeDef) -> bool:
-    """Says whether there is nothing in a structure that may equal something else."""
-    return all(
-        data is None
-        or data[0] in (list, tuple, NoneType)
-        or (data[0] is dict and set(map(type, data[1])) <= {str})
-        for data in _node_data(treedef)
-    )
+def _is_plain(data: Any) -> bool:
+    """Says whether what is kept of a node equals nothing but itself."""
+    return data is None or data[1] is None or (data[0] is dict and set(map(type, data[1])) <= {str})
 
 
-def _are_same(one: TreeDef, other: TreeDef) -> bool:
-    """Says whether two structures that are equal are of the very same things."""
-    return all(map(_are_same_data, _node_data(one), _node_data(other)))
-
-
-def _are_same_data(one: Any, other: Any) -> bool:
+def _are_same(one: Any, other: Any) -> bool:
+    """Says whether what is kept of two nodes, which are equal, are the very same things."""
     if one is other:
         return True
     if type(one) is not type(other):
         return False
     if type(one) in (tuple, list):
-        return len(one) == len(other) and all(map(_are_same_data, one, other))
+        return len(one) == len(other) and all(map(_are_same, one, other))
     if type(one) is dict:
-        return _are_same_data(list(one.items()), list(other.items()))
+        return _are_same(list(one.items()), list(other.items()))
     # Not by `==`, since 0.0 equals -0.0.
     return type(one) in (str, bytes, int, float, complex) and repr(one) == repr(other)
 

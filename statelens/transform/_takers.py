@@ -50,18 +50,21 @@ class Takers:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Takes arguments apart, as `prepared` does."""
-        if not kwargs:
-            for taker in self._known:
-                found = taker(args)
-                if found is not None:
-                    self.last = taker
-                    return found, kwargs
+        for taker in self._known:
+            found = taker(args)
+            if found is not None:
+                self.last = taker
+                return found, self.named(kwargs)
         found, named = prepared(args, kwargs, self._static, apart)
-        if self._left and not kwargs and _are_good(args):
+        if self._left and _are_good(args):
             self._left -= 1
             taker = _taker(args, found)
             self.last, self._known = taker, [taker, *self._known[: _MOST_TAKERS - 1]]
         return found, named
+
+    def named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Takes keyword arguments apart."""
+        return prepared((), kwargs, self._static, apart)[1] if kwargs else kwargs
 
 
 def _take_none(args: tuple[Any, ...]) -> None:

@@ -185,6 +185,11 @@ def is_array(leaf: Any) -> bool:
     return found
 
 
+def is_numeric(leaf: Any) -> bool:
+    """Says whether a leaf is an array or a number of Python."""
+    return is_array(leaf) or isinstance(leaf, (bool, int, float, complex))
+
+
 def a_leaf(leaf: Any) -> str:
     """Says what something is, for a message."""
     return "an array" if is_array(leaf) else f"a {type(leaf).__name__}"

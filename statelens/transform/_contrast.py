@@ -7,7 +7,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._cell import Cell
-from .._units import is_array
+from .._units import is_array, is_numeric
 from ..path import format, from_jax
 from ._mixed import CONTAINERS, unmixed
 
@@ -46,8 +46,7 @@ def described(node: Any) -> str:
     form, below = children_of(node)
     name = type(node).__name__
     if form == _LEAF:
-        is_number = is_array(node) or isinstance(node, (bool, int, float, complex))
-        return jax.typeof(node).str_short() if is_number else f"a {name}"
+        return jax.typeof(node).str_short() if is_numeric(node) else f"a {name}"
     if not below:
         return f"an empty {name}"
     keys = ", ".join(format(from_jax(keys)[0]) for keys, _ in below)
@@ -65,17 +64,15 @@ def _differences(found: Any, other: Any, keys: Any, *, are_traced: bool) -> Iter
     """Gives differences; `are_traced` says whether numbers are, which they aren't in modules."""
     (form, below), (other_form, other_below) = children_of(found), children_of(other)
     what = f"'{written(keys)}'" if keys else "it"
-    if form == other_form == _LEAF and not (is_array(found) and is_array(other)) and not are_traced:
-        if type(found) is not type(other) or found != other:
-            yield f"{what} is {_shown(found)}, not {_shown(other)}"
+    ours, theirs = (
+        _shown(node) if kind == _LEAF and _is_static(node, are_traced) else described(node)
+        for node, kind in ((found, form), (other, other_form))
+    )
+    is_leaf = form == other_form == _LEAF
+    if ours != theirs or (is_leaf and _is_static(found, are_traced) and found != other):
+        yield f"{what} is {ours}, not {theirs}"
         return
-    if described(found) != described(other):
-        yield f"{what} is {described(found)}, not {described(other)}"
-        return
-    if form == other_form == _LEAF:
-        is_static = not is_array(found) and not isinstance(found, (bool, int, float, complex))
-        if is_static and found != other:
-            yield f"{what} is {_shown(found)}, not {_shown(other)}"
+    if is_leaf:
         return
     if form != other_form:
         cls, other_cls = type(found), type(other)
@@ -84,13 +81,17 @@ def _differences(found: Any, other: Any, keys: Any, *, are_traced: bool) -> Iter
             yield f"{what} is of the class {names[0]}, not {names[1]}"
             return
         static, other_static = (_shown(each.node_data()[1]) for each in (form, other_form))
-        yield f"{what} is {described(found)} with {static}, not with {other_static}"
+        yield f"{what} is {ours} with {static}, not with {other_static}"
     if isinstance(found, Cell):
         are_traced = True
     elif not isinstance(found, CONTAINERS):
         are_traced = False
     for (key, own), (_, others) in zip(below, other_below, strict=True):
         yield from _differences(own, others, (*keys, *key), are_traced=are_traced)
+
+
+def _is_static(leaf: Any, are_traced: bool) -> bool:
+    return not (is_numeric(leaf) if are_traced else is_array(leaf))
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from .._errors import DifferentiationError, explain, user_facing
-from .._units import is_array
+from .._units import is_numeric
 from ._differentiable import field_of
 from ._gradient import gradient_value_aux, make
 
@@ -55,8 +55,7 @@ scalar_grad.takes_lists = True  # type: ignore[attr-defined]
 
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:
-    is_number: Any = is_array(value) or isinstance(value, (bool, int, float, complex))
-    aval: Any = jax.typeof(value) if is_number else None
+    aval: Any = jax.typeof(value) if is_numeric(value) else None
     if aval is not None and aval.shape == ():
         dtype, kind = aval.dtype, "complex" if holomorphic else "real"
         if field_of(dtype) == kind:

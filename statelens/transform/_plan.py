@@ -17,7 +17,7 @@ import jax.tree_util as jtu
 from .._errors import ArgumentError, DifferentiationError, StructureError, explain
 from .._frames import NO_WRITES, Writes, capture
 from .._picks import Selector
-from .._units import is_array
+from .._units import is_array, is_numeric
 from ..thread import value_and_aux
 from ._contrast import contrast, written
 from ._differentiable import Differentiable
@@ -154,7 +154,7 @@ class Plan:
 
     def _check_leaves(self, output: Any) -> None:
         for leaf in jax.tree.leaves(output):
-            if not is_array(leaf) and not isinstance(leaf, (bool, int, float, complex)):
+            if not is_numeric(leaf):
                 raise DifferentiationError(
                     explain(
                         f"asked {self._asked_by} for the derivative of a function's output",
@@ -248,7 +248,7 @@ def _are_alike(value: Any, tangent: Any) -> bool:
 
 def _is_tangent_of(value: Any, tangent: Any) -> bool:
     """Says whether this can be made a tangent of a value."""
-    if not is_array(tangent) and not isinstance(tangent, (bool, int, float, complex)):
+    if not is_numeric(tangent):
         return False
     if jnp.shape(value) != jnp.shape(tangent):
         return False

@@ -58,13 +58,12 @@ def ratios(
         What was measured, by name, in the order of the candidates.
     """
     rounds: list[dict[str, float]] = []
-    found: dict[str, Ratio] = {}
     for each in _rounds(candidates, settings):
         rounds.append(each)
         if len(rounds) % settings.rounds == 0:
-            found = _compared(rounds, candidates, baseline)
-            if all(ratio.error <= settings.precision for ratio in found.values()):
-                return found
+            found = _compared(rounds, candidates, baseline).values()
+            if all(ratio.error <= settings.precision for ratio in found):
+                break
     return _compared(rounds, candidates, baseline)
 
 

@@ -84,7 +84,9 @@ def in_a_row(
                 if found is None:
                     args, kwargs = takers.take(args, kwargs)
                 else:
-                    args, kwargs = found, takers.named(kwargs) if kwargs else kwargs
+                    args = found
+                    if kwargs:
+                        kwargs = takers.named(kwargs)
                 are_concrete = False
             try:
                 result = staged(*(taken + args), **kwargs) if kwargs else staged(*(taken + args))

@@ -7,7 +7,7 @@ that are passed as they are, or in lists, tuples, dictionaries and states, are t
 """
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +16,10 @@ import jax.tree_util as jtu
 from .._cell import Cell
 from .._errors import ArgumentTypeError, explain
 from .._held import Deferred
-from .._units import TreeDef, is_array
+from .._units import TreeDef, is_array, is_numeric
 from ..path import format, from_jax
 from ._assembly import Assembly, Hole
+from ._identity import Identity
 from ._recall import (
     Getter,
     forget_some,
@@ -27,7 +28,6 @@ from ._recall import (
     remember,
 )
 
-_NUMBERS = (bool, int, float, complex)
 CONTAINERS = (list, tuple, dict, type(None))
 
 
@@ -159,7 +159,7 @@ def apart(tree: Any, name: Callable[[], str]) -> Any:
     found = recall(tree)
     if found is not None:
         return found
-    if is_array(tree) or isinstance(tree, (*_NUMBERS, Mixed)):
+    if is_numeric(tree) or isinstance(tree, Mixed):
         return tree
     return _apart(tree, name)
 
@@ -249,53 +249,17 @@ class _Known:
         static: Where the others are.
         seen: The others that have been met, by their identity, and what stands for them.
         containers: Where lists and dictionaries are, if they are modules to be remembered.
+        identity: The structure that they have, since another one may equal it.
     """
 
     def __init__(
         self, treedef: TreeDef, is_traced: list[bool], containers: list[Getter] | None = None
     ):
         self.containers = containers
-        data = list(_node_data(treedef))
-        # None, if there is nothing in the structure that may equal something else.
-        self._data = None if all(map(_is_plain, data)) else data
+        self.identity = Identity(treedef)
         self.holes = [position for position, traced in enumerate(is_traced) if traced]
         self.static = [position for position, traced in enumerate(is_traced) if not traced]
         self.seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
-
-    def is_of(self, treedef: TreeDef) -> bool:
-        """Says whether a structure that equals the one that this is known of is the same one.
-
-        What equals 1 may be 1.0 or True, and what a class says of its objects is its own affair.
-        """
-        return self._data is None or all(map(_are_same, self._data, _node_data(treedef)))
-
-
-def _node_data(treedef: TreeDef) -> Iterator[Any]:
-    """Gives what JAX keeps of each node in a structure."""
-    nodes = [treedef]
-    while nodes:
-        node = nodes.pop()
-        yield node.node_data()
-        nodes += node.children()
-
-
-def _is_plain(data: Any) -> bool:
-    """Says whether what is kept of a node equals nothing but itself."""
-    return data is None or data[1] is None or (data[0] is dict and set(map(type, data[1])) <= {str})
-
-
-def _are_same(one: Any, other: Any) -> bool:
-    """Says whether what is kept of two nodes, which are equal, are the very same things."""
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    if type(one) in (tuple, list):
-        return len(one) == len(other) and all(map(_are_same, one, other))
-    if type(one) is dict:
-        return _are_same(list(one.items()), list(other.items()))
-    # Not by `==`, since 0.0 equals -0.0.
-    return type(one) in (str, bytes, int, float, complex) and repr(one) == repr(other)
 
 
 # For a structure and classes of leaves, or whether they are traced: a few, since structures that
@@ -306,22 +270,26 @@ _MOST_ALIKE = 8
 
 def _look_up(tree: Any, treedef: TreeDef, kinds: tuple[type, ...]) -> _Known:
     try:
-        alike = _known.get((treedef, kinds), ())
+        known = _find((treedef, kinds), treedef)
     except TypeError:
         # Something static in a node can't be hashed; JAX says so, where it matters.
         return _Known(treedef, _are_traced(tree))
-    for known in alike:
-        if known.is_of(treedef):
-            return known
-    # A program gives by its trace what its next call takes: both have the same static half then,
-    # and JAX, which compares them at each call, sees that at once.
-    is_traced = _are_traced(tree)
-    like = treedef, tuple(is_traced)
-    found = [known for known in _known.get(like, ()) if known.is_of(treedef)]
-    known = found[0] if found else _Known(treedef, is_traced, places_of_containers(tree))
-    _add(like, known)
-    _add((treedef, kinds), known)
+    if known is None:
+        # A program gives by its trace what its next call takes: both have the same static half
+        # then, and JAX, which compares them at each call, sees that at once.
+        is_traced = _are_traced(tree)
+        like = treedef, tuple(is_traced)
+        known = _find(like, treedef) or _Known(treedef, is_traced, places_of_containers(tree))
+        _add(like, known)
+        _add((treedef, kinds), known)
     return known
+
+
+def _find(key: Hashable, treedef: TreeDef) -> _Known | None:
+    for known in _known.get(key, ()):
+        if known.identity.is_that_of(treedef):
+            return known
+    return None
 
 
 def _add(key: Hashable, known: _Known) -> None:
@@ -344,7 +312,7 @@ def packed(tree: Any) -> Any:
     if tree is None or is_array(tree):
         return tree
     leaves, treedef = jax.tree.flatten(tree)
-    is_traced = [is_array(leaf) or isinstance(leaf, _NUMBERS) for leaf in leaves]
+    is_traced = list(map(is_numeric, leaves))
     half = [
         _TRACED if traced else Constant(leaf)
         for leaf, traced in zip(leaves, is_traced, strict=True)
@@ -374,9 +342,9 @@ def _are_traced(tree: Any) -> list[bool]:
     found: list[bool] = []
     for top in jax.tree.leaves(tree, is_leaf=lambda node: not isinstance(node, CONTAINERS)):
         if isinstance(top, Cell):
-            found += [is_array(leaf) or isinstance(leaf, _NUMBERS) for leaf in jax.tree.leaves(top)]
+            found += map(is_numeric, jax.tree.leaves(top))
         elif jtu.all_leaves([top]):
-            found.append(is_array(top) or isinstance(top, _NUMBERS))
+            found.append(is_numeric(top))
         else:
             for leaf in jax.tree.leaves(top, is_leaf=lambda node: isinstance(node, Cell)):
                 found += _are_traced(leaf) if isinstance(leaf, Cell) else [is_array(leaf)]

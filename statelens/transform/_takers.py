@@ -13,9 +13,8 @@ from types import CodeType
 from typing import Any
 
 import equinox as eqx
-import jax.core
 
-from .._trace import concrete_types, is_concrete
+from .._trace import concrete_types, has_tracers, is_concrete
 from ._mixed import Mixed, apart
 from ._pure import name_of, prepared
 from ._recall import is_seen_tuple, is_tuple, recall
@@ -64,7 +63,7 @@ class Takers:
 
     def named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Takes keyword arguments apart."""
-        return prepared((), kwargs, self._static, apart)[1] if kwargs else kwargs
+        return prepared((), kwargs, self._static, apart)[1]
 
 
 def _take_none(args: tuple[Any, ...]) -> None:
@@ -76,14 +75,10 @@ def _are_good(args: tuple[Any, ...]) -> bool:
 
     A module in a tuple must be remembered; else one is written that can't recall it.
     """
-    return len(args) <= _MOST_NODES and not any(map(_is_too_early, args))
-
-
-def _is_too_early(arg: Any) -> bool:
-    if isinstance(arg, jax.core.Tracer):
-        return True
-    nodes = _nodes_in(arg) if is_tuple(type(arg)) else None
-    return any(isinstance(node, eqx.Module) and recall(node) is None for node in nodes or ())
+    if len(args) > _MOST_NODES or has_tracers(args):
+        return False
+    nodes = [node for arg in args if is_tuple(type(arg)) for node in _nodes_in(arg) or ()]
+    return all(recall(node) is not None for node in nodes if isinstance(node, eqx.Module))
 
 
 def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker:

@@ -191,13 +191,13 @@ class _Part(NamedTuple):
     """A module in a tree that is returned.
 
     Attributes:
-        place: Where it is among what the tree is put together from.
+        number: Which of the modules that lie in no other one it is.
         span: Which of the tree's traced leaves are its own.
         static: What isn't traced of it.
         containers: Where in it lists and dictionaries are.
     """
 
-    place: int
+    number: int
     span: slice
     static: "Static"
     containers: list[Getter]
@@ -217,16 +217,16 @@ class _Returned:
 
     def tree(self, traced: list[Any]) -> Any:
         """Puts the tree together."""
-        values = self._assembly.values(traced)
+        tree, modules = self._assembly.assemble(traced)
         if self._parts is None:
             self._parts = [
-                _Part(place, span, apart(values[place], lambda: "the output").static, containers)
-                for place, span in self._assembly.modules
-                if (containers := places_of_containers(values[place])) is not None
+                _Part(number, span, apart(module, lambda: "the output").static, containers)
+                for number, (module, span) in enumerate(zip(modules, self._assembly.spans))
+                if (containers := places_of_containers(module)) is not None
             ]
-        for place, span, static, containers in self._parts:
-            remember(values[place], Mixed(traced[span], static), containers)
-        return values[-1]
+        for number, span, static, containers in self._parts:
+            remember(modules[number], Mixed(traced[span], static), containers)
+        return tree
 
 
 def returned(out: Mixed) -> Any:

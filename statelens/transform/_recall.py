@@ -32,14 +32,9 @@ class Memory(weakref.ref):
 
     __slots__ = ("contents", "key", "mixed")
 
-    def __new__(cls, module: Any, *_: Any) -> "Memory":
-        return super().__new__(cls, module, _forget)
-
-    def __init__(self, module: Any, mixed: Any, places: "list[Getter]"):
-        self.key = id(module)
-        self.mixed = mixed
-        containers = [_get(module, place) for place in places]
-        self.contents = [(container, items_of(container)) for container in containers]
+    contents: list[tuple[Any, Any]]
+    key: int
+    mixed: Any
 
 
 _MOST_KNOWN = 256
@@ -76,8 +71,18 @@ def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
         places: Where in it lists and dictionaries are.
     """
     # A module that its own function leads to would never end while it is remembered.
-    forget_some(_memories)
-    _memories[id(module)] = Memory(module, mixed, places)
+    if len(_memories) >= _MOST_KNOWN:
+        forget_some(_memories)
+    # Without functions of its own, since a step does this for each model that it returns.
+    memory = Memory(module, _forget)
+    memory.key = key = id(module)
+    memory.mixed = mixed
+    memory.contents = [
+        (container, items_of(container))
+        for place in places
+        for container in [_get(module, place)]
+    ]
+    _memories[key] = memory
 
 
 def forget_some(known: dict[Any, Any]) -> None:

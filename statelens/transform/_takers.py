@@ -3,13 +3,11 @@
 A program can't begin before its arguments are taken apart, with caches that its last run has
 emptied: then each function that Python calls costs microseconds. In a loop the arguments are alike
 each time: arrays, modules that the last call has returned, and nested tuples with such modules in
-them, such as the memory of an optimiser. So one function is written for all of them, as
-`dataclasses` writes methods, and calls none but `recall`.
+them, such as the memory of an optimiser. So one function is written for all of them, and calls none
+but `recall`.
 """
 
-import functools
 from collections.abc import Callable
-from types import CodeType
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +16,7 @@ from .._trace import concrete_types, has_tracers, is_concrete
 from ._mixed import Mixed, apart
 from ._pure import name_of, prepared
 from ._recall import is_seen_tuple, is_tuple, recall
+from ._source import Source, tuple_of
 
 Taker = Callable[[tuple[Any, ...]], tuple[Any, ...] | None]
 """Takes arguments apart; gives None for arguments that it isn't written for."""
@@ -91,26 +90,22 @@ def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker:
     Returns:
         The function.
     """
-    writer = _Writer()
-    names = writer.unpack("args", args)
+    source = _TakerSource()
+    names = source.items("args", args)
     parts = [
-        writer.argument(name, arg, found, name_of(number))
+        source.argument(name, arg, found, name_of(number))
         for number, (name, arg, found) in enumerate(zip(names, args, taken, strict=True))
     ]
-    return writer.written(parts)
+    return source.function("args", tuple_of(parts))
 
 
-class _Writer:
-    """Writes a function that takes arguments apart."""
+class _TakerSource(Source):
+    """What a function is written of that takes arguments apart."""
 
     def __init__(self):
-        self._lines: list[str] = []
-        self._names: dict[str, Any] = {
-            "Mixed": Mixed,
-            "apart": apart,
-            "concrete_types": concrete_types,
-            "recall": recall,
-        }
+        super().__init__(
+            "taker", Mixed=Mixed, apart=apart, concrete_types=concrete_types, recall=recall
+        )
 
     def argument(self, name: str, arg: Any, taken: Any, label: Callable[[], str]) -> str:
         """Writes what an argument becomes.
@@ -127,23 +122,16 @@ class _Writer:
         if is_concrete(arg):
             return self._array(name)
         if is_tuple(type(arg)) and _nodes_in(arg) is not None:
-            return f"Mixed([{', '.join(self._parts(name, arg))}], {self._named(taken.static)})"
+            return f"Mixed([{', '.join(self._parts(name, arg))}], {self.named(taken.static)})"
         known = self._recalled(name)
-        return f"apart({name}, {self._named(label)}) if {known} is None else {known}"
+        return f"apart({name}, {self.named(label)}) if {known} is None else {known}"
 
-    def unpack(self, name: str, node: tuple[Any, ...]) -> list[str]:
+    def items(self, name: str, node: tuple[Any, ...]) -> list[str]:
         """Writes how to unpack a tuple, and gives names of the items."""
         self._require(f"len({name}) == {len(node)}")
         items = [f"{name}_{number}" for number in range(len(node))]
-        if items:
-            self._lines.append(f"{', '.join(items)}, = {name}")
+        self.unpack(name, items)
         return items
-
-    def written(self, parts: list[str]) -> Taker:
-        """Gives the function that returns a tuple of what these expressions say."""
-        body = "\n    ".join([*self._lines, f"return ({''.join(f'{part}, ' for part in parts)})"])
-        exec(_compiled(f"def take(args):\n    {body}\n"), self._names)
-        return self._names.pop("take")
 
     def _parts(self, name: str, node: Any) -> list[str]:
         """Writes what the traced leaves of a node in a tuple are."""
@@ -154,15 +142,15 @@ class _Writer:
             return []
         if isinstance(node, eqx.Module):
             found = recall(node)
-            known, static = self._recalled(name), self._named(found and found.static)
+            known, static = self._recalled(name), self.named(found and found.static)
             self._require(f"{known} is not None and {known}.static is {static}")
             return [f"*{known}.traced"]
-        self._require(f"type({name}) is {self._named(type(node))}")
-        items = zip(self.unpack(name, node), node, strict=True)
+        self._require(f"type({name}) is {self.named(type(node))}")
+        items = zip(self.items(name, node), node, strict=True)
         return [part for item in items for part in self._parts(*item)]
 
     def _recalled(self, name: str) -> str:
-        self._lines.append(f"{name}_known = recall({name})")
+        self.add(f"{name}_known = recall({name})")
         return f"{name}_known"
 
     def _array(self, name: str) -> str:
@@ -170,12 +158,7 @@ class _Writer:
         return name
 
     def _require(self, condition: str) -> None:
-        self._lines.append(f"if not ({condition}): return None")
-
-    def _named(self, value: Any) -> str:
-        name = f"value_{len(self._names)}"
-        self._names[name] = value
-        return name
+        self.add(f"if not ({condition}): return None")
 
 
 def _nodes_in(tree: tuple[Any, ...]) -> list[Any] | None:
@@ -189,8 +172,3 @@ def _nodes_in(tree: tuple[Any, ...]) -> list[Any] | None:
         if len(nodes) > _MOST_NODES:
             return None
     return nodes
-
-
-@functools.lru_cache(64)
-def _compiled(source: str) -> CodeType:
-    return compile(source, "<statelens taker>", "exec")

@@ -496,17 +496,34 @@ def test_nested_tuples_may_be_deep(depth):
     assert jax.tree.leaves(tree) == [12.0]
 
 
-def test_modules_that_are_new_in_each_call_do_not_spoil_later_ones():
-    def written():
-        return sum("taker" in code.co_filename for code in codes_called(lambda: step(pair)))
-
+@pytest.mark.parametrize("by", ["position", "keyword"])
+def test_modules_that_are_new_in_each_call_do_not_spoil_later_ones(by):
     step = sl.jit(lambda pair: (twice(pair[0])[0], pair[1] + 1))
+    call = step if by == "position" else lambda pair: step(pair=pair)
     for _ in range(100):
-        step((make(), 1))
+        call((make(), 1))
     pair = make(), 1
     for _ in range(20):
-        pair = step(pair)
-    assert written() == 1
+        pair = call(pair)
+    called = codes_called(lambda: call(pair))
+    assert sum(code.co_filename == "<statelens taker>" for code in called) == 1
+    assert not any(code.co_name == "_apart" for code in called)
+
+
+def test_arguments_by_keyword_may_come_in_any_order_and_number():
+    step = sl.jit(lambda a=None, b=None, **more: (twice(a)[0], b, more))
+    other = eqx.tree_at(lambda m: m.rate, make(), 2.0)
+    a, b = make(), (other, 1.0)
+    for number in range(30):
+        names = [f"x{number % 7}", "c"][: number % 3]
+        given = {"b": b, "a": a} if number % 2 else {"a": a, "b": b}
+        before = a
+        a, b, more = step(**given, **dict.fromkeys(names, (other, number)))
+        assert eqx.tree_equal(a, twice(before)[0], typematch=True)
+        assert eqx.tree_equal(b[0], other, typematch=True)
+        assert {name: (value[0].rate, value[1]) for name, value in more.items()} == dict.fromkeys(
+            names, (2.0, number)
+        )
 
 
 def codes_called(run):

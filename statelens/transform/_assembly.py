@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
+from .._units import TreeDef
 from ._recall import is_seen_through
 from ._source import Source, tuple_of
 
@@ -81,8 +82,7 @@ class Assembly:
         ]
         if node is None or treedef == _LEAF:
             return parts[0] if parts else _Part(None)
-        items = tuple_of(map(self._named, parts))
-        return self._made(f"{self._source.named(treedef.unflatten)}({items})", parts)
+        return self._unflattened(treedef, parts)
 
     def _add(self, node: Any, twin: Any, is_inside: bool = False) -> _Part:
         """Writes how a node is made."""
@@ -90,30 +90,40 @@ class Assembly:
             return node.part
         if node is twin:
             return _Part(node)
-        if isinstance(node, eqx.Module):
-            return self._add_module(node, twin, is_inside)
-        children, treedef = jax.tree.flatten(node, is_leaf=_is_module)
-        pairs = zip(children, jax.tree.leaves(twin, is_leaf=_is_module), strict=True)
-        parts = [self._add(child, other, is_inside) for child, other in pairs]
-        items = tuple_of(map(self._named, parts))
-        if type(node) is not tuple or treedef.num_nodes > 1 + len(children):
-            items = f"{self._source.named(treedef.unflatten)}({items})"
-        return self._made(items, parts)
-
-    def _add_module(self, node: eqx.Module, twin: eqx.Module, is_inside: bool) -> _Part:
-        others = vars(twin)
-        parts = {key: self._add(value, others[key], True) for key, value in vars(node).items()}
-        contents = self._source.named({key: part.value for key, part in parts.items()})
-        self._source.add(f"contents = {contents}.copy()")
-        for key, part in parts.items():
-            if part.name is not None:
-                self._source.add(f"contents[{key!r}] = {part.name}")
-        made = self._made(f"new({self._source.named(type(node))})", list(parts.values()))
-        self._source.add(f"put({made.name}, '__dict__', contents)")
+        is_module = _is_module(node)
+        parts: list[_Part] = []
+        for child, other in zip(_children(node), _children(twin), strict=True):
+            # No comprehension, whose frame would halve how deep a tree may be.
+            parts.append(self._add(child, other, is_inside or is_module))
+        if not is_module:
+            return self._add_container(node, parts)
+        made = self._add_module(node, parts)
         if not is_inside:
             self._modules.append(self._named(made))
             self.spans.append(slice(min(made.holes, default=0), max(made.holes, default=-1) + 1))
         return made
+
+    def _add_module(self, node: eqx.Module, parts: list[_Part]) -> _Part:
+        named = dict(zip(vars(node), parts, strict=True))
+        contents = self._source.named({key: part.value for key, part in named.items()})
+        self._source.add(f"contents = {contents}.copy()")
+        for key, part in named.items():
+            if part.name is not None:
+                self._source.add(f"contents[{key!r}] = {part.name}")
+        made = self._made(f"new({self._source.named(type(node))})", parts)
+        self._source.add(f"put({made.name}, '__dict__', contents)")
+        return made
+
+    def _add_container(self, node: Any, parts: list[_Part]) -> _Part:
+        treedef = jax.tree.structure(node, is_leaf=_is_module)
+        if type(node) is tuple and treedef.num_nodes == 1 + len(parts):
+            return self._made(tuple_of(map(self._named, parts)), parts)
+        return self._unflattened(treedef, parts)
+
+    def _unflattened(self, treedef: TreeDef, parts: list[_Part]) -> _Part:
+        """Writes that JAX makes a node of these parts."""
+        items = tuple_of(map(self._named, parts))
+        return self._made(f"{self._source.named(treedef.unflatten)}({items})", parts)
 
     def _made(self, expression: str, parts: list[_Part]) -> _Part:
         """Writes that a node of these parts is made so."""
@@ -142,6 +152,13 @@ def _name_of(place: int) -> str:
 
 def _is_module(node: Any) -> bool:
     return isinstance(node, eqx.Module)
+
+
+def _children(node: Any) -> list[Any]:
+    """Lists the attributes of a module, or what is in a container."""
+    if _is_module(node):
+        return list(vars(node).values())
+    return jax.tree.leaves(node, is_leaf=_is_module)
 
 
 def has_modules(tree: Any) -> bool:

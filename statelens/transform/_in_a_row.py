@@ -80,7 +80,7 @@ def in_a_row(
                 are_concrete = True
             else:
                 args = (a, b, c, *more) if c is not _NOTHING else _given(a, b, c)
-                found = takers.last(args)
+                found = takers.last(args) if args else args
                 if found is None:
                     args, kwargs = takers.take(args, kwargs)
                 else:

@@ -200,7 +200,7 @@ class _Part(NamedTuple):
     number: int
     span: slice
     static: "Static"
-    containers: list[Getter]
+    containers: tuple[Getter, ...]
 
 
 class _Returned:
@@ -220,9 +220,9 @@ class _Returned:
         tree, modules = self._assembly.assemble(traced)
         if self._parts is None:
             self._parts = [
-                _Part(number, span, apart(module, lambda: "the output").static, containers)
-                for number, (module, span) in enumerate(zip(modules, self._assembly.spans))
-                if (containers := places_of_containers(module)) is not None
+                _Part(number, span, apart(modules[number], lambda: "the output").static, places)
+                for number, span in enumerate(self._assembly.spans)
+                if (places := places_of_containers(modules[number])) is not None
             ]
         for number, span, static, containers in self._parts:
             remember(modules[number], Mixed(traced[span], static), containers)
@@ -253,7 +253,7 @@ class _Known:
     """
 
     def __init__(
-        self, treedef: TreeDef, is_traced: list[bool], containers: list[Getter] | None = None
+        self, treedef: TreeDef, is_traced: list[bool], containers: tuple[Getter, ...] | None = None
     ):
         self.containers = containers
         self.identity = Identity(treedef)

@@ -8,7 +8,7 @@ them may change, and are compared.
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -32,13 +32,14 @@ class Memory(weakref.ref):
 
     __slots__ = ("contents", "key", "mixed")
 
-    contents: list[tuple[Any, Any]]
+    contents: Sequence[tuple[Any, Any]]
     key: int
     mixed: Any
 
 
 _MOST_KNOWN = 256
 _memories: dict[int, Memory] = {}
+memory_of = _memories.get
 
 
 def recall(module: Any) -> Any:
@@ -62,7 +63,7 @@ def recall(module: Any) -> Any:
     return None
 
 
-def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
+def remember(module: Any, mixed: Any, places: tuple[Getter, ...]) -> None:
     """Remembers a module, as long as it lives and not too many others come.
 
     Args:
@@ -77,11 +78,7 @@ def remember(module: Any, mixed: Any, places: list[Getter]) -> None:
     memory = Memory(module, _forget)
     memory.key = key = id(module)
     memory.mixed = mixed
-    memory.contents = [
-        (container, items_of(container))
-        for place in places
-        for container in [_get(module, place)]
-    ]
+    memory.contents = [_content(module, place) for place in places] if places else ()
     _memories[key] = memory
 
 
@@ -91,7 +88,7 @@ def forget_some(known: dict[Any, Any]) -> None:
         known.pop(next(iter(known)), None)
 
 
-def places_of_containers(tree: Any) -> list[Getter] | None:
+def places_of_containers(tree: Any) -> tuple[Getter, ...] | None:
     """Finds the lists and dictionaries in a module.
 
     Args:
@@ -106,14 +103,14 @@ def places_of_containers(tree: Any) -> list[Getter] | None:
     nodes = list(_nodes(tree, ()))
     if not all(is_seen_through(node) for _, node in nodes):
         return None
-    return [place for place, node in nodes if type(node) in (list, dict)]
+    return tuple(place for place, node in nodes if type(node) in (list, dict))
 
 
-def _get(tree: Any, place: Getter) -> Any:
-    """Returns the node of a tree at a place."""
+def _content(tree: Any, place: Getter) -> tuple[Any, Any]:
+    """Returns the list or dictionary at a place of a tree, with what is in it."""
     for step in place:
         tree = step(tree)
-    return tree
+    return tree, items_of(tree)
 
 
 def is_seen_through(node: Any) -> bool:

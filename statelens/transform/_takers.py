@@ -7,15 +7,15 @@ them, such as the memory of an optimiser. So one function is written for all of 
 but `recall`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 
 from .._trace import concrete_types, has_tracers, is_concrete
 from ._mixed import Mixed, apart
-from ._pure import name_of, prepared
-from ._recall import is_seen_tuple, is_tuple, recall
+from ._pure import each_prepared, name_of, prepared
+from ._recall import is_seen_tuple, is_tuple, memory_of, recall
 from ._source import Source, tuple_of
 
 Taker = Callable[[tuple[Any, ...]], tuple[Any, ...] | None]
@@ -31,16 +31,19 @@ class Takers:
 
     Args:
         static: Positions and names of arguments of which nothing is traced.
+        names: For arguments that are given by keyword, their names.
 
     Attributes:
         last: What was used last, for positional arguments.
     """
 
-    __slots__ = ("_known", "_left", "_static", "last")
+    __slots__ = ("_by_names", "_known", "_left", "_names", "_static", "last")
 
-    def __init__(self, static: frozenset[int | str]):
+    def __init__(self, static: frozenset[int | str], names: tuple[str, ...] | None = None):
         self.last: Taker = _take_none
         self._known: list[Taker] = []
+        self._names = names
+        self._by_names: dict[tuple[str, ...], Takers] = {}
         self._static = static
         self._left = 0 if static else _MOST_WRITTEN
 
@@ -48,21 +51,34 @@ class Takers:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Takes arguments apart, as `prepared` does."""
+        found = self.last(args)
+        return self._taken(args) if found is None else found, self.named(kwargs)
+
+    def named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Takes keyword arguments apart."""
+        if not kwargs:
+            return kwargs
+        names = tuple(kwargs)
+        takers = self._by_names.get(names)
+        if takers is None:
+            if self._static or len(self._by_names) == _MOST_TAKERS:
+                return prepared((), kwargs, self._static, apart)[1]
+            takers = self._by_names[names] = Takers(self._static, names)
+        return dict(zip(names, takers.take(tuple(kwargs.values()), {})[0], strict=True))
+
+    def _taken(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for taker in self._known:
             found = taker(args)
             if found is not None:
                 self.last = taker
-                return found, self.named(kwargs)
-        found, named = prepared(args, kwargs, self._static, apart)
+                return found
+        labels = range(len(args)) if self._names is None else self._names
+        found = each_prepared(args, labels, self._static, apart)
         if self._left and _are_good(args):
             self._left -= 1
-            taker = _taker(args, found)
+            taker = _taker(args, found, labels)
             self.last, self._known = taker, [taker, *self._known[: _MOST_TAKERS - 1]]
-        return found, named
-
-    def named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Takes keyword arguments apart."""
-        return prepared((), kwargs, self._static, apart)[1]
+        return found
 
 
 def _take_none(args: tuple[Any, ...]) -> None:
@@ -80,12 +96,13 @@ def _are_good(args: tuple[Any, ...]) -> bool:
     return all(recall(node) is not None for node in nodes if isinstance(node, eqx.Module))
 
 
-def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker:
+def _taker(args: tuple[Any, ...], taken: tuple[Any, ...], labels: Sequence[int | str]) -> Taker:
     """Writes the function for arguments like these.
 
     Args:
         args: The arguments.
         taken: What they become.
+        labels: Their positions, or names.
 
     Returns:
         The function.
@@ -93,8 +110,8 @@ def _taker(args: tuple[Any, ...], taken: tuple[Any, ...]) -> Taker:
     source = _TakerSource()
     names = source.items("args", args)
     parts = [
-        source.argument(name, arg, found, name_of(number))
-        for number, (name, arg, found) in enumerate(zip(names, args, taken, strict=True))
+        source.argument(name, arg, found, name_of(label))
+        for name, arg, found, label in zip(names, args, taken, labels, strict=True)
     ]
     return source.function("args", tuple_of(parts))
 
@@ -104,7 +121,12 @@ class _TakerSource(Source):
 
     def __init__(self):
         super().__init__(
-            "taker", Mixed=Mixed, apart=apart, concrete_types=concrete_types, recall=recall
+            "taker",
+            Mixed=Mixed,
+            apart=apart,
+            concrete_types=concrete_types,
+            memory_of=memory_of,
+            recall=recall,
         )
 
     def argument(self, name: str, arg: Any, taken: Any, label: Callable[[], str]) -> str:
@@ -120,7 +142,7 @@ class _TakerSource(Source):
             An expression.
         """
         if is_concrete(arg):
-            return self._array(name)
+            return self._array(name, arg)
         if is_tuple(type(arg)) and _nodes_in(arg) is not None:
             return f"Mixed([{', '.join(self._parts(name, arg))}], {self.named(taken.static)})"
         known = self._recalled(name)
@@ -136,7 +158,7 @@ class _TakerSource(Source):
     def _parts(self, name: str, node: Any) -> list[str]:
         """Writes what the traced leaves of a node in a tuple are."""
         if is_concrete(node):
-            return [self._array(name)]
+            return [self._array(name, node)]
         if node is None:
             self._require(f"{name} is None")
             return []
@@ -150,11 +172,16 @@ class _TakerSource(Source):
         return [part for item in items for part in self._parts(*item)]
 
     def _recalled(self, name: str) -> str:
-        self.add(f"{name}_known = recall({name})")
-        return f"{name}_known"
+        known = f"{name}_known"
+        self.add(f"{known} = memory_of(id({name}))")
+        is_good = f"{known} is not None and {known}() is {name} and not {known}.contents"
+        self.add(f"{known} = {known}.mixed if {is_good} else recall({name})")
+        return known
 
-    def _array(self, name: str) -> str:
-        self._require(f"type({name}) in concrete_types")
+    def _array(self, name: str, arg: Any) -> str:
+        # The class that it had is sooner compared than looked up among others.
+        is_alike = f"type({name}) is {self.named(type(arg))}"
+        self._require(f"{is_alike} or type({name}) in concrete_types")
         return name
 
     def _require(self, condition: str) -> None:

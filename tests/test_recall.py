@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import pathlib
 import sys
 import threading
 import weakref
@@ -16,6 +17,7 @@ import pytest
 
 import statelens as sl
 from statelens.transform import _mixed, _recall
+from statelens.transform._takers import ArgumentTakers
 
 
 class Model(eqx.Module):
@@ -506,8 +508,64 @@ def test_modules_that_are_new_in_each_call_do_not_spoil_later_ones(by):
     for _ in range(20):
         pair = call(pair)
     called = codes_called(lambda: call(pair))
-    assert sum(code.co_filename == "<statelens taker>" for code in called) == 1
+    assert sum(code.co_name == "taker" for code in called) == 1
     assert not any(code.co_name == "_apart" for code in called)
+
+
+@pytest.mark.parametrize("by", ["position", "keyword"])
+def test_errors_of_later_calls_end_at_the_users_line_too(by):
+    step = sl.jit(lambda model: 1)
+    call = step if by == "position" else lambda model: step(model=model)
+    for _ in range(12):
+        call(Configured(jnp.ones(2), 1))
+    with pytest.raises(TypeError, match=r"unhashable|can't be hashed") as caught:
+        call(Configured({1}, 1))  # type: ignore[arg-type]
+    assert caught.traceback[-1].path == pathlib.Path(__file__)
+
+
+def test_errors_of_nodes_that_are_returned_show_nothing_of_this_library():
+    class Picky:
+        refuses = False
+
+        def __init__(self, x):
+            self.x = x
+
+        def unflatten(self, children):
+            if Picky.refuses:
+                raise ValueError("refused")
+            return Picky(*children)
+
+    jax.tree_util.register_pytree_node(Picky, lambda node: ((node.x,), None), Picky.unflatten)
+    step = sl.jit(lambda x: (Configured(Picky(x), 1), x))  # type: ignore[arg-type]
+    for _ in range(12):
+        step(1.0)
+    Picky.refuses = True
+    with pytest.raises(ValueError, match="refused") as caught:
+        step(1.0)
+    assert {entry.path for entry in caught.traceback} == {pathlib.Path(__file__)}
+
+
+def test_threads_with_many_sets_of_keywords_do_not_make_it_remember_them_all():
+    takers = [ArgumentTakers(frozenset()) for _ in range(100)]
+    start = threading.Barrier(8)
+
+    def work(thread):
+        for number, taker in enumerate(takers):
+            start.wait()
+            for name in range(6):
+                assert taker.named({f"x{thread}_{name}": number}) == {f"x{thread}_{name}": number}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert max(len(taker._by_names) for taker in takers) <= 4 + 8
 
 
 def test_arguments_by_keyword_may_come_in_any_order_and_number():

@@ -18,7 +18,7 @@ from ._in_a_row import in_a_row
 from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
 from ._program import RUN_ERRORS, Program, are_traced, split_result
-from ._takers import Takers
+from ._takers import ArgumentTakers
 
 
 def dispatch(
@@ -47,7 +47,7 @@ def dispatch(
     is_alike = program.gives_arrays or len(program.signatures) == 1
     # Where some are static, it has to be looked which.
     simple = concrete_types if not static else frozenset[type]()
-    takers = Takers(static)
+    takers = ArgumentTakers(static)
     opened: object = None
 
     def failed(error: Any, args: Any, kwargs: Any) -> Any:

@@ -15,7 +15,7 @@ from .._reads import epoch
 from .._trace import concrete_types
 from ._mixed import Mixed, returned
 from ._program import RUN_ERRORS, Program, are_traced
-from ._takers import Takers
+from ._takers import ArgumentTakers
 
 
 class _Nothing:
@@ -29,7 +29,7 @@ def in_a_row(
     program: Program,
     simple: Set[type],
     store: Callable[..., None],
-    takers: Takers,
+    takers: ArgumentTakers,
     failed: Callable[..., Any],
     otherwise: Callable[..., Any],
 ) -> Callable[..., Any]:
@@ -48,6 +48,7 @@ def in_a_row(
         A function of the arguments as the user gives them.
     """
     staged, pool, outs, finish = program.staged, program.pool, program.outs, program.finish
+    positional = takers.positional
     get_frame, reads = active_frame.get, program.reads
     # One of these, of which most that comes and goes is: it is sooner compared than looked up.
     usual = next((kind for kind in map(type, pool.values or ()) if kind in simple), None)
@@ -80,7 +81,8 @@ def in_a_row(
                 are_concrete = True
             else:
                 args = (a, b, c, *more) if c is not _NOTHING else _given(a, b, c)
-                found = takers.last(args) if args else args
+                # Those by keyword alone are taken apart below.
+                found = positional.last(args) if args else args
                 if found is None:
                     args, kwargs = takers.take(args, kwargs)
                 else:

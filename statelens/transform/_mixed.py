@@ -18,7 +18,7 @@ from .._errors import ArgumentTypeError, explain
 from .._held import Deferred
 from .._units import TreeDef, is_array, is_numeric
 from ..path import format, from_jax
-from ._assembly import Assembly, Hole
+from ._assembly import Hole, assembly
 from ._identity import Identity
 from ._recall import (
     Getter,
@@ -212,7 +212,7 @@ class _Returned:
             Hole(next(places)) if leaf is _TRACED else value
             for leaf, value in zip(static.leaves, static.values, strict=True)
         ]
-        self._assembly = Assembly(tree, leaves)
+        self._assembly = assembly(tree, leaves)
         self._parts: list[_Part] | None = None
 
     def tree(self, traced: list[Any]) -> Any:

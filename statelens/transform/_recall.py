@@ -39,7 +39,6 @@ class Memory(weakref.ref):
 
 _MOST_KNOWN = 256
 _memories: dict[int, Memory] = {}
-memory_of = _memories.get
 
 
 def recall(module: Any) -> Any:
@@ -74,7 +73,7 @@ def remember(module: Any, mixed: Any, places: tuple[Getter, ...]) -> None:
     # A module that its own function leads to would never end while it is remembered.
     if len(_memories) >= _MOST_KNOWN:
         forget_some(_memories)
-    # Without functions of its own, since a step does this for each model that it returns.
+    # Not by an `__init__`: two calls of Python would be most of what this takes, at each step.
     memory = Memory(module, _forget)
     memory.key = key = id(module)
     memory.mixed = mixed

@@ -9,19 +9,24 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
 
+from .._errors import HIDDEN
+
+# Functions are written again whenever a program is looked at again; those of large trees aren't.
+_LONGEST_KEPT = 20_000
+
 
 class Source:
-    """What a function is written of.
+    """What a function of one argument is written of.
 
     Args:
-        title: What to call it in tracebacks.
+        name: What to call the function.
         names: What its lines may name.
     """
 
-    def __init__(self, title: str, **names: Any):
-        self._title = title
-        self._lines: list[str] = []
+    def __init__(self, name: str, **names: Any):
+        self._name = name
         self._names = names
+        self._lines: list[str] = []
 
     def add(self, line: str) -> None:
         """Writes a line."""
@@ -33,23 +38,25 @@ class Source:
         if names:
             self.add(f"{', '.join(names)}, = {name}")
 
-    def named(self, value: Any) -> str:
-        """Gives a name for a value."""
+    def name_for(self, value: Any) -> str:
+        """Gives what lines may call a value."""
         name = f"value_{len(self._names)}"
         self._names[name] = value
         return name
 
     def function(self, parameter: str, result: str) -> Callable[[Any], Any]:
-        """Makes the function, of one argument, of what is written.
+        """Makes the function of what is written.
 
         Args:
             parameter: What the lines call the argument.
             result: The expression of what it returns.
         """
         body = "\n    ".join([*self._lines, f"return {result}"])
-        source = f"def function({parameter}):\n    {body}\n"
-        exec(_compiled(source, f"<statelens {self._title}>"), self._names)
-        return self._names.pop("function")
+        source = f"def {self._name}({parameter}):\n    {body}\n"
+        make = _compiled if len(source) < _LONGEST_KEPT else _compiled.__wrapped__
+        # As one of our files, so that tracebacks leave its frames out.
+        exec(make(source, f"{HIDDEN[0]}<{self._name}>"), self._names)
+        return self._names.pop(self._name)
 
 
 def tuple_of(items: Iterable[str]) -> str:

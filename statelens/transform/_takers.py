@@ -15,7 +15,7 @@ import equinox as eqx
 from .._trace import concrete_types, has_tracers, is_concrete
 from ._mixed import Mixed, apart
 from ._pure import each_prepared, name_of, prepared
-from ._recall import is_seen_tuple, is_tuple, memory_of, recall
+from ._recall import is_seen_tuple, is_tuple, recall
 from ._source import Source, tuple_of
 
 Taker = Callable[[tuple[Any, ...]], tuple[Any, ...] | None]
@@ -26,33 +26,28 @@ _MOST_WRITTEN = 32
 _MOST_NODES = 64
 
 
-class Takers:
+class ArgumentTakers:
     """What takes the arguments of a function apart, as far as they have been met.
 
     Args:
         static: Positions and names of arguments of which nothing is traced.
-        names: For arguments that are given by keyword, their names.
 
     Attributes:
-        last: What was used last, for positional arguments.
+        positional: What takes positional arguments apart.
     """
 
-    __slots__ = ("_by_names", "_known", "_left", "_names", "_static", "last")
+    __slots__ = ("_by_names", "_static", "positional")
 
-    def __init__(self, static: frozenset[int | str], names: tuple[str, ...] | None = None):
-        self.last: Taker = _take_none
-        self._known: list[Taker] = []
-        self._names = names
-        self._by_names: dict[tuple[str, ...], Takers] = {}
+    def __init__(self, static: frozenset[int | str]):
+        self.positional = _Takers(static, None)
+        self._by_names: dict[tuple[str, ...], _Takers] = {}
         self._static = static
-        self._left = 0 if static else _MOST_WRITTEN
 
     def take(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Takes arguments apart, as `prepared` does."""
-        found = self.last(args)
-        return self._taken(args) if found is None else found, self.named(kwargs)
+        return self.positional.take(args), self.named(kwargs)
 
     def named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Takes keyword arguments apart."""
@@ -61,12 +56,37 @@ class Takers:
         names = tuple(kwargs)
         takers = self._by_names.get(names)
         if takers is None:
-            if self._static or len(self._by_names) == _MOST_TAKERS:
+            if self._static or len(self._by_names) >= _MOST_TAKERS:
                 return prepared((), kwargs, self._static, apart)[1]
-            takers = self._by_names[names] = Takers(self._static, names)
-        return dict(zip(names, takers.take(tuple(kwargs.values()), {})[0], strict=True))
+            takers = self._by_names[names] = _Takers(self._static, names)
+        return dict(zip(names, takers.take(tuple(kwargs.values())), strict=True))
 
-    def _taken(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+
+class _Takers:
+    """What takes arguments apart that have the same labels.
+
+    Args:
+        static: Positions and names of arguments of which nothing is traced.
+        names: Their names; None for positional ones.
+
+    Attributes:
+        last: What was used last.
+    """
+
+    __slots__ = ("_known", "_left", "_names", "_static", "last")
+
+    def __init__(self, static: frozenset[int | str], names: tuple[str, ...] | None):
+        self.last: Taker = _take_none
+        self._known: list[Taker] = []
+        self._names = names
+        self._static = static
+        self._left = 0 if static else _MOST_WRITTEN
+
+    def take(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Takes arguments apart."""
+        found = self.last(args)
+        if found is not None:
+            return found
         for taker in self._known:
             found = taker(args)
             if found is not None:
@@ -121,12 +141,7 @@ class _TakerSource(Source):
 
     def __init__(self):
         super().__init__(
-            "taker",
-            Mixed=Mixed,
-            apart=apart,
-            concrete_types=concrete_types,
-            memory_of=memory_of,
-            recall=recall,
+            "taker", Mixed=Mixed, apart=apart, concrete_types=concrete_types, recall=recall
         )
 
     def argument(self, name: str, arg: Any, taken: Any, label: Callable[[], str]) -> str:
@@ -144,9 +159,9 @@ class _TakerSource(Source):
         if is_concrete(arg):
             return self._array(name, arg)
         if is_tuple(type(arg)) and _nodes_in(arg) is not None:
-            return f"Mixed([{', '.join(self._parts(name, arg))}], {self.named(taken.static)})"
+            return f"Mixed([{', '.join(self._parts(name, arg))}], {self.name_for(taken.static)})"
         known = self._recalled(name)
-        return f"apart({name}, {self.named(label)}) if {known} is None else {known}"
+        return f"apart({name}, {self.name_for(label)}) if {known} is None else {known}"
 
     def items(self, name: str, node: tuple[Any, ...]) -> list[str]:
         """Writes how to unpack a tuple, and gives names of the items."""
@@ -164,23 +179,20 @@ class _TakerSource(Source):
             return []
         if isinstance(node, eqx.Module):
             found = recall(node)
-            known, static = self._recalled(name), self.named(found and found.static)
+            known, static = self._recalled(name), self.name_for(found and found.static)
             self._require(f"{known} is not None and {known}.static is {static}")
             return [f"*{known}.traced"]
-        self._require(f"type({name}) is {self.named(type(node))}")
+        self._require(f"type({name}) is {self.name_for(type(node))}")
         items = zip(self.items(name, node), node, strict=True)
         return [part for item in items for part in self._parts(*item)]
 
     def _recalled(self, name: str) -> str:
-        known = f"{name}_known"
-        self.add(f"{known} = memory_of(id({name}))")
-        is_good = f"{known} is not None and {known}() is {name} and not {known}.contents"
-        self.add(f"{known} = {known}.mixed if {is_good} else recall({name})")
-        return known
+        self.add(f"{name}_known = recall({name})")
+        return f"{name}_known"
 
     def _array(self, name: str, arg: Any) -> str:
         # The class that it had is sooner compared than looked up among others.
-        is_alike = f"type({name}) is {self.named(type(arg))}"
+        is_alike = f"type({name}) is {self.name_for(type(arg))}"
         self._require(f"{is_alike} or type({name}) in concrete_types")
         return name
 

@@ -809,6 +809,89 @@ def test_an_argument_may_have_any_name():
         assert f(1.0, self=2.0, given=3.0) == 7
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"donate_argnums": 1}, {"donate_states": "layers[0].bias"}, {"donate_argnames": "more"}],
+)
+def test_messages_of_jax_name_leaves_by_paths(options):
+    model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+
+    names = {
+        "model": "model.layers[1].weight",
+        "pair": "pair['a'][0]",
+        "rest": "rest[0]",
+        "flag": "flag",
+        "more": "more['more']",
+    }
+    for wanted, name in names.items():
+
+        def step(model, pair, *rest, flag, wanted=wanted, **more):
+            found = {"model": model.layers[1].weight, "pair": pair["a"][0], "rest": rest[0]}
+            return 0 if jnp.sum({**found, "flag": flag, **more}[wanted]) > 0 else 1
+
+        pair = {"a": (jnp.ones(2), jnp.zeros(2)), "b": "text"}
+        with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+            sl.jit(step, **options)(model, pair, 1.0, flag=2.0, more=jnp.ones(3))
+        assert f"the value of the argument {name}.\n" in str(caught.value)
+
+
+def test_names_in_messages_need_not_be_different():
+    class Pair:
+        def __init__(self, a, b):
+            self.a, self.b = a, b
+
+    key = jax.tree_util.GetAttrKey("k")
+    jax.tree_util.register_pytree_with_keys(
+        Pair, lambda pair: (((key, pair.a), (key, pair.b)), None), lambda _, parts: Pair(*parts)
+    )
+    state = sl.State(jnp.ones(2))
+    f = sl.jit(lambda state_0, pair: state_0 + state.value + pair.a - 2 * pair.b)
+    for _ in range(12):
+        np.testing.assert_array_equal(f(1.0, Pair(jnp.ones(2), jnp.ones(2))), jnp.ones(2))
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("donated", [{"donate_argnums": 1}, {"donate_argnames": "y"}])
+@pytest.mark.parametrize("call", [lambda f, x, y: f(x, y), lambda f, x, y: f(y=y, x=x)])
+def test_a_second_program_donates_no_other_argument(is_late, donated, call):
+    found = [sl.State(jnp.zeros(3))]
+    cell = found[0] if not is_late else None
+    cells = {"late": lambda: found[0]}
+
+    def step(x, y):
+        state = cell if cell is not None else cells["late"]()
+        state.value = state.value + x["a"]
+        return x["a"] - 2 * y
+
+    f = sl.jit(step, donate_states=None if is_late else True, **donated)
+    for number in range(1, 15):
+        x, y = {"a": jnp.full(3, 10.0), "b": "text"}, jnp.full(3, 1.0)
+        np.testing.assert_array_equal(call(f, x, y), jnp.full(3, 8.0))
+        np.testing.assert_array_equal(found[0].value, jnp.full(3, 10.0 * number))
+        assert not x["a"].is_deleted()
+
+
+@pytest.mark.parametrize("options", [{"donate_argnums": 0}, {"donate_argnames": "x"}])
+def test_nothing_is_passed_for_a_donated_argument_that_is_not_given(options):
+    calls = sl.State(jnp.array(0))
+
+    def count(*args, x=None):
+        calls.value += 1
+        return jnp.array(len(args) + (x is not None))
+
+    f = sl.jit(count, max_traces=2, **options)
+    assert [int(f()) for _ in range(20)] == [0] * 20
+    assert [int(f(jnp.ones(2))) for _ in range(20)] == [1] * 20
+    assert calls.value == 40
+
+
+def test_keywords_in_another_order_are_no_other_trace():
+    f = sl.jit(lambda **named: named["b"]["w"] - named["a"], max_traces=1)
+    for _ in range(12):
+        assert f(a=1.0, b={"w": 3.0, "text": "t"}) == 2
+        assert f(b={"w": 3.0, "text": "t"}, a=1.0) == 2
+
+
 def test_messages_of_jax_count_arguments_as_the_caller_does():
     states = [sl.State(jnp.array(1.0)) for _ in range(3)]
 
@@ -817,12 +900,12 @@ def test_messages_of_jax_count_arguments_as_the_caller_does():
         return found if (states[1].value if is_state else x) > 0 else -found
 
     for _ in range(2):
-        with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument args\[0\]"):
+        with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument x\."):
             sl.jit(total)(1.0)
     with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument state_1"):
         sl.jit(total, static_argnames="is_state")(1.0, is_state=True)
     compiled = sl.jit(lambda x, y: x + y + states[0].value).lower(1.0, jnp.ones(2)).compile()
-    with pytest.raises(TypeError, match=r"'args\[1\]' compiled with float32\[2\]"):
+    with pytest.raises(TypeError, match=r"'y' compiled with float32\[2\]"):
         compiled(1.0, jnp.ones(3))
 
 

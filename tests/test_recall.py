@@ -546,14 +546,14 @@ def test_errors_of_nodes_that_are_returned_show_nothing_of_this_library():
 
 
 def test_threads_with_many_sets_of_keywords_do_not_make_it_remember_them_all():
-    takers = [ArgumentTakers(frozenset()) for _ in range(100)]
+    takers = [ArgumentTakers(frozenset(), frozenset()) for _ in range(100)]
     start = threading.Barrier(8)
 
     def work(thread):
         for number, taker in enumerate(takers):
             start.wait()
             for name in range(6):
-                assert taker.named({f"x{thread}_{name}": number}) == {f"x{thread}_{name}": number}
+                assert taker.take((), {f"x{thread}_{name}": number})[0] == number
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -39,4 +39,4 @@ class AheadOfTime:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs what was compiled, on the states as they are now."""
         args, kwargs = self._prepare(args, kwargs)
-        return self._program.finish(self._stage(*self._program.inputs(args), **kwargs))
+        return self._program.finish(self._stage(*self._program.inputs(args, kwargs)))

@@ -15,6 +15,7 @@ from .._reads import epoch
 from .._trace import concrete_types, is_concrete
 from ._discover import Undeclared
 from ._in_a_row import in_a_row
+from ._layout import arguments
 from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
 from ._program import RUN_ERRORS, Program, are_traced, split_result
@@ -45,12 +46,14 @@ def dispatch(
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
     is_alike = program.gives_arrays or len(program.signatures) == 1
-    # Where some are static, it has to be looked which.
-    simple = concrete_types if not static else frozenset[type]()
-    takers = ArgumentTakers(static)
+    # Where some are static or donated, it has to be looked which.
+    donated = program.host.donated_args
+    simple = concrete_types if not static and not donated else frozenset[type]()
+    takers = ArgumentTakers(static, donated)
     opened: object = None
 
-    def failed(error: Any, args: Any, kwargs: Any) -> Any:
+    def failed(error: Any, args: Any) -> Any:
+        args, kwargs = arguments(args)
         if isinstance(error, Undeclared):
             return start_again(args, kwargs, error)
         program.reraise(error, args, kwargs)
@@ -61,13 +64,13 @@ def dispatch(
             is_good = program.good_at is epoch.now and get_frame() is None
             if not is_good or not reads.contents_hold():
                 return otherwise(*args, **kwargs)
-            are_concrete = not kwargs and not static
+            are_concrete = not kwargs and bool(simple)
             for arg in args:
                 if type(arg) not in concrete_types and not is_concrete(arg):
                     are_concrete = False
                     break
             if not are_concrete:
-                args, kwargs = takers.take(args, kwargs)
+                args = takers.take(args, kwargs)
             # Another thread may move values, and this function may be called in it.
             now = moves.now
             is_up_to_date = opened is now
@@ -79,11 +82,11 @@ def dispatch(
                     taken = gather(cells)
                     is_good = program.good_at is epoch.now
                 if not is_good:
-                    return start_again(args, kwargs, None)
+                    return start_again(*arguments(args), None)
             try:
-                result = staged(*(taken + args), **kwargs)
+                result = staged(*(taken + args))
             except RUN_ERRORS as error:
-                return failed(error, args, kwargs)
+                return failed(error, args)
             if program.good_at is not epoch.now:  # it has just been traced for other arguments
                 return program.finish(result)
             out, written, values = split_result(result, outs)

@@ -71,7 +71,7 @@ def in_a_row(
                 return otherwise(*_given(a, b, c, *more), **kwargs)
             if (
                 c is _NOTHING
-                and (type(a) is usual or type(a) in simple or a is _NOTHING)
+                and (type(a) is usual or type(a) in simple or (a is _NOTHING and simple))
                 and (b is _NOTHING or type(b) is usual or type(b) in simple)
                 and not kwargs
             ):
@@ -81,19 +81,13 @@ def in_a_row(
                 are_concrete = True
             else:
                 args = (a, b, c, *more) if c is not _NOTHING else _given(a, b, c)
-                # Those by keyword alone are taken apart below.
-                found = positional.last(args) if args else args
-                if found is None:
-                    args, kwargs = takers.take(args, kwargs)
-                else:
-                    args = found
-                    if kwargs:
-                        kwargs = takers.named(kwargs)
+                found = None if kwargs else positional.last(args)
+                args = takers.take(args, kwargs) if found is None else found
                 are_concrete = False
             try:
-                result = staged(*(taken + args), **kwargs) if kwargs else staged(*(taken + args))
+                result = staged(*(taken + args))
             except RUN_ERRORS as error:
-                return failed(error, args, kwargs)
+                return failed(error, args)
             if type(result) is not tuple:  # an array alone: no write to commit, whatever was traced
                 return result
             if pool.good_at is not epoch.now:

@@ -6,7 +6,6 @@ through `_dispatch`.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, NamedTuple
@@ -23,8 +22,9 @@ from ..state import State, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
 from ._dispatch import dispatch
+from ._layout import InputSignature
 from ._methods import BoundMethod, Method, after_self
-from ._mixed import apart, constants, mixed, unmixed
+from ._mixed import apart, constants, unmixed
 from ._options import Choice, count, names, positions, positions_of
 from ._packing import boxes
 from ._program import Program, Replay, signature_of, split_result
@@ -104,12 +104,14 @@ class JitFunction:
         donated = positions(donate_argnums, "donate_argnums", name)
         donated_names = names(options.pop("donate_argnames", None), "donate_argnames", name)
         donated |= positions_of(fun, donated_names, name)
-        options["donate_argnames"] = tuple(sorted(donated_names))
         self._options = options
-        self._donated_args = donated
         self._donation = Choice(donate_states, "donate_states", name)
         self._packing = Choice(pack_states, "pack_states", name)
         self.lends = self._donation.selector is not None
+        # What is lent comes first, before the arguments.
+        lent = {0} if self.lends else set[int]()
+        own = {number + len(lent) for number in donated}
+        self.donated_args: frozenset[int | str] = frozenset(lent | own | donated_names)
         self._guard = TraceGuard(count(max_traces, "max_traces", name))
         self._programs: list[Program] = []
         self.__call__ = self._call
@@ -153,9 +155,6 @@ class JitFunction:
     def _install(self, call: Callable[..., Any]) -> None:
         self.__call__ = call
 
-    def _start_again(self, args: Any, kwargs: Any, undeclared: Undeclared | None) -> Any:
-        return self._finished((None, *args), kwargs, undeclared)
-
     def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:
         program, result = self._settle(
             args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
@@ -165,7 +164,7 @@ class JitFunction:
         is_plain = program.is_plain and is_only and not self.lends and not program.is_for_frames
         self.__call__ = self._call
         if is_plain:
-            dispatch(program, self._static, self._call, self._start_again, self._install)
+            dispatch(program, self._static, self._call, self._finished, self._install)
         return program.finish(result)
 
     @user_facing
@@ -226,33 +225,36 @@ class JitFunction:
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.lends:
+            return prepared(args, kwargs, self._static, apart)
         lent = None
-        if args and self.lends:
+        if args:
             lent, rest = self._donation.halves(args[0])
-            lent, args = mixed(lent, lambda: "argument 0"), (rest, *args[1:])
+            args = rest, *args[1:]
         positional, named = prepared(args, kwargs, self._static, apart)
-        return (lent, *positional), named
+        return (apart(lent, lambda: "argument 0"), *positional), named
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
         """Returns the function to run, and its arguments as the caller gave them."""
-        lent, *positional = map(unmixed, args)
-        if lent is not None:
-            positional[0] = combine(lent, positional[0])
+        positional = list(map(unmixed, args))
+        if self.lends:
+            lent = positional.pop(0)
+            if lent is not None:
+                positional[0] = combine(lent, positional[0])
         return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
 
     def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
         """Stages a pure function by `jax.jit`; see `_program.Host`."""
 
-        def staged(*args: Any, **kwargs: Any) -> Any:
-            return pure(*args, **kwargs)
+        def staged(*inputs: Any) -> Any:
+            return pure(*inputs)
 
         # What JAX's messages call the program, where they say it is, and what is given to it.
         staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
-        staged.__signature__ = _signature(taken, self.lends)  # type: ignore[attr-defined]
-        lent = (taken,) if self.lends else ()
-        args = (number + taken + len(lent) for number in self._donated_args)
-        return jax.jit(staged, donate_argnums=(*range(donated), *lent, *args), **self._options)
+        staged.__signature__ = InputSignature(self._fun, taken, self.lends)  # type: ignore[attr-defined]
+        args = (taken,) if self.donated_args else ()
+        return jax.jit(staged, donate_argnums=(*range(donated), *args), **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""
@@ -365,15 +367,5 @@ class JitFunction:
         self.__call__ = self._call
 
 
-def _signature(states: int, lends: bool) -> inspect.Signature:
-    """Returns the signature of a function of so many states, what is lent, and any arguments."""
-    first = [*(f"state_{number}" for number in range(states)), *(["lent"] if lends else [])]
-    args = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
-    kwargs = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
-    return inspect.Signature(
-        [*(inspect.Parameter(name, args.POSITIONAL_ONLY) for name in first), args, kwargs]
-    )
-
-
 def _traced(program: Program, args: Any, kwargs: Any) -> Any:
-    return program.staged.trace(*program.inputs(args), **kwargs)
+    return program.staged.trace(*program.inputs(args, kwargs))

@@ -84,6 +84,16 @@ class Static:
             values[hole] = leaf
         return self.treedef.unflatten(values)
 
+    @property
+    def paths(self) -> list[str]:
+        """Where in the tree the traced leaves are, as JAX writes it."""
+        try:
+            tree = self.treedef.unflatten(range(len(self.leaves)))
+            places = {leaf: jtu.keystr(keys) for keys, leaf in jtu.tree_leaves_with_path(tree)}
+            return [places[hole] for hole in self.holes]
+        except Exception:  # a node of another library may take nothing but arrays
+            return [f"[{hole}]" for hole in self.holes]
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True

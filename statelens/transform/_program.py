@@ -23,6 +23,7 @@ from .._units import TreeDef, is_array
 from ..state import State
 from ._assembly import has_modules
 from ._discover import Undeclared
+from ._layout import arguments, laid_out
 from ._mixed import Mixed, apart, mixed, unmixed
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
 from ._pool import Pool
@@ -50,17 +51,19 @@ class Host(Protocol):
     """Whose function it is that a program runs.
 
     Attributes:
-        lends: Whether a part of the first argument may be donated.
+        lends: Whether the first of the prepared arguments is what is lent of the user's first.
+        donated_args: Positions and names of prepared arguments that are donated.
     """
 
     lends: bool
+    donated_args: frozenset[int | str]
 
     def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
         """Stages a pure function by `jax.jit`.
 
         Args:
-            pure: The function, of the values of states one by one, and then the arguments; the
-                first of these is what is lent, if the host lends, and is donated.
+            pure: The function, of the values of states one by one, and then what `laid_out` gives;
+                the first of that is donated, if arguments may be.
             donated: How many of the values are donated, the first ones.
             taken: How many there are.
         """
@@ -86,10 +89,9 @@ class Program:
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
         staged: The staged function of the values of `donated` and of `kept`, one by one, and of
-            the arguments; the first of these is what is lent, if the host lends. It gives the
-            output, a tuple of the values of the states written, and as many times None as there
-            are places in `outs` before that of these; or no more than an array, if that is the
-            output and nothing is written.
+            the arguments as `laid_out` gives them. It gives the output, a tuple of the values of
+            the states written, and as many times None as there are places in `outs` before that
+            of these; or no more than an array, if that is the output and nothing is written.
         outs: What stands for the states written, for each set of them that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
         gives_arrays: Whether it gives an array for each of what it writes, and all of that is
@@ -141,9 +143,9 @@ class Program:
             donated = jax.tree.map(_copied, donated)
         return [*donated, *kept]
 
-    def inputs(self, args: Any) -> tuple[Any, ...]:
-        """Returns what the staged function is called with; `args` are prepared ones."""
-        return (*self.values(), *(args if self.host.lends else args[1:]))
+    def inputs(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """Returns what the staged function is called with, for prepared arguments."""
+        return (*self.values(), *laid_out(args, kwargs, self.host.donated_args))
 
     def _look_at_cells(self) -> None:
         self.takes_arrays = all(cell.holds_array for cell in self.taken)
@@ -172,10 +174,10 @@ class Program:
         """Runs the staged function; what it wrote is not committed yet."""
         forget_errors()
         try:
-            result = self.staged(*self.inputs(args), **kwargs)
+            result = self.staged(*self.inputs(args, kwargs))
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
-            self.reraise(error, args[1:], kwargs)
+            self.reraise(error, args[1:] if self.host.lends else args, kwargs)
 
     def reraise(self, error: Exception, args: Any, kwargs: Any) -> NoReturn:
         """Raises what came of running the program as the caller should see it."""
@@ -206,16 +208,17 @@ class Program:
             Writes(tuple(writes), tuple(map(unmixed, writes.values()))).commit()
         return out
 
-    def _pure(self, /, *given: Any, **kwargs: Any) -> Any:
+    def _pure(self, *given: Any) -> Any:
         taken = self.taken
-        args = given[len(taken) :] if self.host.lends else (None, *given[len(taken) :])
+        inputs = given[len(taken) :]
+        args, kwargs = arguments(inputs)
         values = unpacked(taken, given[: len(taken)])
         is_staged = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
         if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
-            out, writes = self._replay(values, (args, kwargs))
+            out, writes = self._replay(values, inputs)
             return self._result(out, self._replay.touched, values, writes, args, kwargs)
-        self.host.on_trace(self, (values, args, kwargs))
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
+        self.host.on_trace(self, (values, restored_args, restored_kwargs))
         inside = states_in(restored_args, restored_kwargs)
         captured = capture(
             fun,
@@ -293,15 +296,18 @@ class Replay:
             signature_of(value) == self._kinds[cell] for cell, value in values.items()
         )
 
-    def __call__(self, values: Mapping[State, Any], args: Any) -> tuple[Any, Writes]:
+    def __call__(self, values: Mapping[State, Any], inputs: Any) -> tuple[Any, Writes]:
         """Repeats the trace, and gives its output and what it wrote.
 
-        What no equation takes may be anything.
+        Args:
+            values: The values of the states that the function touches; what no equation takes may
+                be anything.
+            inputs: The arguments as they are laid out.
         """
         leaves: list[Any] = []
         for cell, count in zip(self._cells, self._counts, strict=True):
             leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
-        result = self._out_tree.unflatten(self._run(*leaves, *jax.tree.leaves(args)))
+        result = self._out_tree.unflatten(self._run(*leaves, *jax.tree.leaves(inputs)))
         out, boxes, written = split_result(result, self._outs)
         return out, Writes(tuple(states_of(boxes)), tuple(written))
 

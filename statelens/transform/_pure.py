@@ -1,7 +1,7 @@
 """A function as a JAX transform of it runs it: arguments set apart, writes as an output."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,29 +32,19 @@ def prepared(
     Returns:
         The arguments, as pytrees of arrays.
     """
-    positional = each_prepared(args, range(len(args)), static, take)
-    if not kwargs:
-        return positional, {}
-    named = each_prepared(kwargs.values(), kwargs, static, take)
-    return positional, dict(zip(kwargs, named, strict=True))
-
-
-def each_prepared(
-    args: Iterable[Any],
-    labels: Iterable[int | str],
-    static: frozenset[int | str],
-    take: Callable[..., Any],
-) -> tuple[Any, ...]:
-    """Sets apart what of arguments isn't traced, as `prepared` does; `labels` are their names."""
-    simple = concrete_types if not static else ()
-    return tuple(
-        [
-            arg
-            if type(arg) in simple
-            else (constant if label in static else take)(arg, name_of(label))
-            for label, arg in zip(labels, args, strict=True)
+    if not static and not kwargs:
+        positional = [
+            arg if type(arg) in concrete_types else take(arg, name_of(number))
+            for number, arg in enumerate(args)
         ]
-    )
+        return tuple(positional), {}
+
+    def one(label: int | str, arg: Any) -> Any:
+        part = constant if label in static else take
+        return part(arg, name_of(label))
+
+    positional = [one(number, arg) for number, arg in enumerate(args)]
+    return tuple(positional), {name: one(name, arg) for name, arg in kwargs.items()}
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from .._errors import RetraceError, explain
 from .._reads import Reads
 from ..path import format, from_jax
 from ..state import State
-from ._mixed import unmixed
 
 _Trace: TypeAlias = "dict[weakref.ref[State] | str, str]"
 """What a trace depends on: the kind of each state, and of each argument by what it is called."""
@@ -43,8 +42,8 @@ class TraceGuard:
         Args:
             what: What is traced.
             values: The values of the states that it takes.
-            args: Its arguments.
-            kwargs: Its keyword arguments.
+            args: Its arguments, as they were given.
+            kwargs: Its keyword arguments likewise.
             labels: Gives what to call states, as far as that is known.
             reads: What earlier traces have read of modules.
 
@@ -78,8 +77,8 @@ class TraceGuard:
 
 def _described(values: dict[State, Any], args: Any, kwargs: Any) -> _Trace:
     found: _Trace = {weakref.ref(cell): _kinds(value) for cell, value in values.items()}
-    for key, arg in [*enumerate(args[1:]), *kwargs.items()]:
-        for keys, leaf in jtu.tree_flatten_with_path(unmixed(arg))[0]:
+    for key, arg in [*enumerate(args), *kwargs.items()]:
+        for keys, leaf in jtu.tree_flatten_with_path(arg)[0]:
             path = format(from_jax(keys)[0])
             found[f"argument {key!r}" + (f" at '{path}'" if path else "")] = _kinds(leaf)
     return found

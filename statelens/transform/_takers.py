@@ -7,14 +7,15 @@ them, such as the memory of an optimiser. So one function is written for all of 
 but `recall`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 
 from .._trace import concrete_types, has_tracers, is_concrete
+from ._layout import Layout, Prepared, laid_out
 from ._mixed import Mixed, apart
-from ._pure import each_prepared, name_of, prepared
+from ._pure import name_of, prepared
 from ._recall import is_seen_tuple, is_tuple, recall
 from ._source import Source, tuple_of
 
@@ -31,74 +32,93 @@ class ArgumentTakers:
 
     Args:
         static: Positions and names of arguments of which nothing is traced.
+        donated: Positions and names of those that are donated.
 
     Attributes:
-        positional: What takes positional arguments apart.
+        positional: What takes arguments apart of which none is given by keyword.
     """
 
-    __slots__ = ("_by_names", "_static", "positional")
+    __slots__ = ("_by_names", "_donated", "_static", "positional")
 
-    def __init__(self, static: frozenset[int | str]):
-        self.positional = _Takers(static, None)
-        self._by_names: dict[tuple[str, ...], _Takers] = {}
+    def __init__(self, static: frozenset[int | str], donated: frozenset[int | str]):
+        self.positional = Takers(static, donated, ())
+        self._by_names: dict[tuple[str, ...], Takers] = {}
         self._static = static
+        self._donated = donated
 
-    def take(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Takes arguments apart, as `prepared` does."""
-        return self.positional.take(args), self.named(kwargs)
-
-    def named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Takes keyword arguments apart."""
+    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Takes arguments apart; gives them as `laid_out` does."""
         if not kwargs:
-            return kwargs
+            return self.positional.take(args)
         names = tuple(kwargs)
         takers = self._by_names.get(names)
         if takers is None:
-            if self._static or len(self._by_names) >= _MOST_TAKERS:
-                return prepared((), kwargs, self._static, apart)[1]
-            takers = self._by_names[names] = _Takers(self._static, names)
-        return dict(zip(names, takers.take(tuple(kwargs.values())), strict=True))
+            if len(self._by_names) >= _MOST_TAKERS:
+                return laid_out(*prepared(args, kwargs, self._static, apart), self._donated)
+            takers = self._by_names[names] = Takers(self._static, self._donated, names)
+        return takers.take((*args, *kwargs.values()))
 
 
-class _Takers:
-    """What takes arguments apart that have the same labels.
+class Takers:
+    """What takes arguments apart of which the last ones are given by certain keywords.
 
     Args:
         static: Positions and names of arguments of which nothing is traced.
-        names: Their names; None for positional ones.
+        donated: Positions and names of those that are donated.
+        names: The keywords.
 
     Attributes:
         last: What was used last.
     """
 
-    __slots__ = ("_known", "_left", "_names", "_static", "last")
+    __slots__ = ("_donated", "_known", "_left", "_names", "_static", "last")
 
-    def __init__(self, static: frozenset[int | str], names: tuple[str, ...] | None):
+    def __init__(
+        self, static: frozenset[int | str], donated: frozenset[int | str], names: tuple[str, ...]
+    ):
         self.last: Taker = _take_none
         self._known: list[Taker] = []
-        self._names = names
-        self._static = static
+        self._static, self._donated, self._names = static, donated, names
         self._left = 0 if static else _MOST_WRITTEN
 
-    def take(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Takes arguments apart."""
-        found = self.last(args)
+    def take(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Takes arguments apart: positional ones, and then those by keyword."""
+        found = self.last(values)
         if found is not None:
             return found
         for taker in self._known:
-            found = taker(args)
+            found = taker(values)
             if found is not None:
                 self.last = taker
                 return found
-        labels = range(len(args)) if self._names is None else self._names
-        found = each_prepared(args, labels, self._static, apart)
-        if self._left and _are_good(args):
+        count = len(values) - len(self._names)
+        kwargs = dict(zip(self._names, values[count:], strict=True))
+        parts = prepared(values[:count], kwargs, self._static, apart)
+        inputs = laid_out(*parts, self._donated)
+        if self._left and _are_good(values):
             self._left -= 1
-            taker = _taker(args, found, labels)
+            taker = self._written(values, parts, inputs)
             self.last, self._known = taker, [taker, *self._known[: _MOST_TAKERS - 1]]
-        return found
+        return inputs
+
+    def _written(self, values: tuple[Any, ...], parts: Prepared, inputs: tuple[Any, ...]) -> Taker:
+        """Writes the function for arguments like these.
+
+        Args:
+            values: The arguments.
+            parts: What is set apart of them.
+            inputs: That, laid out.
+        """
+        source = _TakerSource()
+        args, kwargs = parts
+        labels = (*range(len(args)), *self._names)
+        expressions = source.items("values", values)
+        every = zip(labels, expressions, values, (*args, *kwargs.values()), strict=True)
+        written = {label: source.argument(label, *each) for label, *each in every}
+        layout = inputs[-1] if inputs else None
+        if type(layout) is not Layout:
+            return source.function("values", tuple_of(expressions))
+        return source.function("values", source.inputs(layout, written))
 
 
 def _take_none(args: tuple[Any, ...]) -> None:
@@ -116,24 +136,18 @@ def _are_good(args: tuple[Any, ...]) -> bool:
     return all(recall(node) is not None for node in nodes if isinstance(node, eqx.Module))
 
 
-def _taker(args: tuple[Any, ...], taken: tuple[Any, ...], labels: Sequence[int | str]) -> Taker:
-    """Writes the function for arguments like these.
+class _Written(NamedTuple):
+    """How an argument is taken apart.
 
-    Args:
-        args: The arguments.
-        taken: What they become.
-        labels: Their positions, or names.
-
-    Returns:
-        The function.
+    Attributes:
+        leaves: Expressions of its leaves; some may begin with a star.
+        static: An expression of its static half.
+        is_known: Whether that is what it was when the function was written.
     """
-    source = _TakerSource()
-    names = source.items("args", args)
-    parts = [
-        source.argument(name, arg, found, name_of(label))
-        for name, arg, found, label in zip(names, args, taken, labels, strict=True)
-    ]
-    return source.function("args", tuple_of(parts))
+
+    leaves: list[str]
+    static: str = "None"
+    is_known: bool = True
 
 
 class _TakerSource(Source):
@@ -141,27 +155,58 @@ class _TakerSource(Source):
 
     def __init__(self):
         super().__init__(
-            "taker", Mixed=Mixed, apart=apart, concrete_types=concrete_types, recall=recall
+            "taker",
+            Layout=Layout,
+            Mixed=Mixed,
+            apart=apart,
+            concrete_types=concrete_types,
+            recall=recall,
         )
 
-    def argument(self, name: str, arg: Any, taken: Any, label: Callable[[], str]) -> str:
-        """Writes what an argument becomes.
+    def argument(self, label: int | str, name: str, arg: Any, part: Any) -> _Written:
+        """Writes how an argument is taken apart.
 
         Args:
+            label: Its position or name.
             name: What the function calls it.
             arg: The argument.
-            taken: What it becomes.
-            label: Gives what to call it in messages.
-
-        Returns:
-            An expression.
+            part: What is set apart of it.
         """
         if is_concrete(arg):
-            return self._array(name, arg)
+            return _Written([self._array(name, arg)])
+        if type(part) is not Mixed:
+            self._require(f"type({name}) is {self.name_for(type(arg))}")
+            return _Written([name])
         if is_tuple(type(arg)) and _nodes_in(arg) is not None:
-            return f"Mixed([{', '.join(self._parts(name, arg))}], {self.name_for(taken.static)})"
+            return _Written(self._parts(name, arg), self.name_for(part.static))
         known = self._recalled(name)
-        return f"apart({name}, {self.name_for(label)}) if {known} is None else {known}"
+        self.add(f"if {known} is None: {known} = apart({name}, {self.name_for(name_of(label))})")
+        self._require(f"type({known}) is Mixed")
+        return _Written([f"*{known}.traced"], f"{known}.static", is_known=False)
+
+    def inputs(self, layout: Layout, written: dict[int | str, _Written]) -> str:
+        """Writes what a staged function is called with.
+
+        Args:
+            layout: How the arguments were laid out for which the function is written.
+            written: How each of them is taken apart, by position or name.
+        """
+        parts = [written[label] for label in layout.labels]
+        checks = [
+            f"{part.static} is {self.name_for(static)}"
+            for part, static in zip(parts, layout.statics, strict=True)
+            if not part.is_known
+        ]
+        found = self.name_for(layout)
+        if checks:
+            names, donated = self.name_for(layout.names), self.name_for(layout.donated)
+            statics = tuple_of(part.static for part in parts)
+            found += f" if {' and '.join(checks)} else Layout({statics}, {names}, {donated})"
+        items = [
+            f"[{', '.join(item)}]" if isinstance(item, list) else item
+            for item in layout.in_order([part.leaves for part in parts])
+        ]
+        return tuple_of([*items, found])
 
     def items(self, name: str, node: tuple[Any, ...]) -> list[str]:
         """Writes how to unpack a tuple, and gives names of the items."""

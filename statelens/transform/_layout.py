@@ -63,11 +63,10 @@ class Layout:
         Returns:
             All of them; those that are donated come first, as a list, if any may be.
         """
-        lost, kept = self._halves
-        rest = itertools.chain.from_iterable([leaves[place] for place in kept])
         if not self.donated:
-            return tuple(rest)
-        return list(itertools.chain.from_iterable([leaves[place] for place in lost])), *rest
+            return tuple(itertools.chain.from_iterable(leaves))
+        lost, kept = ([leaf for n in half for leaf in leaves[n]] for half in self._halves)
+        return lost, *kept
 
     def arguments(self, inputs: Sequence[Any]) -> list[Any]:
         """Gives the arguments whose leaves these are, in order."""

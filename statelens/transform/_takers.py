@@ -83,9 +83,6 @@ class Takers:
 
     def take(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Takes arguments apart: positional ones, and then those by keyword."""
-        found = self.last(values)
-        if found is not None:
-            return found
         for taker in self._known:
             found = taker(values)
             if found is not None:

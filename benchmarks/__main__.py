@@ -1,6 +1,7 @@
-"""The command line: `python -m benchmarks [part ...] [--quick] [--list] [--output DIR]`."""
+"""The command line: `python -m benchmarks [part ...]`, and options that `--help` lists."""
 
 import argparse
+import dataclasses
 import datetime
 import importlib
 import pkgutil
@@ -15,6 +16,8 @@ from . import parts, plots
 from .machine import describe
 from .report import QUICK, Row, Settings, number, table, write
 from .targets import ANY, TARGETS
+
+DESCRIPTION = "Measures statelens beside hand-written JAX and other libraries, on the same work."
 
 console = Console()
 
@@ -31,7 +34,7 @@ def main() -> None:
     asked.output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for name in asked.parts or found:
-        rows += measured(name, found[name], QUICK if asked.quick else Settings())
+        rows += measured(name, found[name], settings(asked))
         write(asked.output, machine, rows)
     plots.draw(asked.output, rows)
     summarize(rows)
@@ -43,9 +46,11 @@ def part(name: str) -> ModuleType:
 
 
 def arguments(names: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks", description=DESCRIPTION)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="a rough look")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each comparison")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="of small parameters")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write to")
     asked = parser.parse_args()
@@ -57,6 +62,12 @@ def arguments(names: Sequence[str]) -> argparse.Namespace:
         today = f"{datetime.date.today()}{'-quick' if asked.quick else ''}"
         asked.output = Path(__file__).parent / "results" / today
     return asked
+
+
+def settings(asked: argparse.Namespace) -> Settings:
+    given = {"budget": asked.budget, "sizes": asked.sizes and tuple(asked.sizes)}
+    options = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(QUICK if asked.quick else Settings(), **options)
 
 
 def measured(name: str, module: ModuleType, settings: Settings) -> list[Row]:

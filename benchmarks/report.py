@@ -27,6 +27,7 @@ class Settings:
         seconds: How long a candidate is run in a round; a few times, where that isn't slow.
         precision: To what fraction of itself each ratio must be known.
         budget: After how many seconds a comparison begins no other round; it has three at least.
+            What is judged has four times as many.
     """
 
     quick: bool = False
@@ -38,7 +39,9 @@ class Settings:
 
     def longer(self) -> "Settings":
         """Gives settings for what is judged: a target may be less than what medians differ by."""
-        return self if self.quick else dataclasses.replace(self, precision=0.002, budget=120.0)
+        if self.quick:
+            return self
+        return dataclasses.replace(self, precision=0.002, budget=4 * self.budget)
 
 
 QUICK = Settings(quick=True, sizes=(10, 100), rounds=5, seconds=0.002, budget=2.0)
@@ -167,8 +170,8 @@ def write(folder: Path, machine: Mapping[str, Any], rows: Iterable[Row]) -> None
 def _page(machine: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[str]:
     yield "# Ratios to the baseline\n"
     yield ", ".join(f"{name} {value}" for name, value in machine.items()) + ".\n"
-    yield "| part | work | library | size | ratio | ± | quartiles | target | holds |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| part | work | library | size | ratio | ± | quartiles | target | holds | time |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         if row.ratio is not None:
             quartiles = "" if None in (row.low, row.high) else f"{row.low:.3g} to {row.high:.3g}"
@@ -176,5 +179,6 @@ def _page(machine: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[str]:
             holds = {None: "", True: "yes", False: "**no**"}[row.holds]
             size = _or_blank(row.size, "{:,}")
             ratio = number(row.ratio), _error(row), quartiles
-            cells = row.part, row.work, row.library, size, *ratio, target, holds
+            time = "" if row.seconds is None else _duration(row.seconds)
+            cells = row.part, row.work, row.library, size, *ratio, target, holds, time
             yield f"| {' | '.join(cells)} |"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..adapters import BASELINE, Call, Problem, asked, checked, not_installed, perceptron
-from ..measure import ratios
-from ..report import Row, Settings, missing, rows_of
+from ..measure import compare
+from ..report import Row, Settings, missing
 
 TITLE = "trace and lower a training step of an MLP of so many layers, to jax.jit by hand"
 
@@ -17,8 +17,9 @@ def rows(settings: Settings) -> Iterator[Row]:
         makers = asked("first_calls", problem)
         checked({name: _losses(make) for name, make in makers.items()}, repeats=1)
         lowerings = {name: _lowering(make) for name, make in makers.items()}
-        measured = ratios(lowerings, BASELINE, settings=settings)
-        yield from rows_of("first_call", "trace and lower", measured, layers)
+        yield from compare(
+            "first_call", "trace and lower", lowerings, BASELINE, settings=settings, size=layers
+        )
     yield from _runs_of_the_body(perceptron(*[8] * 21))
     yield from missing("first_call", not_installed())
 

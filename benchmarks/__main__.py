@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -34,8 +34,9 @@ def main() -> None:
     asked.output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for name in asked.parts or found:
-        rows += measured(name, found[name], settings(asked))
-        write(asked.output, machine, rows)
+        for row in shown(name, found[name], settings(asked)):
+            rows.append(row)
+            write(asked.output, machine, rows)
     plots.draw(asked.output, rows)
     summarize(rows)
     console.print(f"Rows and plots are in {asked.output}")
@@ -70,7 +71,7 @@ def settings(asked: argparse.Namespace) -> Settings:
     return dataclasses.replace(QUICK if asked.quick else Settings(), **options)
 
 
-def measured(name: str, module: ModuleType, settings: Settings) -> list[Row]:
+def shown(name: str, module: ModuleType, settings: Settings) -> Iterator[Row]:
     """Measures a part, and shows its rows as they come."""
     title = f"{name}: {module.TITLE}"
     rows: list[Row] = []
@@ -78,8 +79,8 @@ def measured(name: str, module: ModuleType, settings: Settings) -> list[Row]:
         for row in module.rows(settings):
             rows.append(row)
             live.update(table(title, rows), refresh=True)
+            yield row
     console.print()
-    return rows
 
 
 def summarize(rows: Sequence[Row]) -> None:

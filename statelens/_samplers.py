@@ -6,6 +6,7 @@ these too. `statelens.random` lifts all of them over a state that holds the key.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -265,20 +266,30 @@ _MEANINGS = {
 """What to say of the parameters."""
 
 
-def _samplers_of_jax() -> dict[str, Any]:
-    """Returns the public functions of ``jax.random`` that take a key and give samples."""
+def _samplers_of_jax() -> dict[str, tuple[Any, list[inspect.Parameter]]]:
+    """Returns the public functions of ``jax.random`` that take a key and give samples.
+
+    They come with their parameters, of which the key is the first.
+    """
     public = {name: value for name, value in vars(jax.random).items() if name[0] != "_"}
-    return {
-        name: value
+    samplers = {
+        name: (value, _parameters(value))
         for name, value in public.items()
-        if callable(value)
-        and name not in _NOT_SAMPLERS
-        and next(iter(inspect.signature(value).parameters), None) == "key"
+        if callable(value) and name not in _NOT_SAMPLERS
+    }
+    return {
+        name: found for name, found in samplers.items() if [p.name for p in found[1][:1]] == ["key"]
     }
 
 
-def _sampler(name: str, draw: Draw, mirrored: str | None = None) -> Sampler:
-    _, *parameters = inspect.signature(draw).parameters.values()
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _sampler(
+    name: str, draw: Draw, parameters: list[inspect.Parameter], mirrored: str | None = None
+) -> Sampler:
+    _, *parameters = parameters
     sized = next((p.name for p in parameters if p.name in ("size", "shape")), None)
     summary = draw.__doc__
     if mirrored is not None:
@@ -315,8 +326,8 @@ def _example(name: str, mirrored: str | None, parameters: list[inspect.Parameter
 def _all_samplers() -> dict[str, Sampler]:
     of_jax = _samplers_of_jax()
     mirrored = {name: name for name in of_jax} | _RENAMED
-    samplers = {name: _sampler(name, of_jax[source], source) for name, source in mirrored.items()}
-    samplers |= {name: _sampler(name, draw) for name, draw in _OWN.items()}
+    samplers = {name: _sampler(name, *of_jax[source], source) for name, source in mirrored.items()}
+    samplers |= {name: _sampler(name, draw, _parameters(draw)) for name, draw in _OWN.items()}
     return dict(sorted(samplers.items()))
 
 

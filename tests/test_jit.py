@@ -962,6 +962,53 @@ def test_lowered_and_compiled_it_reads_and_commits():
     assert compiled.cost_analysis()
 
 
+def test_compiled_for_another_structure_it_says_what_differs():
+    net = Net()
+    net.memory = sl.State({"mean": jnp.zeros(3)})
+
+    def predict(model, x, *, scale=1.0):
+        return scale * model["layer"](x) + net.memory.value["mean"]
+
+    f = sl.jit(predict)
+    layer = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+    compiled = f.lower({"layer": layer}, X, scale=2.0).compile()
+    expected = 2 * layer(X)
+    close(compiled({"layer": layer}, X, scale=2.0), expected)
+    bare = eqx.nn.Linear(3, 3, use_bias=False, key=jax.random.key(0))
+    others = {
+        r"argument 0 at 'layer.bias' was float32\[3\], and is not there": (
+            ({"layer": bare}, X),
+            {},
+        ),
+        r"argument 'scale' was float32\[\], and is not there": (({"layer": layer}, X), {}),
+        r"argument 0 at 'other' was not there, and is float32\[3\]": (
+            ({"layer": layer, "other": X}, X),
+            {"scale": 2.0},
+        ),
+        r"'layer' was not there, and is <built-in function abs>": (({"layer": abs}, X), {}),
+    }
+    for message, (args, kwargs) in others.items():
+        with pytest.raises(sl.ArgumentTypeError, match=message):
+            compiled(*args, **kwargs)
+    net.memory.value = {"mean": jnp.zeros(3), "variance": jnp.ones(3)}
+    with pytest.raises(sl.ArgumentTypeError, match=r"was float32\[3\], and is float32\[3\], float"):
+        compiled({"layer": layer}, X, scale=2.0)
+    net.memory.value = {"mean": jnp.ones(3)}
+    close(compiled({"layer": layer}, X, scale=2.0), expected + 1)
+
+
+def test_stages_say_what_arguments_they_are_for_as_these_of_jax_do():
+    state = sl.State(jnp.ones(3))
+    f = sl.jit(lambda tree, x: tree["a"] * x + state.value)
+    plain = jax.jit(lambda tree, x: tree["a"] * x)
+    args = {"a": jnp.ones(3), "b": jnp.zeros(2)}, 2.0
+    for stage in ("trace", "lower"):
+        assert getattr(f, stage)(*args).args_info == getattr(plain, stage)(*args).args_info
+    assert f.lower(*args).compile().args_info == plain.lower(*args).compile().args_info
+    donating = sl.jit(lambda tree, x: {"a": tree["a"] * x}, donate_states="a").lower(*args)
+    assert [info.donated for info in jax.tree.leaves(donating.args_info)] == [True, False, False]
+
+
 def test_lowering_takes_shapes_and_runs_nothing():
     net = Net()
     run, runs = counted(lambda x: net(x))

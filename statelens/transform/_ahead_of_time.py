@@ -3,8 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from .._errors import user_facing
+import jax
+import jax.stages
+
+from .._errors import ArgumentTypeError, explain, user_facing
+from ..state import State
+from ._layout import arguments
 from ._program import Program
+from ._reach import labels_of
+from ._retrace import changed, described
 
 
 class AheadOfTime:
@@ -35,8 +42,59 @@ class AheadOfTime:
     def _next(self, stage: Any) -> "AheadOfTime":
         return AheadOfTime(stage, self._program, self._prepare, self._what)
 
+    @property
+    def args_info(self) -> Any:
+        """The arguments that it is for, and those by keyword, with `jax.stages.ArgInfo` leaves."""
+        _, _, args, kwargs = self._inputs(self._stage.args_info[0])
+        return args, kwargs
+
     @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs what was compiled, on the states as they are now."""
-        args, kwargs = self._prepare(args, kwargs)
-        return self._program.finish(self._stage(*self._program.inputs(args, kwargs)))
+        """Runs what was compiled, on the states as they are now.
+
+        Raises:
+            ArgumentTypeError: It was compiled for arguments or states of another structure.
+        """
+        inputs = self._program.inputs(*self._prepare(args, kwargs))
+        try:
+            result = self._stage(*inputs)
+        except TypeError:
+            # What is of another shape or dtype, JAX names well.
+            if jax.tree.structure((inputs, {})) == self._stage.in_tree:
+                raise
+            raise ArgumentTypeError(
+                explain(
+                    f"asked {self!r} for a result",
+                    "it was compiled for arguments and states of another structure: "
+                    + (self._changes(inputs) or "something that isn't traced was another"),
+                    "arguments and states of the structure that it was lowered with",
+                    "the jitted function itself, which is compiled for each structure",
+                )
+            ) from None
+        return self._program.finish(result)
+
+    def _inputs(self, given: tuple[Any, ...]) -> tuple[Any, dict[State, Any], Any, Any]:
+        """Gives the function, values by state, and the arguments as the caller gave them."""
+        taken = self._program.taken
+        values = zip(taken, given[: len(taken)], strict=True)
+        fun, args, kwargs = self._program.host.restore(*arguments(given[len(taken) :]))
+        return fun, {cell: value for cell, value in values if isinstance(cell, State)}, args, kwargs
+
+    def _changes(self, given: tuple[Any, ...]) -> str:
+        """Says in what inputs differ from those that it is for, as far as leaves show it."""
+        try:
+            fun, *before = self._inputs(jax.tree.map(_shape, self._stage.args_info[0]))
+            _, *now = self._inputs(jax.tree.map(_shape, given))
+            changes = changed(described(*before), described(*now), labels_of(fun))
+        except Exception:  # a node of another library may take nothing but arrays
+            return ""
+        return "; ".join(changes)
+
+
+def _shape(leaf: Any) -> Any:
+    """Gives the shape and dtype of a leaf, if it has them."""
+    try:
+        found = leaf if isinstance(leaf, jax.stages.ArgInfo) else jax.typeof(leaf)
+    except TypeError:
+        return leaf
+    return jax.ShapeDtypeStruct(found.shape, found.dtype)

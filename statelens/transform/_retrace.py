@@ -52,10 +52,10 @@ class TraceGuard:
         """
         if self._most is None:
             return
-        described = _described(values, args, kwargs)
+        trace = described(values, args, kwargs)
         if len(self._traces) == self._most:
             changes = dict.fromkeys(change for each in reads for change in each.changes())
-            changes |= dict.fromkeys(_changed(self._traces[-1], described, labels()))
+            changes |= dict.fromkeys(changed(self._traces[-1], trace, labels()))
             raise RetraceError(
                 explain(
                     f"asked for at most {self._most} traces of {what}",
@@ -64,7 +64,7 @@ class TraceGuard:
                     "a larger max_traces",
                 )
             )
-        self._traces.append(described)
+        self._traces.append(trace)
 
     def take_back(self) -> None:
         """Takes back the last one, which was given up."""
@@ -75,7 +75,14 @@ class TraceGuard:
         self._traces.clear()
 
 
-def _described(values: dict[State, Any], args: Any, kwargs: Any) -> _Trace:
+def described(values: Mapping[State, Any], args: Any, kwargs: Any) -> _Trace:
+    """Describes what a trace depends on.
+
+    Args:
+        values: The values of the states that it takes.
+        args: Its arguments, as they were given.
+        kwargs: Its keyword arguments likewise.
+    """
     found: _Trace = {weakref.ref(cell): _kinds(value) for cell, value in values.items()}
     for key, arg in [*enumerate(args), *kwargs.items()]:
         for keys, leaf in jtu.tree_flatten_with_path(arg)[0]:
@@ -95,7 +102,14 @@ def _kind(leaf: Any) -> str:
         return repr(leaf)
 
 
-def _changed(before: _Trace, now: _Trace, labels: Mapping[State, str]) -> Iterator[str]:
+def changed(before: _Trace, now: _Trace, labels: Mapping[State, str]) -> Iterator[str]:
+    """Says what is no longer as it was, for a message.
+
+    Args:
+        before: What it was.
+        now: What it is.
+        labels: What to call states, as far as that is known.
+    """
     for key in dict.fromkeys((*before, *now)):
         old, new = before.get(key), now.get(key)
         # A trace may have been given states that turned out not to matter.

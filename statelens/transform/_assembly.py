@@ -32,12 +32,13 @@ class Assembly(NamedTuple):
     """How a tree is put together from some of its leaves.
 
     Attributes:
-        assemble: Puts the tree together: gives it, and its modules that lie in no other one. It
-            takes the leaves that aren't the same each time.
+        assemble: Puts the tree together: gives it, its modules that lie in no other one, and for
+            each of them the lists and dictionaries in it. It takes the leaves that aren't the
+            same each time.
         spans: For each of these modules, which of those leaves are its own.
     """
 
-    assemble: Callable[[Sequence[Any]], tuple[Any, tuple[Any, ...]]]
+    assemble: Callable[[Sequence[Any]], tuple[Any, tuple[Any, ...], tuple[tuple[Any, ...], ...]]]
     spans: list[slice]
 
 
@@ -74,6 +75,7 @@ class _AssemblySource(Source):
         super().__init__("assemble", new=object.__new__, put=object.__setattr__)
         self.spans: list[slice] = []
         self._modules: list[str] = []
+        self._containers: list[str] = []
         self._count = 0
 
     def assemble(self, tree: Any, leaves: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
@@ -85,7 +87,8 @@ class _AssemblySource(Source):
         written = [self._opaque(node, rest) for node in nodes]
         # What isn't the same object in both is made for each tree.
         root = self._node(treedef.unflatten(written), treedef.unflatten(written))
-        return self.function("leaves", f"{self._expression(root)}, {tuple_of(self._modules)}")
+        found = self._expression(root), tuple_of(self._modules), tuple_of(self._containers)
+        return self.function("leaves", tuple_of(found))
 
     def _opaque(self, node: Any, leaves: Iterator[Any]) -> _Written:
         """Writes how a leaf is made, or a node that only JAX knows."""
@@ -100,22 +103,31 @@ class _AssemblySource(Source):
         ]
         return own[0] if treedef == _LEAF else self._unflattened(treedef, own)
 
-    def _node(self, node: Any, twin: Any, is_inside: bool = False) -> _Written:
-        """Writes how a node is made."""
+    def _node(self, node: Any, twin: Any, containers: list[str] | None = None) -> _Written:
+        """Writes how a node is made.
+
+        Args:
+            node: The node.
+            twin: The same node of another tree.
+            containers: Takes what lists and dictionaries are called; None outside of modules.
+        """
         if isinstance(node, _Written):
             return node
         if node is twin:
             return _Written(node)
-        is_module = _is_module(node)
+        # A module that lies in no other one begins a list of its own.
+        inside = [] if _is_module(node) and containers is None else containers
+        children, others = (_children(each, inside is not None) for each in (node, twin))
         parts: list[_Written] = []
-        for child, other in zip(_children(node), _children(twin), strict=True):
+        for child, other in zip(children, others, strict=True):
             # No comprehension, whose frame would halve how deep a tree may be.
-            parts.append(self._node(child, other, is_inside or is_module))
-        if not is_module:
-            return self._container(node, parts)
+            parts.append(self._node(child, other, inside))
+        if not _is_module(node):
+            return self._container(node, parts, inside)
         made = self._module(node, parts)
-        if not is_inside:
+        if inside is not None and containers is None:
             self._modules.append(self._expression(made))
+            self._containers.append(tuple_of(inside))
             self.spans.append(slice(min(made.holes, default=0), max(made.holes, default=-1) + 1))
         return made
 
@@ -130,11 +142,21 @@ class _AssemblySource(Source):
         self.add(f"put({made.name}, '__dict__', contents)")
         return made
 
-    def _container(self, node: Any, parts: list[_Written]) -> _Written:
-        treedef = jax.tree.structure(node, is_leaf=_is_module)
-        if type(node) is tuple and treedef.num_nodes == 1 + len(parts):
-            return self._made(tuple_of(map(self._expression, parts)), parts)
-        return self._unflattened(treedef, parts)
+    def _container(
+        self, node: Any, parts: list[_Written], containers: list[str] | None
+    ) -> _Written:
+        treedef = jax.tree.structure(node, is_leaf=_ends(node, containers is not None))
+        is_flat = treedef.num_nodes == 1 + len(parts)
+        items = tuple_of(map(self._expression, parts))
+        if is_flat and type(node) is tuple:
+            made = self._made(items, parts)
+        elif is_flat and type(node) is list:
+            made = self._made(f"[{items[1:-1]}]", parts)
+        else:
+            made = self._unflattened(treedef, parts)
+        if containers is not None and type(node) in (list, dict):
+            containers.append(self._expression(made))
+        return made
 
     def _unflattened(self, treedef: TreeDef, parts: list[_Written]) -> _Written:
         """Writes that JAX makes a node of these parts."""
@@ -163,11 +185,16 @@ def _is_module(node: Any) -> bool:
     return isinstance(node, eqx.Module)
 
 
-def _children(node: Any) -> list[Any]:
-    """Lists the attributes of a module, or what is in a container."""
+def _ends(container: Any, is_inside: bool) -> Callable[[Any], bool]:
+    """Says where the parts of a container are: one level below, or at modules outside of them."""
+    return (lambda node: node is not container) if is_inside else _is_module
+
+
+def _children(node: Any, is_inside: bool) -> list[Any]:
+    """Lists the attributes of a module, or the parts of a container."""
     if _is_module(node):
         return list(vars(node).values())
-    return jax.tree.leaves(node, is_leaf=_is_module)
+    return jax.tree.leaves(node, is_leaf=_ends(node, is_inside))
 
 
 def has_modules(tree: Any) -> bool:

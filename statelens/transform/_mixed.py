@@ -22,6 +22,7 @@ from ._assembly import Hole, assembly
 from ._identity import Identity
 from ._recall import (
     Getter,
+    at,
     forget_some,
     places_of_containers,
     recall,
@@ -193,7 +194,7 @@ def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
         seen = known.seen[ids] = constants, Static(half, treedef)
     found = Mixed(traced, seen[1])
     if known.containers is not None:
-        remember(tree, found, known.containers)
+        remember(tree, found, [at(tree, place) for place in known.containers])
     return found
 
 
@@ -204,13 +205,11 @@ class _Part(NamedTuple):
         number: Which of the modules that lie in no other one it is.
         span: Which of the tree's traced leaves are its own.
         static: What isn't traced of it.
-        containers: Where in it lists and dictionaries are.
     """
 
     number: int
     span: slice
     static: "Static"
-    containers: tuple[Getter, ...]
 
 
 class _Returned:
@@ -227,15 +226,15 @@ class _Returned:
 
     def tree(self, traced: list[Any]) -> Any:
         """Puts the tree together."""
-        tree, modules = self._assembly.assemble(traced)
+        tree, modules, containers = self._assembly.assemble(traced)
         if self._parts is None:
             self._parts = [
-                _Part(number, span, apart(modules[number], lambda: "the output").static, places)
+                _Part(number, span, apart(modules[number], lambda: "the output").static)
                 for number, span in enumerate(self._assembly.spans)
-                if (places := places_of_containers(modules[number])) is not None
+                if places_of_containers(modules[number]) is not None
             ]
-        for number, span, static, containers in self._parts:
-            remember(modules[number], Mixed(traced[span], static), containers)
+        for number, span, static in self._parts:
+            remember(modules[number], Mixed(traced[span], static), containers[number])
         return tree
 
 

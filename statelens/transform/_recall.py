@@ -6,16 +6,15 @@ made of. That is taken on trust: `object.__setattr__` would get past it. Lists a
 them may change, and are compared.
 """
 
+import itertools
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-
-from .._reads import has_still, items_of
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
@@ -27,13 +26,17 @@ class Memory(weakref.ref):
     Attributes:
         key: Where the memory is among all memories.
         mixed: The module taken apart.
-        contents: The lists and dictionaries in it, with what they had in them.
+        iterables: The lists and dictionaries in it; of a dictionary the values too.
+        lengths: Of each how much it had in it.
+        items: All that they had in them.
     """
 
-    __slots__ = ("contents", "key", "mixed")
+    __slots__ = ("items", "iterables", "key", "lengths", "mixed")
 
-    contents: Sequence[tuple[Any, Any]]
+    items: list[Any]
+    iterables: Sequence[Any]
     key: int
+    lengths: list[int]
     mixed: Any
 
 
@@ -54,21 +57,25 @@ def recall(module: Any) -> Any:
     if memory is None:
         return None
     if memory() is module:
-        contents = memory.contents
-        if not contents or all(has_still(*content) for content in contents):
+        iterables = memory.iterables
+        # By three calls of C: a program waits for this.
+        if not iterables or (
+            list(map(len, iterables)) == memory.lengths
+            and all(map(operator.is_, itertools.chain.from_iterable(iterables), memory.items))
+        ):
             return memory.mixed
     # What was replaced in the module must not live as long as it.
     _memories.pop(id(module), None)
     return None
 
 
-def remember(module: Any, mixed: Any, places: tuple[Getter, ...]) -> None:
+def remember(module: Any, mixed: Any, containers: Iterable[Any]) -> None:
     """Remembers a module, as long as it lives and not too many others come.
 
     Args:
         module: The module.
         mixed: The module taken apart: leaves that are traced, and all else.
-        places: Where in it lists and dictionaries are.
+        containers: The lists and dictionaries in it.
     """
     # A module that its own function leads to would never end while it is remembered.
     if len(_memories) >= _MOST_KNOWN:
@@ -77,7 +84,11 @@ def remember(module: Any, mixed: Any, places: tuple[Getter, ...]) -> None:
     memory = Memory(module, _forget)
     memory.key = key = id(module)
     memory.mixed = mixed
-    memory.contents = [_content(module, place) for place in places] if places else ()
+    memory.iterables = iterables = [*containers]
+    if iterables:
+        iterables += [container.values() for container in iterables if type(container) is dict]
+        memory.lengths = list(map(len, iterables))
+        memory.items = list(itertools.chain.from_iterable(iterables))
     _memories[key] = memory
 
 
@@ -105,11 +116,11 @@ def places_of_containers(tree: Any) -> tuple[Getter, ...] | None:
     return tuple(place for place, node in nodes if type(node) in (list, dict))
 
 
-def _content(tree: Any, place: Getter) -> tuple[Any, Any]:
-    """Returns the list or dictionary at a place of a tree, with what is in it."""
+def at(tree: Any, place: Getter) -> Any:
+    """Returns the node at a place of a tree."""
     for step in place:
         tree = step(tree)
-    return tree, items_of(tree)
+    return tree
 
 
 def is_seen_through(node: Any) -> bool:

@@ -6,7 +6,6 @@ these too. `statelens.random` lifts all of them over a state that holds the key.
 """
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -266,30 +265,25 @@ _MEANINGS = {
 """What to say of the parameters."""
 
 
-def _samplers_of_jax() -> dict[str, tuple[Any, list[inspect.Parameter]]]:
-    """Returns the public functions of ``jax.random`` that take a key and give samples.
-
-    They come with their parameters, of which the key is the first.
-    """
+def _samplers_of_jax() -> dict[str, tuple[Any, inspect.Signature]]:
+    """Returns the public functions of ``jax.random`` that take a key and give samples."""
     public = {name: value for name, value in vars(jax.random).items() if name[0] != "_"}
-    samplers = {
-        name: (value, _parameters(value))
+    signed = {
+        name: (value, inspect.signature(value))
         for name, value in public.items()
         if callable(value) and name not in _NOT_SAMPLERS
     }
     return {
-        name: found for name, found in samplers.items() if [p.name for p in found[1][:1]] == ["key"]
+        name: (value, signature)
+        for name, (value, signature) in signed.items()
+        if next(iter(signature.parameters), None) == "key"
     }
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
-
-
 def _sampler(
-    name: str, draw: Draw, parameters: list[inspect.Parameter], mirrored: str | None = None
+    name: str, draw: Draw, signature: inspect.Signature, mirrored: str | None = None
 ) -> Sampler:
-    _, *parameters = parameters
+    _, *parameters = signature.parameters.values()
     sized = next((p.name for p in parameters if p.name in ("size", "shape")), None)
     summary = draw.__doc__
     if mirrored is not None:
@@ -304,8 +298,8 @@ def _sampler(
         lines.append(f"    {shown}: {meaning}")
     lines.append("    key: A key or a seed to draw with instead; the state stays as it is.")
     lines += ["", "Returns:", "    The samples.", *_example(name, mirrored, parameters)]
-    signature = inspect.Signature(parameters, return_annotation=jax.Array)
-    return Sampler(name, draw, signature, sized, "\n".join(map(str, lines)))
+    shown_to_users = inspect.Signature(parameters, return_annotation=jax.Array)
+    return Sampler(name, draw, shown_to_users, sized, "\n".join(map(str, lines)))
 
 
 def _example(name: str, mirrored: str | None, parameters: list[inspect.Parameter]) -> list[str]:
@@ -327,7 +321,7 @@ def _all_samplers() -> dict[str, Sampler]:
     of_jax = _samplers_of_jax()
     mirrored = {name: name for name in of_jax} | _RENAMED
     samplers = {name: _sampler(name, *of_jax[source], source) for name, source in mirrored.items()}
-    samplers |= {name: _sampler(name, draw, _parameters(draw)) for name, draw in _OWN.items()}
+    samplers |= {name: _sampler(name, draw, inspect.signature(draw)) for name, draw in _OWN.items()}
     return dict(sorted(samplers.items()))
 
 

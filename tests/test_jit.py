@@ -7,6 +7,7 @@ import re
 import threading
 import weakref
 from collections import Counter
+from types import MethodType
 
 import equinox as eqx
 import jax
@@ -966,47 +967,43 @@ def test_compiled_for_another_structure_it_says_what_differs():
     net = Net()
     net.memory = sl.State({"mean": jnp.zeros(3)})
 
-    def predict(model, x, *, scale=1.0):
-        return scale * model["layer"](x) + net.memory.value["mean"]
+    def predict(self, model, x, number, *, scale=1.0):
+        return scale * model["layer"](x) + self.memory.value["mean"] + number
 
-    f = sl.jit(predict)
-    layer = eqx.nn.Linear(3, 3, key=jax.random.key(0))
-    compiled = f.lower({"layer": layer}, X, scale=2.0).compile()
-    expected = 2 * layer(X)
-    close(compiled({"layer": layer}, X, scale=2.0), expected)
-    bare = eqx.nn.Linear(3, 3, use_bias=False, key=jax.random.key(0))
-    others = {
-        r"argument 0 at 'layer.bias' was float32\[3\], and is not there": (
-            ({"layer": bare}, X),
-            {},
-        ),
-        r"argument 'scale' was float32\[\], and is not there": (({"layer": layer}, X), {}),
-        r"argument 0 at 'other' was not there, and is float32\[3\]": (
-            ({"layer": layer, "other": X}, X),
-            {"scale": 2.0},
-        ),
-        r"'layer' was not there, and is <built-in function abs>": (({"layer": abs}, X), {}),
-    }
-    for message, (args, kwargs) in others.items():
+    layer, bare = (
+        eqx.nn.Linear(3, 3, use_bias=bias, key=jax.random.key(0)) for bias in (True, False)
+    )
+    f = sl.jit(MethodType(predict, net), static_argnums=2)
+    lowered = f.lower({"layer": layer}, X, 1, scale=2.0)
+    compiled = lowered.compile()
+    expected = 2 * layer(X) + 1
+    close(compiled({"layer": layer}, X, 1, scale=2.0), expected)
+
+    def refuses(message, model, *args, **kwargs):
         with pytest.raises(sl.ArgumentTypeError, match=message):
-            compiled(*args, **kwargs)
-    net.memory.value = {"mean": jnp.zeros(3), "variance": jnp.ones(3)}
-    with pytest.raises(sl.ArgumentTypeError, match=r"was float32\[3\], and is float32\[3\], float"):
-        compiled({"layer": layer}, X, scale=2.0)
+            compiled(model, X, *args, **kwargs)
+
+    refuses(r"0 differs: .*'layer.bias' is None, not float32\[3\]", {"layer": bare}, 1, scale=2.0)
+    refuses("'layer' is abs, not a Linear of weight, bias", {"layer": abs}, 1, scale=2.0)
+    refuses("it is a dict of layer, more, not a dict of layer", {"layer": layer, "more": X}, 1)
+    refuses("argument 2 differs: it is 2, not 1", {"layer": layer}, 2, scale=2.0)
+    refuses("argument 2 is missing; argument 'scale' is missing", {"layer": layer})
+    refuses("argument 'by' is one too many", {"layer": layer}, 1, scale=2.0, by=1.0)
+    net.memory.value = {"variance": jnp.ones(3)}
+    refuses("'memory' differs: it is a dict of variance, not", {"layer": layer}, 1, scale=2.0)
     net.memory.value = {"mean": jnp.ones(3)}
-    close(compiled({"layer": layer}, X, scale=2.0), expected + 1)
+    close(compiled({"layer": layer}, X, 1, scale=2.0), expected + 1)
+    with pytest.raises(TypeError, match="not callable"):
+        lowered({"layer": bare}, X, 1, scale=2.0)
 
 
-def test_stages_say_what_arguments_they_are_for_as_these_of_jax_do():
-    state = sl.State(jnp.ones(3))
-    f = sl.jit(lambda tree, x: tree["a"] * x + state.value)
-    plain = jax.jit(lambda tree, x: tree["a"] * x)
-    args = {"a": jnp.ones(3), "b": jnp.zeros(2)}, 2.0
-    for stage in ("trace", "lower"):
-        assert getattr(f, stage)(*args).args_info == getattr(plain, stage)(*args).args_info
-    assert f.lower(*args).compile().args_info == plain.lower(*args).compile().args_info
-    donating = sl.jit(lambda tree, x: {"a": tree["a"] * x}, donate_states="a").lower(*args)
-    assert [info.donated for info in jax.tree.leaves(donating.args_info)] == [True, False, False]
+def test_compiled_for_another_structure_of_what_is_donated_it_says_so():
+    layer = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+    f = sl.jit(lambda model, x: (model(x), model), donate_states="weight")
+    compiled = f.lower(layer, X).compile()
+    with pytest.raises(sl.ArgumentTypeError, match="donated of argument 0 differs: it is None, no"):
+        compiled(eqx.nn.MLP(3, 3, 3, 1, key=jax.random.key(0)), X)
+    close(compiled(layer, X)[1].bias, layer.bias)
 
 
 def test_lowering_takes_shapes_and_runs_nothing():

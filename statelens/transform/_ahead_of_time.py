@@ -1,17 +1,20 @@
 """A jitted function's stages ahead of time, as `jax.stages` has them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.stages
+from jax.stages import ArgInfo, Compiled
+from jax.tree_util import treedef_is_leaf
 
 from .._errors import ArgumentTypeError, explain, user_facing
 from ..state import State
-from ._layout import arguments
+from ._contrast import contrast
+from ._layout import Prepared, arguments
+from ._mixed import Mixed
 from ._program import Program
 from ._reach import labels_of
-from ._retrace import changed, described
+from ._retrace import label_of
 
 
 class AheadOfTime:
@@ -42,12 +45,6 @@ class AheadOfTime:
     def _next(self, stage: Any) -> "AheadOfTime":
         return AheadOfTime(stage, self._program, self._prepare, self._what)
 
-    @property
-    def args_info(self) -> Any:
-        """The arguments that it is for, and those by keyword, with `jax.stages.ArgInfo` leaves."""
-        _, _, args, kwargs = self._inputs(self._stage.args_info[0])
-        return args, kwargs
-
     @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs what was compiled, on the states as they are now.
@@ -59,42 +56,72 @@ class AheadOfTime:
         try:
             result = self._stage(*inputs)
         except TypeError:
-            # What is of another shape or dtype, JAX names well.
-            if jax.tree.structure((inputs, {})) == self._stage.in_tree:
+            # Where shapes and dtypes alone differ, JAX has said so by the arguments' names.
+            changes = self._changes(inputs) if isinstance(self._stage, Compiled) else ""
+            if not changes:
                 raise
             raise ArgumentTypeError(
                 explain(
                     f"asked {self!r} for a result",
-                    "it was compiled for arguments and states of another structure: "
-                    + (self._changes(inputs) or "something that isn't traced was another"),
+                    f"it was compiled for other arguments or states: {changes}",
                     "arguments and states of the structure that it was lowered with",
                     "the jitted function itself, which is compiled for each structure",
                 )
             ) from None
         return self._program.finish(result)
 
-    def _inputs(self, given: tuple[Any, ...]) -> tuple[Any, dict[State, Any], Any, Any]:
-        """Gives the function, values by state, and the arguments as the caller gave them."""
-        taken = self._program.taken
-        values = zip(taken, given[: len(taken)], strict=True)
-        fun, args, kwargs = self._program.host.restore(*arguments(given[len(taken) :]))
-        return fun, {cell: value for cell, value in values if isinstance(cell, State)}, args, kwargs
-
     def _changes(self, given: tuple[Any, ...]) -> str:
-        """Says in what inputs differ from those that it is for, as far as leaves show it."""
+        """Says what of the inputs has another structure than what it was compiled for."""
         try:
-            fun, *before = self._inputs(jax.tree.map(_shape, self._stage.args_info[0]))
-            _, *now = self._inputs(jax.tree.map(_shape, given))
-            changes = changed(described(*before), described(*now), labels_of(fun))
+            labels = labels_of(self._program.host.restore(*self._arguments(given))[0])
+            before, now = map(self._by_place, (self._stage.args_info[0], given))
+            found = {place: _change(before, now, place) for place in {**before, **now}}
+            return "; ".join(f"{_name(place, labels)} {how}" for place, how in found.items() if how)
         except Exception:  # a node of another library may take nothing but arrays
             return ""
-        return "; ".join(changes)
+
+    def _arguments(self, inputs: tuple[Any, ...]) -> Prepared:
+        return arguments(inputs[len(self._program.taken) :])
+
+    def _by_place(self, inputs: tuple[Any, ...]) -> dict[Any, Any]:
+        """Gives shapes by state, and by the position or name of the argument.
+
+        What is lent of the first argument comes before it.
+        """
+        inputs = jax.tree.map(_shape, inputs)
+        args, kwargs = self._arguments(inputs)
+        states = zip(self._program.taken, inputs, strict=False)
+        return {**dict(states), **dict(enumerate(args, -self._program.host.lends)), **kwargs}
+
+
+def _change(before: dict[Any, Any], now: dict[Any, Any], place: Any) -> str:
+    """Says how an input differs from what it was; nothing, if it has the same structure."""
+    if place not in now:
+        return "is missing"
+    if place not in before:
+        return "is one too many"
+    if jax.tree.structure(now[place]) == jax.tree.structure(before[place]):
+        return ""
+    return f"differs: {contrast(*map(_constant_of, (now[place], before[place])))}"
+
+
+def _constant_of(tree: Any) -> Any:
+    """Gives an argument that isn't traced at all as a leaf of which nothing is."""
+    if type(tree) is Mixed and tree.static.leaves and treedef_is_leaf(tree.static.treedef):
+        return tree.static.leaves[0]
+    return tree
+
+
+def _name(place: Any, labels: Mapping[State, str]) -> str:
+    if isinstance(place, (int, str)):
+        return "what is donated of argument 0" if place == -1 else f"argument {place!r}"
+    return label_of(place, labels) if isinstance(place, State) else "the packed states"
 
 
 def _shape(leaf: Any) -> Any:
     """Gives the shape and dtype of a leaf, if it has them."""
     try:
-        found = leaf if isinstance(leaf, jax.stages.ArgInfo) else jax.typeof(leaf)
+        found = leaf if isinstance(leaf, ArgInfo) else jax.typeof(leaf)
     except TypeError:
         return leaf
     return jax.ShapeDtypeStruct(found.shape, found.dtype)

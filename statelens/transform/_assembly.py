@@ -75,7 +75,7 @@ class _AssemblySource(Source):
         super().__init__("assemble", new=object.__new__, put=object.__setattr__)
         self.spans: list[slice] = []
         self._modules: list[str] = []
-        self._containers: list[str] = []
+        self._containers: list[list[str]] = []
         self._count = 0
 
     def assemble(self, tree: Any, leaves: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
@@ -87,7 +87,8 @@ class _AssemblySource(Source):
         written = [self._opaque(node, rest) for node in nodes]
         # What isn't the same object in both is made for each tree.
         root = self._node(treedef.unflatten(written), treedef.unflatten(written))
-        found = self._expression(root), tuple_of(self._modules), tuple_of(self._containers)
+        containers = tuple_of(map(tuple_of, self._containers))
+        found = self._expression(root), tuple_of(self._modules), containers
         return self.function("leaves", tuple_of(found))
 
     def _opaque(self, node: Any, leaves: Iterator[Any]) -> _Written:
@@ -103,31 +104,32 @@ class _AssemblySource(Source):
         ]
         return own[0] if treedef == _LEAF else self._unflattened(treedef, own)
 
-    def _node(self, node: Any, twin: Any, containers: list[str] | None = None) -> _Written:
+    def _node(self, node: Any, twin: Any, is_inside: bool = False) -> _Written:
         """Writes how a node is made.
 
         Args:
             node: The node.
             twin: The same node of another tree.
-            containers: Takes what lists and dictionaries are called; None outside of modules.
+            is_inside: Whether it lies in a module.
         """
         if isinstance(node, _Written):
             return node
         if node is twin:
             return _Written(node)
-        # A module that lies in no other one begins a list of its own.
-        inside = [] if _is_module(node) and containers is None else containers
-        children, others = (_children(each, inside is not None) for each in (node, twin))
+        is_module = _is_module(node)
+        is_outermost = is_module and not is_inside
+        if is_outermost:
+            self._containers.append([])
+        children, others = (_children(each, is_inside) for each in (node, twin))
         parts: list[_Written] = []
         for child, other in zip(children, others, strict=True):
             # No comprehension, whose frame would halve how deep a tree may be.
-            parts.append(self._node(child, other, inside))
-        if not _is_module(node):
-            return self._container(node, parts, inside)
+            parts.append(self._node(child, other, is_inside or is_module))
+        if not is_module:
+            return self._container(node, parts, is_inside)
         made = self._module(node, parts)
-        if inside is not None and containers is None:
+        if is_outermost:
             self._modules.append(self._expression(made))
-            self._containers.append(tuple_of(inside))
             self.spans.append(slice(min(made.holes, default=0), max(made.holes, default=-1) + 1))
         return made
 
@@ -142,10 +144,8 @@ class _AssemblySource(Source):
         self.add(f"put({made.name}, '__dict__', contents)")
         return made
 
-    def _container(
-        self, node: Any, parts: list[_Written], containers: list[str] | None
-    ) -> _Written:
-        treedef = jax.tree.structure(node, is_leaf=_ends(node, containers is not None))
+    def _container(self, node: Any, parts: list[_Written], is_inside: bool) -> _Written:
+        treedef = jax.tree.structure(node, is_leaf=_ends(node, is_inside))
         is_flat = treedef.num_nodes == 1 + len(parts)
         items = tuple_of(map(self._expression, parts))
         if is_flat and type(node) is tuple:
@@ -154,8 +154,8 @@ class _AssemblySource(Source):
             made = self._made(f"[{items[1:-1]}]", parts)
         else:
             made = self._unflattened(treedef, parts)
-        if containers is not None and type(node) in (list, dict):
-            containers.append(self._expression(made))
+        if is_inside and type(node) in (list, dict):
+            self._containers[-1].append(self._expression(made))
         return made
 
     def _unflattened(self, treedef: TreeDef, parts: list[_Written]) -> _Written:

@@ -50,7 +50,7 @@ def described(node: Any) -> str:
     if not below:
         return f"an empty {name}"
     keys = ", ".join(format(from_jax(keys)[0]) for keys, _ in below)
-    return f"a {name} of {len(below) if type(node) in (list, tuple) else keys}"
+    return f"a {name} of {len(below) if type(node) in (list, tuple) else _cut(keys)}"
 
 
 def written(keys: Any) -> str:
@@ -95,5 +95,8 @@ def _is_static(leaf: Any, are_traced: bool) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = getattr(value, "__qualname__", None) or repr(value)
+    return _cut(getattr(value, "__qualname__", None) or repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,7 +9,7 @@ them may change, and are compared.
 import itertools
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -27,14 +27,14 @@ class Memory(weakref.ref):
         key: Where the memory is among all memories.
         mixed: The module taken apart.
         iterables: The lists and dictionaries in it; of a dictionary the values too.
-        lengths: Of each how much it had in it.
-        items: All that they had in them.
+        lengths: Of each how much it had in it, if there are any.
+        items: All that they had in them, if there are any.
     """
 
     __slots__ = ("items", "iterables", "key", "lengths", "mixed")
 
     items: list[Any]
-    iterables: Sequence[Any]
+    iterables: list[Any]
     key: int
     lengths: list[int]
     mixed: Any
@@ -75,7 +75,7 @@ def remember(module: Any, mixed: Any, containers: Iterable[Any]) -> None:
     Args:
         module: The module.
         mixed: The module taken apart: leaves that are traced, and all else.
-        containers: The lists and dictionaries in it.
+        containers: All lists and dictionaries in it: what isn't among them is taken on trust.
     """
     # A module that its own function leads to would never end while it is remembered.
     if len(_memories) >= _MOST_KNOWN:

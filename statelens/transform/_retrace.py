@@ -52,10 +52,10 @@ class TraceGuard:
         """
         if self._most is None:
             return
-        trace = described(values, args, kwargs)
+        described = _described(values, args, kwargs)
         if len(self._traces) == self._most:
             changes = dict.fromkeys(change for each in reads for change in each.changes())
-            changes |= dict.fromkeys(changed(self._traces[-1], trace, labels()))
+            changes |= dict.fromkeys(_changed(self._traces[-1], described, labels()))
             raise RetraceError(
                 explain(
                     f"asked for at most {self._most} traces of {what}",
@@ -64,7 +64,7 @@ class TraceGuard:
                     "a larger max_traces",
                 )
             )
-        self._traces.append(trace)
+        self._traces.append(described)
 
     def take_back(self) -> None:
         """Takes back the last one, which was given up."""
@@ -75,14 +75,7 @@ class TraceGuard:
         self._traces.clear()
 
 
-def described(values: Mapping[State, Any], args: Any, kwargs: Any) -> _Trace:
-    """Describes what a trace depends on.
-
-    Args:
-        values: The values of the states that it takes.
-        args: Its arguments, as they were given.
-        kwargs: Its keyword arguments likewise.
-    """
+def _described(values: dict[State, Any], args: Any, kwargs: Any) -> _Trace:
     found: _Trace = {weakref.ref(cell): _kinds(value) for cell, value in values.items()}
     for key, arg in [*enumerate(args), *kwargs.items()]:
         for keys, leaf in jtu.tree_flatten_with_path(arg)[0]:
@@ -102,22 +95,21 @@ def _kind(leaf: Any) -> str:
         return repr(leaf)
 
 
-def changed(before: _Trace, now: _Trace, labels: Mapping[State, str]) -> Iterator[str]:
-    """Says what is no longer as it was, for a message.
-
-    Args:
-        before: What it was.
-        now: What it is.
-        labels: What to call states, as far as that is known.
-    """
+def _changed(before: _Trace, now: _Trace, labels: Mapping[State, str]) -> Iterator[str]:
     for key in dict.fromkeys((*before, *now)):
         old, new = before.get(key), now.get(key)
         # A trace may have been given states that turned out not to matter.
         if old != new and (isinstance(key, str) or None not in (old, new)):
-            label = key if isinstance(key, str) else _label(key(), labels)
+            label = key if isinstance(key, str) else label_of(key(), labels)
             yield f"{label} was {old or 'not there'}, and is {new or 'not there'}"
 
 
-def _label(cell: Any, labels: Mapping[State, str]) -> str:
+def label_of(cell: Any, labels: Mapping[State, str]) -> str:
+    """Gives what to call a state in a message.
+
+    Args:
+        cell: The state.
+        labels: What to call states, as far as that is known.
+    """
     name = labels.get(cell, cell.name)
     return f"state {name!r}" if name else f"a {type(cell).__name__}"

@@ -120,6 +120,44 @@ def test_a_list_deep_inside_may_change():
     assert total(deep) == 8
 
 
+def deep():
+    one = jnp.array(1.0)
+    return Deep(({"x": [make()], "y": ()}, [], ([one], [2 * one, 3 * one])))
+
+
+def moved_to_the_list_before(model):
+    before, after = model.levels[2]
+    before.append(after.pop(0))
+
+
+CHANGES_INSIDE = {
+    "reversed": lambda model: model.levels[0]["x"][0].rows.reverse(),
+    "a module more": lambda model: model.levels[0]["x"].append(make()),
+    "a key renamed": lambda model: model.levels[0].update(z=model.levels[0].pop("x")),
+    "an empty list filled": lambda model: model.levels[1].append(jnp.array(3.0)),
+    "an item replaced": lambda model: model.levels[2][0].__setitem__(0, jnp.array(9.0)),
+    "an item moved": moved_to_the_list_before,
+    "a list emptied": lambda model: model.levels[2][1].clear(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_INSIDE)
+def test_lists_deep_inside_of_what_a_loop_returns_may_change(change):
+    def twice(model):
+        return jax.tree.map(lambda leaf: 2 * leaf if eqx.is_array(leaf) else leaf, model)
+
+    jitted = sl.jit(twice)
+    model = reference = deep()
+    for _ in range(4):
+        before, model, reference = model, jitted(model), twice(reference)
+        assert model.levels[1] is not before.levels[1]
+    CHANGES_INSIDE[change](model)
+    CHANGES_INSIDE[change](reference)
+    for _ in range(2):
+        model, reference = jitted(model), twice(reference)
+        assert eqx.tree_equal(model, reference)
+
+
 def test_a_state_in_a_module_may_change():
     class Holding(eqx.Module):
         state: sl.State

@@ -21,7 +21,7 @@ what they give has the same leaves in the same order.
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -140,13 +140,30 @@ def threaded(step: Callable[..., Any], tree: Any, *batch: Any) -> Call:
     return call
 
 
-def asked(work: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Asks every library that is installed for a work; what they give is by name."""
+def asked(
+    work: str, *args: Any, of: Iterable[str] = tuple(ADAPTERS), **kwargs: Any
+) -> dict[str, Any]:
+    """Asks every library that is installed for a work; what they give is by name.
+
+    Args:
+        work: What the adapters call it.
+        *args: What they take.
+        of: The adapters, in the order in which they are asked.
+        **kwargs: What they take by name.
+    """
     answers: dict[str, Any] = {}
-    for adapter in _installed():
+    for adapter in _installed(of):
         if hasattr(adapter, work):
             answers |= getattr(adapter, work)(*args, **kwargs)
     return answers
+
+
+def remade(work: str, *args: Any, **kwargs: Any) -> Iterator[dict[str, Call]]:
+    """Makes what is judged anew, and what it is compared with; now one first, and now the other."""
+    order = "jax_flat", "statelens_facade"
+    while True:
+        yield checked(asked(work, *args, of=order, **kwargs))
+        order = order[::-1]
 
 
 def asked_by_name(work: str, *args: Any) -> dict[str, dict[str, Call]]:
@@ -165,8 +182,8 @@ def not_installed() -> list[str]:
     return [name for module, name in ADAPTERS.items() if module not in found]
 
 
-def _installed() -> Iterator[ModuleType]:
-    for module in ADAPTERS:
+def _installed(adapters: Iterable[str] = tuple(ADAPTERS)) -> Iterator[ModuleType]:
+    for module in adapters:
         try:
             yield importlib.import_module(f"{__name__}.{module}")
         except ModuleNotFoundError as error:

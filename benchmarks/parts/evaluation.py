@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..adapters import BASELINE, asked, checked, not_installed, small_parameters
+from ..adapters import BASELINE, asked, checked, not_installed, remade, small_parameters
 from ..measure import compare
 from ..report import Row, Settings, missing
 
@@ -11,8 +11,14 @@ TITLE = "a jitted evaluation over N small parameters, to jax.jit over a flat lis
 
 def rows(settings: Settings) -> Iterator[Row]:
     for size in settings.sizes:
-        calls = checked(asked("evaluations", small_parameters(size)))
+        problem = small_parameters(size)
         yield from compare(
-            "evaluation", "evaluation", calls, BASELINE, settings=settings, size=size
+            "evaluation",
+            "evaluation",
+            checked(asked("evaluations", problem)),
+            BASELINE,
+            settings=settings,
+            size=size,
+            remade=remade("evaluations", problem),
         )
     yield from missing("evaluation", not_installed())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..adapters import BASELINE, asked, checked, not_installed, small_parameters
+from ..adapters import BASELINE, asked, checked, not_installed, remade, small_parameters
 from ..measure import compare
 from ..report import Row, Settings, missing
 
@@ -12,6 +12,14 @@ TITLE = "a jitted training step over N small parameters, to jax.jit over a flat 
 def rows(settings: Settings) -> Iterator[Row]:
     for work, donate in (("training step", False), ("training step, donated", True)):
         for size in settings.sizes:
-            calls = checked(asked("steps", small_parameters(size), donate=donate))
-            yield from compare("steps", work, calls, BASELINE, settings=settings, size=size)
+            problem = small_parameters(size)
+            yield from compare(
+                "steps",
+                work,
+                checked(asked("steps", problem, donate=donate)),
+                BASELINE,
+                settings=settings,
+                size=size,
+                remade=remade("steps", problem, donate=donate),
+            )
     yield from missing("steps", not_installed())

@@ -1462,5 +1462,5 @@ def test_a_compiled_function_says_how_a_states_value_differs():
     state = sl.State({"a": jnp.ones(2)})
     compiled = sl.jit(lambda: sum(jax.tree.leaves(state.value))).lower().compile()
     state.value = {"b": jnp.ones(2)}
-    with pytest.raises(TypeError, match=r"\{'a': \*\}(.|\n)*\{'b': \*\}"):
+    with pytest.raises(TypeError, match="a State differs: it is a dict of b, not a dict of a"):
         compiled()

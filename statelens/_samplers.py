@@ -5,6 +5,7 @@ that NumPy gives them, since that is what ported programs call; JAX computes the
 these too. `statelens.random` lifts all of them over a state that holds the key.
 """
 
+import functools
 import inspect
 from typing import Any
 
@@ -265,25 +266,24 @@ _MEANINGS = {
 """What to say of the parameters."""
 
 
-def _samplers_of_jax() -> dict[str, tuple[Any, inspect.Signature]]:
+# That of each is asked for twice or more, at import.
+_signature_of = functools.cache(inspect.signature)
+
+
+def _samplers_of_jax() -> dict[str, Any]:
     """Returns the public functions of ``jax.random`` that take a key and give samples."""
     public = {name: value for name, value in vars(jax.random).items() if name[0] != "_"}
-    signed = {
-        name: (value, inspect.signature(value))
-        for name, value in public.items()
-        if callable(value) and name not in _NOT_SAMPLERS
-    }
     return {
-        name: (value, signature)
-        for name, (value, signature) in signed.items()
-        if next(iter(signature.parameters), None) == "key"
+        name: value
+        for name, value in public.items()
+        if callable(value)
+        and name not in _NOT_SAMPLERS
+        and next(iter(_signature_of(value).parameters), None) == "key"
     }
 
 
-def _sampler(
-    name: str, draw: Draw, signature: inspect.Signature, mirrored: str | None = None
-) -> Sampler:
-    _, *parameters = signature.parameters.values()
+def _sampler(name: str, draw: Draw, mirrored: str | None = None) -> Sampler:
+    _, *parameters = _signature_of(draw).parameters.values()
     sized = next((p.name for p in parameters if p.name in ("size", "shape")), None)
     summary = draw.__doc__
     if mirrored is not None:
@@ -298,8 +298,8 @@ def _sampler(
         lines.append(f"    {shown}: {meaning}")
     lines.append("    key: A key or a seed to draw with instead; the state stays as it is.")
     lines += ["", "Returns:", "    The samples.", *_example(name, mirrored, parameters)]
-    shown_to_users = inspect.Signature(parameters, return_annotation=jax.Array)
-    return Sampler(name, draw, shown_to_users, sized, "\n".join(map(str, lines)))
+    signature = inspect.Signature(parameters, return_annotation=jax.Array)
+    return Sampler(name, draw, signature, sized, "\n".join(map(str, lines)))
 
 
 def _example(name: str, mirrored: str | None, parameters: list[inspect.Parameter]) -> list[str]:
@@ -320,8 +320,8 @@ def _example(name: str, mirrored: str | None, parameters: list[inspect.Parameter
 def _all_samplers() -> dict[str, Sampler]:
     of_jax = _samplers_of_jax()
     mirrored = {name: name for name in of_jax} | _RENAMED
-    samplers = {name: _sampler(name, *of_jax[source], source) for name, source in mirrored.items()}
-    samplers |= {name: _sampler(name, draw, inspect.signature(draw)) for name, draw in _OWN.items()}
+    samplers = {name: _sampler(name, of_jax[source], source) for name, source in mirrored.items()}
+    samplers |= {name: _sampler(name, draw) for name, draw in _OWN.items()}
     return dict(sorted(samplers.items()))
 
 

@@ -106,16 +106,16 @@ def compare(
         Rows, in the order of the candidates.
     """
     judged = {name for name in candidates if target_of(part, work, name) is not None}
-    apart = {name: candidates[name] for name in candidates if name in {baseline, *judged}}
     others = {name: candidates[name] for name in candidates if name not in judged}
     measured = ratios(others, baseline, settings=settings)
     longer = settings.longer()
-    if judged and remade is None:
-        measured |= ratios(apart, baseline, settings=longer)
-    elif remade is not None:
+    if remade is not None:
         each = dataclasses.replace(longer, budget=longer.budget / _MAKES)
         makes = itertools.islice(remade, _MAKES)
         measured |= _averaged([ratios(calls, baseline, settings=each) for calls in makes])
+    elif judged:
+        apart = {name: candidates[name] for name in candidates if name in {baseline, *judged}}
+        measured |= ratios(apart, baseline, settings=longer)
     return rows_of(part, work, {name: measured[name] for name in candidates}, size)
 
 

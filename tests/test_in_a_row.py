@@ -336,9 +336,9 @@ def at_line(function, text, *then, code=None):
     ("times", "line"),
     [
         (2, "store(written"),
-        (MANY, "is_left = len(result)"),
+        (MANY, "if len(result) == pool.result_length"),
         (MANY, "pool.values = values"),
-        (MANY, "if not is_left"),
+        (MANY, "if pool.result_length:"),
     ],
 )
 def test_a_reader_that_comes_between_a_program_and_its_store_loses_no_write(times, line, options):

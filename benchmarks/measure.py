@@ -155,8 +155,11 @@ def _calls(call: Candidate, seconds: float) -> int:
 
 
 def _warm_time(call: Candidate, calls: int) -> float:
-    """Gives the time of one call, once caches no longer hold what another candidate has used."""
-    _time(call, 1)
+    """Gives the time of one call, once caches no longer hold what another candidate has used.
+
+    Two calls see to that: what a step gives lies where that of the step before the last one lay.
+    """
+    _time(call, 2)
     return _time(call, calls)
 
 

@@ -22,7 +22,7 @@ from .targets import target_of
 
 Candidate = Callable[[], Any]
 
-_MAKES = 4
+_MAKES = 16
 """How often candidates are made anew, where that is possible."""
 
 _SLOW = 0.1

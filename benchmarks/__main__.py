@@ -52,6 +52,7 @@ def arguments(names: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a rough look")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each comparison")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="of small parameters")
+    parser.add_argument("--makes", type=int, metavar="N", help="how often to make anew")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write to")
     asked = parser.parse_args()
@@ -59,6 +60,8 @@ def arguments(names: Sequence[str]) -> argparse.Namespace:
         parser.error(
             f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(names)}"
         )
+    if asked.makes is not None and asked.makes < 2:
+        parser.error("--makes takes 2 or more: what makes differ by is shown")
     if asked.output is None:
         today = f"{datetime.date.today()}{'-quick' if asked.quick else ''}"
         asked.output = Path(__file__).parent / "results" / today
@@ -66,7 +69,11 @@ def arguments(names: Sequence[str]) -> argparse.Namespace:
 
 
 def settings(asked: argparse.Namespace) -> Settings:
-    given = {"budget": asked.budget, "sizes": asked.sizes and tuple(asked.sizes)}
+    given = {
+        "budget": asked.budget,
+        "sizes": asked.sizes and tuple(asked.sizes),
+        "makes": asked.makes,
+    }
     options = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(QUICK if asked.quick else Settings(), **options)
 

@@ -22,9 +22,6 @@ from .targets import target_of
 
 Candidate = Callable[[], Any]
 
-_MAKES = 16
-"""How often candidates are made anew, where that is possible."""
-
 _SLOW = 0.1
 """What several calls may last, in seconds, however long a round is meant to be."""
 
@@ -110,8 +107,8 @@ def compare(
     measured = ratios(others, baseline, settings=settings)
     longer = settings.longer()
     if remade is not None:
-        each = dataclasses.replace(longer, budget=longer.budget / _MAKES)
-        makes = itertools.islice(remade, _MAKES)
+        each = dataclasses.replace(longer, budget=longer.budget / settings.makes)
+        makes = itertools.islice(remade, settings.makes)
         measured |= _averaged([ratios(calls, baseline, settings=each) for calls in makes])
     elif judged:
         apart = {name: candidates[name] for name in candidates if name in {baseline, *judged}}
@@ -158,8 +155,9 @@ def _warm_time(call: Candidate, calls: int) -> float:
     """Gives the time of one call, once caches no longer hold what another candidate has used.
 
     Two calls see to that: what a step gives lies where that of the step before the last one lay.
+    One does where a call lasts so long that it is timed alone.
     """
-    _time(call, 2)
+    _time(call, min(2, calls))
     return _time(call, calls)
 
 

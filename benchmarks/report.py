@@ -28,6 +28,7 @@ class Settings:
         precision: To what fraction of itself each ratio must be known.
         budget: After how many seconds a comparison begins no other round; it has three at least.
             What is judged has four times as many.
+        makes: How often candidates are made anew, where that is possible; at least twice.
     """
 
     quick: bool = False
@@ -36,6 +37,7 @@ class Settings:
     seconds: float = 0.005
     precision: float = math.inf
     budget: float = 30.0
+    makes: int = 16
 
     def longer(self) -> "Settings":
         """Gives settings for what is judged: a target may be less than what medians differ by."""
@@ -44,7 +46,7 @@ class Settings:
         return dataclasses.replace(self, precision=0.002, budget=4 * self.budget)
 
 
-QUICK = Settings(quick=True, sizes=(10, 100), rounds=5, seconds=0.002, budget=2.0)
+QUICK = Settings(quick=True, sizes=(10, 100), rounds=5, seconds=0.002, budget=2.0, makes=2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..adapters import Call, checked, small_parameters
+from ..adapters import Call, Problem, checked, small_parameters
 from ..adapters import statelens_facade as facade
 from ..measure import compare
 from ..report import Row, Settings
@@ -15,19 +15,20 @@ TITLE = "a scan of 1,000 training steps in one call, to lax.scan"
 
 def rows(settings: Settings) -> Iterator[Row]:
     for size in settings.sizes[:2]:
+        problem = small_parameters(size)
         yield from compare(
             "loops",
             "scan of 1,000 steps",
-            next(_made(size)),
+            checked(in_one_call(problem, 1_000)),
             BY_HAND,
             settings=settings,
             size=size,
-            remade=(
-                {name: calls[name] for name in (BY_HAND, facade.NAME)} for calls in _made(size)
-            ),
+            remade=_remade(problem),
         )
 
 
-def _made(size: int) -> Iterator[dict[str, Call]]:
+def _remade(problem: Problem) -> Iterator[dict[str, Call]]:
+    """Makes what is judged anew, and what it is compared with."""
     while True:
-        yield checked(in_one_call(small_parameters(size), 1_000))
+        calls = in_one_call(problem, 1_000)
+        yield checked({name: calls[name] for name in (BY_HAND, facade.NAME)})

@@ -81,7 +81,7 @@ class AheadOfTime:
             return ""
 
     def _arguments(self, inputs: tuple[Any, ...]) -> Prepared:
-        return arguments(inputs[len(self._program.taken) :])
+        return arguments(self._program.layout.apart(inputs)[1])
 
     def _by_place(self, inputs: tuple[Any, ...]) -> dict[Any, Any]:
         """Gives shapes by state, and by the position or name of the argument.
@@ -90,7 +90,7 @@ class AheadOfTime:
         """
         inputs = jax.tree.map(_shape, inputs)
         args, kwargs = self._arguments(inputs)
-        states = zip(self._program.taken, inputs, strict=False)
+        states = zip(self._program.taken, self._program.layout.apart(inputs)[0], strict=True)
         return {**dict(states), **dict(enumerate(args, -self._program.host.lends)), **kwargs}
 
 

@@ -43,6 +43,7 @@ def dispatch(
     """
     staged, pool, cells = program.staged, program.pool, program.taken
     outs, reads, get_frame = program.outs, program.reads, active_frame.get
+    grouped = program.layout.grouped
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
     is_alike = program.gives_arrays or len(program.signatures) == 1
@@ -84,7 +85,7 @@ def dispatch(
                 if not is_good:
                     return start_again(*arguments(args), None)
             try:
-                result = staged(*(taken + args))
+                result = staged(*((taken if grouped is None else grouped(taken)) + args))
             except RUN_ERRORS as error:
                 return failed(error, args)
             if program.good_at is not epoch.now:  # it has just been traced for other arguments

@@ -47,7 +47,7 @@ def in_a_row(
         A function of the arguments as the user gives them.
     """
     staged, pool, outs, finish = program.staged, program.pool, program.outs, program.finish
-    positional = takers.positional
+    positional, grouped = takers.positional, program.layout.grouped
     get_frame, reads = active_frame.get, program.reads
     # One of these, of which most that comes and goes is: it is sooner compared than looked up.
     usual = next((kind for kind in map(type, pool.values or ()) if kind in simple), None)
@@ -84,7 +84,7 @@ def in_a_row(
                 args = takers.take(args, kwargs) if found is None else found
                 are_concrete = False
             try:
-                result = staged(*(taken + args))
+                result = staged(*((taken if grouped is None else grouped(taken)) + args))
             except RUN_ERRORS as error:
                 return failed(error, args)
             if type(result) is not tuple:  # an array alone: no write to commit, whatever was traced

@@ -22,7 +22,7 @@ from ..state import State, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
 from ._dispatch import dispatch
-from ._layout import InputSignature
+from ._layout import InputSignature, StateLayout
 from ._methods import BoundMethod, Method, after_self
 from ._mixed import apart, constants, unmixed
 from ._options import Choice, count, names, positions, positions_of
@@ -243,7 +243,7 @@ class JitFunction:
                 positional[0] = combine(lent, positional[0])
         return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
 
-    def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
+    def stage(self, pure: Callable[..., Any], states: StateLayout) -> Any:
         """Stages a pure function by `jax.jit`; see `_program.Host`."""
 
         def staged(*inputs: Any) -> Any:
@@ -252,9 +252,9 @@ class JitFunction:
         # What JAX's messages call the program, where they say it is, and what is given to it.
         staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
-        staged.__signature__ = InputSignature(self._fun, taken, self.lends)  # type: ignore[attr-defined]
-        args = (taken,) if self.donated_args else ()
-        return jax.jit(staged, donate_argnums=(*range(donated), *args), **self._options)
+        staged.__signature__ = InputSignature(self._fun, states, self.lends)  # type: ignore[attr-defined]
+        args = (states.count,) if self.donated_args else ()
+        return jax.jit(staged, donate_argnums=(*states.donated, *args), **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""

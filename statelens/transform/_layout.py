@@ -4,6 +4,8 @@ JAX flattens arguments at each call, with caches that the last program has empti
 class that isn't Python's own takes microseconds then. So leaves are given one by one, and beside
 them one node without leaves, that says where they belong. Donated leaves come first, in a list, so
 that what JAX is told to donate is in one place, whatever the arguments are.
+
+The values of states come before the arguments: few one by one, many in two tuples.
 """
 
 import functools
@@ -16,6 +18,8 @@ import jax
 import jax.tree_util as jtu
 
 from ._mixed import Mixed, Static
+
+_MOST_ONE_BY_ONE = 250
 
 Prepared = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional arguments and those by keyword: each an array, or a `Mixed` tree."""
@@ -120,6 +124,47 @@ def arguments(given: tuple[Any, ...]) -> Prepared:
     return tuple(found[:count]), dict(zip(layout.names, found[count:], strict=True))
 
 
+class StateLayout:
+    """How a staged function takes the values of states, which come before its arguments.
+
+    Few are given one by one, which JAX takes soonest. Of many, those that are donated are one
+    argument, and the others another one: what JAX notes of each argument is in memory that
+    caches don't hold, and in a process that has compiled for long, that of a thousand takes a
+    tenth of a training step.
+
+    Args:
+        donated: How many of the values are donated, the first ones.
+        taken: How many there are.
+
+    Attributes:
+        count: How many of the inputs are for states.
+        donated: Which of these are donated.
+        grouped: Gives these inputs for the values; None, if that is what they are.
+    """
+
+    def __init__(self, donated: int, taken: int):
+        is_grouped = taken > _MOST_ONE_BY_ONE
+        self._taken = taken
+        self._first_kept = donated
+        self.count = 2 if is_grouped else taken
+        self.donated = range(bool(donated) if is_grouped else donated)
+        self.grouped = self._grouped if is_grouped else None
+
+    def inputs(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Gives what a staged function takes for the values."""
+        return values if self.grouped is None else self.grouped(values)
+
+    def apart(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Gives the values of states, and what else a staged function is given."""
+        if self.grouped is None:
+            return given[: self._taken], given[self._taken :]
+        donated, kept, *rest = given
+        return (*donated, *kept), tuple(rest)
+
+    def _grouped(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return values[: self._first_kept], values[self._first_kept :]
+
+
 class InputSignature(inspect.Signature):
     """The signature of a staged function, by which JAX's messages name what it is given.
 
@@ -128,13 +173,13 @@ class InputSignature(inspect.Signature):
 
     Args:
         fun: The user's function.
-        taken: How many values of states come before the arguments.
+        states: How the values of states come before the arguments.
         lends: Whether what is lent of the first argument comes before it.
     """
 
-    def __init__(self, fun: Callable[..., Any], taken: int, lends: bool):
+    def __init__(self, fun: Callable[..., Any], states: StateLayout, lends: bool):
         super().__init__([inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)])
-        self._taken, self._lends = taken, lends
+        self._states, self._lends = states, lends
         try:
             self._own = inspect.signature(fun)
         except Exception:  # functions of C need have none, and annotations may fail
@@ -142,8 +187,8 @@ class InputSignature(inspect.Signature):
 
     def bind(self, /, *given: Any, **kwargs: Any) -> inspect.BoundArguments:
         """Names what a staged function is given."""
-        named = {f"state_{number}": value for number, value in enumerate(given[: self._taken])}
-        inputs = given[self._taken :]
+        values, inputs = self._states.apart(given)
+        named = {f"state_{number}": value for number, value in enumerate(values)}
         layout = inputs[-1] if inputs else None
         if type(layout) is Layout:
             inputs = inputs[:-1]

@@ -23,7 +23,7 @@ from .._units import TreeDef, is_array
 from ..state import State
 from ._assembly import has_modules
 from ._discover import Undeclared
-from ._layout import arguments, laid_out
+from ._layout import StateLayout, arguments, laid_out
 from ._mixed import Mixed, apart, mixed, unmixed
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
 from ._pool import Pool
@@ -58,14 +58,13 @@ class Host(Protocol):
     lends: bool
     donated_args: frozenset[int | str]
 
-    def stage(self, pure: Callable[..., Any], donated: int, taken: int) -> Any:
+    def stage(self, pure: Callable[..., Any], states: StateLayout) -> Any:
         """Stages a pure function by `jax.jit`.
 
         Args:
-            pure: The function, of the values of states one by one, and then what `laid_out` gives;
-                the first of that is donated, if arguments may be.
-            donated: How many of the values are donated, the first ones.
-            taken: How many there are.
+            pure: The function, of the values of states, and then what `laid_out` gives; the first
+                of that is donated, if arguments may be.
+            states: How the values of states come.
         """
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
@@ -88,10 +87,12 @@ class Program:
             would be packed outside.
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
-        staged: The staged function of the values of `donated` and of `kept`, one by one, and of
-            the arguments as `laid_out` gives them. It gives the output, a tuple of the values of
-            the states written, and as many times None as there are places in `outs` before that
-            of these; or no more than an array, if that is the output and nothing is written.
+        layout: How it takes their values.
+        staged: The staged function of the values of `donated` and of `kept`, as `layout` gives
+            them, and of the arguments as `laid_out` gives them. It gives the output, a tuple of
+            the values of the states written, and as many times None as there are places in `outs`
+            before that of these; or no more than an array, if that is the output and nothing is
+            written.
         outs: What stands for the states written, for each set of them that a trace has written.
         takes_arrays: Whether each state that it takes is known to hold an array.
         gives_arrays: Whether it gives an array for each of what it writes, and all of that is
@@ -133,19 +134,21 @@ class Program:
         self._replay = replay
         self.good_at: object = None
         self._look_at_cells()
-        self.staged = host.stage(self._pure, len(self.donated), len(self.taken))
+        self.layout = StateLayout(len(self.donated), len(self.taken))
+        self.staged = host.stage(self._pure, self.layout)
 
-    def values(self) -> list[Any]:
+    def values(self) -> tuple[Any, ...]:
         """Gathers the values of the states, those that are donated first."""
         donated, kept = list(map(given_value, self.donated)), list(map(given_value, self.kept))
         if donated and active_frame.get() is not None:
             # What lies outside of the frame must survive a call whose writes are dropped.
             donated = jax.tree.map(_copied, donated)
-        return [*donated, *kept]
+        return *donated, *kept
 
     def inputs(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """Returns what the staged function is called with, for prepared arguments."""
-        return (*self.values(), *laid_out(args, kwargs, self.host.donated_args))
+        states = self.layout.inputs(self.values())
+        return states + laid_out(args, kwargs, self.host.donated_args)
 
     def _look_at_cells(self) -> None:
         self.takes_arrays = all(cell.holds_array for cell in self.taken)
@@ -209,10 +212,9 @@ class Program:
         return out
 
     def _pure(self, *given: Any) -> Any:
-        taken = self.taken
-        inputs = given[len(taken) :]
+        states, inputs = self.layout.apart(given)
         args, kwargs = arguments(inputs)
-        values = unpacked(taken, given[: len(taken)])
+        values = unpacked(self.taken, states)
         is_staged = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
         if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
             out, writes = self._replay(values, inputs)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.stages import ArgInfo, Compiled
+from jax.stages import ArgInfo, Compiled, Lowered
 from jax.tree_util import treedef_is_leaf
 
 from .._errors import ArgumentTypeError, explain, user_facing
@@ -50,14 +50,25 @@ class AheadOfTime:
         """Runs what was compiled, on the states as they are now.
 
         Raises:
-            ArgumentTypeError: It was compiled for arguments or states of another structure.
+            ArgumentTypeError: It isn't compiled yet, or it was for arguments or states of another
+                structure.
         """
+        if not isinstance(self._stage, Compiled):
+            rest = "compile()" if isinstance(self._stage, Lowered) else "lower().compile()"
+            raise ArgumentTypeError(
+                explain(
+                    f"asked {self!r} for a result",
+                    "it isn't compiled yet",
+                    f"what its .{rest} gives",
+                    "the jitted function itself",
+                )
+            )
         inputs = self._program.inputs(*self._prepare(args, kwargs))
         try:
             result = self._stage(*inputs)
         except TypeError:
             # Where shapes and dtypes alone differ, JAX has said so by the arguments' names.
-            changes = self._changes(inputs) if isinstance(self._stage, Compiled) else ""
+            changes = self._changes(inputs)
             if not changes:
                 raise
             raise ArgumentTypeError(

@@ -41,9 +41,8 @@ def dispatch(
         install: Takes the function of the arguments, as the user gives them, that is called
             from now on. It is another one while the program runs in a row.
     """
-    staged, pool, cells = program.staged, program.pool, program.taken
+    call_staged, pool, cells = program.call_staged, program.pool, program.taken
     outs, reads, get_frame = program.outs, program.reads, active_frame.get
-    grouped = program.layout.grouped
     gather = arrays_of if program.takes_arrays else inputs_of
     store = store_arrays if program.gives_arrays else store_all
     is_alike = program.gives_arrays or len(program.signatures) == 1
@@ -85,7 +84,7 @@ def dispatch(
                 if not is_good:
                     return start_again(*arguments(args), None)
             try:
-                result = staged(*((taken if grouped is None else grouped(taken)) + args))
+                result = call_staged(*(taken + args))
             except RUN_ERRORS as error:
                 return failed(error, args)
             if program.good_at is not epoch.now:  # it has just been traced for other arguments

@@ -139,30 +139,38 @@ class StateLayout:
     Attributes:
         count: How many of the inputs are for states.
         donated: Which of these are donated.
-        grouped: Gives these inputs for the values; None, if that is what they are.
     """
 
     def __init__(self, donated: int, taken: int):
-        is_grouped = taken > _MOST_ONE_BY_ONE
-        self._taken = taken
         self._first_kept = donated
-        self.count = 2 if is_grouped else taken
-        self.donated = range(bool(donated) if is_grouped else donated)
-        self.grouped = self._grouped if is_grouped else None
+        self._taken = taken
+        self._is_grouped = taken > _MOST_ONE_BY_ONE
+        self.count = 2 if self._is_grouped else taken
+        self.donated = range(bool(donated) if self._is_grouped else donated)
 
     def inputs(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Gives what a staged function takes for the values."""
-        return values if self.grouped is None else self.grouped(values)
+        if not self._is_grouped:
+            return values
+        return values[: self._first_kept], values[self._first_kept :]
 
-    def apart(self, given: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def apart(self, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Gives the values of states, and what else a staged function is given."""
-        if self.grouped is None:
-            return given[: self._taken], given[self._taken :]
-        donated, kept, *rest = given
+        if not self._is_grouped:
+            return inputs[: self._taken], inputs[self._taken :]
+        donated, kept, *rest = inputs
         return (*donated, *kept), tuple(rest)
 
-    def _grouped(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return values[: self._first_kept], values[self._first_kept :]
+    def one_by_one(self, staged: Callable[..., Any]) -> Callable[..., Any]:
+        """Gives a function of the values one by one, and of what else a staged function takes."""
+        if not self._is_grouped:
+            return staged
+        first_kept, taken = self._first_kept, self._taken
+
+        def call(*given: Any) -> Any:
+            return staged(given[:first_kept], given[first_kept:taken], *given[taken:])
+
+        return call
 
 
 class InputSignature(inspect.Signature):

@@ -97,6 +97,7 @@ class Program:
         takes_arrays: Whether each state that it takes is known to hold an array.
         gives_arrays: Whether it gives an array for each of what it writes, and all of that is
             among what it takes.
+        call_staged: Calls it with the values one by one, and the arguments.
         is_plain: Whether it can't raise, and no trace but its own can be in what it takes.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
@@ -136,6 +137,7 @@ class Program:
         self._look_at_cells()
         self.layout = StateLayout(len(self.donated), len(self.taken))
         self.staged = host.stage(self._pure, self.layout)
+        self.call_staged = self.layout.one_by_one(self.staged)
 
     def values(self) -> tuple[Any, ...]:
         """Gathers the values of the states, those that are donated first."""

@@ -1003,6 +1003,8 @@ def test_compiled_for_another_structure_it_says_what_differs():
     refuses("'memory' differs: it is a dict of variance, not", {"layer": layer}, 1, scale=2.0)
     net.memory.value = {"mean": jnp.ones(3)}
     close(compiled({"layer": layer}, X, 1, scale=2.0), expected + 1)
+    with pytest.raises(TypeError, match="not callable"):
+        lowered({"layer": bare}, X, 1, scale=2.0)
 
 
 def test_compiled_for_another_structure_of_what_is_donated_it_says_so():

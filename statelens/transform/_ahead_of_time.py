@@ -58,7 +58,7 @@ class AheadOfTime:
             raise ArgumentTypeError(
                 explain(
                     f"asked {self!r} for a result",
-                    "it isn't compiled yet",
+                    "it isn't compiled yet, and so is not callable",
                     f"what its .{rest} gives",
                     "the jitted function itself",
                 )
@@ -84,24 +84,26 @@ class AheadOfTime:
     def _changes(self, given: tuple[Any, ...]) -> str:
         """Says what of the inputs has another structure than what it was compiled for."""
         try:
-            labels = labels_of(self._program.host.restore(*self._arguments(given))[0])
+            _, (args, kwargs) = self._apart(given)
+            labels = labels_of(self._program.host.restore(args, kwargs)[0])
             before, now = map(self._by_place, (self._stage.args_info[0], given))
             found = {place: _change(before, now, place) for place in {**before, **now}}
             return "; ".join(f"{_name(place, labels)} {how}" for place, how in found.items() if how)
         except Exception:  # a node of another library may take nothing but arrays
             return ""
 
-    def _arguments(self, inputs: tuple[Any, ...]) -> Prepared:
-        return arguments(self._program.layout.apart(inputs)[1])
+    def _apart(self, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], Prepared]:
+        """Gives the values of states, and the arguments."""
+        values, rest = self._program.layout.apart(inputs)
+        return values, arguments(rest)
 
     def _by_place(self, inputs: tuple[Any, ...]) -> dict[Any, Any]:
         """Gives shapes by state, and by the position or name of the argument.
 
         What is lent of the first argument comes before it.
         """
-        inputs = jax.tree.map(_shape, inputs)
-        args, kwargs = self._arguments(inputs)
-        states = zip(self._program.taken, self._program.layout.apart(inputs)[0], strict=True)
+        values, (args, kwargs) = self._apart(jax.tree.map(_shape, inputs))
+        states = zip(self._program.taken, values, strict=True)
         return {**dict(states), **dict(enumerate(args, -self._program.host.lends)), **kwargs}
 
 

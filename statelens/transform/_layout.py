@@ -148,11 +148,12 @@ class StateLayout:
         self.count = 2 if self._is_grouped else taken
         self.donated = range(bool(donated) if self._is_grouped else donated)
 
-    def inputs(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Gives what a staged function takes for the values."""
+    def inputs(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Gives what a staged function takes, for the values one by one and all that follows."""
         if not self._is_grouped:
-            return values
-        return values[: self._first_kept], values[self._first_kept :]
+            return given
+        first_kept, taken = self._first_kept, self._taken
+        return given[:first_kept], given[first_kept:taken], *given[taken:]
 
     def apart(self, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Gives the values of states, and what else a staged function is given."""
@@ -162,15 +163,8 @@ class StateLayout:
         return (*donated, *kept), tuple(rest)
 
     def one_by_one(self, staged: Callable[..., Any]) -> Callable[..., Any]:
-        """Gives a function of the values one by one, and of what else a staged function takes."""
-        if not self._is_grouped:
-            return staged
-        first_kept, taken = self._first_kept, self._taken
-
-        def call(*given: Any) -> Any:
-            return staged(given[:first_kept], given[first_kept:taken], *given[taken:])
-
-        return call
+        """Gives a function of the values one by one and all that follows."""
+        return (lambda *given: staged(*self.inputs(given))) if self._is_grouped else staged
 
 
 class InputSignature(inspect.Signature):

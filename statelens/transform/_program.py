@@ -139,18 +139,18 @@ class Program:
         self.staged = host.stage(self._pure, self.layout)
         self.call_staged = self.layout.one_by_one(self.staged)
 
-    def values(self) -> tuple[Any, ...]:
+    def values(self) -> list[Any]:
         """Gathers the values of the states, those that are donated first."""
         donated, kept = list(map(given_value, self.donated)), list(map(given_value, self.kept))
         if donated and active_frame.get() is not None:
             # What lies outside of the frame must survive a call whose writes are dropped.
             donated = jax.tree.map(_copied, donated)
-        return *donated, *kept
+        return [*donated, *kept]
 
     def inputs(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """Returns what the staged function is called with, for prepared arguments."""
-        states = self.layout.inputs(self.values())
-        return states + laid_out(args, kwargs, self.host.donated_args)
+        rest = laid_out(args, kwargs, self.host.donated_args)
+        return self.layout.inputs((*self.values(), *rest))
 
     def _look_at_cells(self) -> None:
         self.takes_arrays = all(cell.holds_array for cell in self.taken)

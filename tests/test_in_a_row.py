@@ -576,6 +576,24 @@ def test_a_list_that_grows_between_calls_in_a_row():
     assert run(total) == 8
 
 
+def test_a_list_that_a_row_of_calls_meets_later_is_seen_to_grow():
+    model, view = Counter(), Counter()
+    view.parts = model.parts[1:]
+
+    @sl.jit
+    def total(x):
+        parts = [*model.parts, *view.parts] if x.ndim else model.parts
+        return sum(part.value.sum() for part in parts)
+
+    assert run(total, jnp.array(0.0)) == 2
+    assert total(jnp.ones(1)) == 4
+    view.parts.append(model.parts[1])
+    assert total(jnp.ones(1)) == 6
+    assert run(total, jnp.ones(1)) == 6
+    del view.parts[0]
+    assert total(jnp.ones(1)) == 4
+
+
 def test_an_attribute_set_between_calls_in_a_row():
     model, advance = make()
     run(advance, 1.0)

@@ -1,29 +1,4 @@
-"""State-aware automatic differentiation for JAX.
-
-The layers, from the bottom up; each file knows its own layer and those below it:
-
-==================  =====================================================================
-``_cell``           what lenses know of states (``_errors``: every error there is)
-``_reads``          what a trace has read of mutable modules
-``path``            paths: from JAX key paths, to text and back (``_scan``)
-``_pattern``        which paths a written pattern matches
-``_outline``        large trees of a known structure, flattened sooner (``_positions``: moved)
-``_units``          what a tree is made of: cells, arrays, parts of arrays
-``_picks``          how much of a unit is selected, and the algebra of that
-``_select``         what a lens can select by (``_accessor``, ``_grammar``: and as text)
-``_selection``      a selection in a whole tree, computed once for each structure
-``_halves``         taking a tree apart, putting it together (``_values``: each value)
-``_spec``           what may be written where a lens is meant (``_resolve``: its errors)
-``_bound``          a lens with its live cells, views (``_given``: states given by hand)
-``lens``            the lens and its operations
-``_predicates``     ready-made lenses (``_groups``, ``_tie``, ``_diff``: built on lenses)
-``state``           `State` and its kinds (``_trace``, ``_active``, ``_held``: its value, and where)
-``random``          the key as a state (``_sampler``, ``_samplers``: `jax.random` over it)
-``thread``          `functionalize`, `thread`, `overlay` (``_frames``: what they stand on)
-``transform``       derivatives, compilation, control flow, batching, checks
-``nn``              the facade: `nn.Module` (``_graph``: as pytrees; ``_kept``: looks at them)
-==================  =====================================================================
-"""
+"""State-aware automatic differentiation for JAX."""
 
 from . import nn, path, random, transform
 from ._bound import BoundLens, View

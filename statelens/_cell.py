@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Self
 
+MISSING: Any = object()
+"""Stands for an attribute or a child that isn't there."""
+
 
 class Stop:
     """A node at which lenses stop, though JAX goes on below it: a cell, or a marker."""

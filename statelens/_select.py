@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ._cell import Cell
+from ._cell import MISSING, Cell
 from ._errors import SelectionError, explain
 from ._pattern import Pattern, format_pattern, matches
 from ._picks import WHOLE, Pick, Scope, Selector, Sight, complement, intersect, unite
@@ -25,7 +25,7 @@ from ._units import (
     is_array,
     leaves_with_path,
 )
-from .path import MISSING, Path, format
+from .path import Path, format
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import jax.tree_util as jtu
 
 from ._active import active_frame, own, owned
 from ._bound import BoundLens, first_match
-from ._cell import Cell, Holder, looking, open_hidden
+from ._cell import MISSING, Cell, Holder, looking, open_hidden
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -41,7 +41,7 @@ from ._graph import (
 )
 from ._halves import numel
 from ._kept import Kept
-from ._reads import MISSING, epoch
+from ._reads import epoch
 from ._spec import LensSpec, selector_of
 from ._units import flatten, is_array
 from .path import Path

@@ -17,9 +17,8 @@ from typing import Any
 import jax.tree_util as jtu
 import numpy as np
 
-from ._cell import Cell, Holder
+from ._cell import MISSING, Cell, Holder
 from ._errors import PathError, explain, user_facing
-from ._reads import MISSING
 from ._scan import Scanner
 
 __all__ = ["Path", "format", "parse", "resolve"]

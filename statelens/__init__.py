@@ -25,15 +25,7 @@ from ._halves import combine
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
 from ._tie import tie
 from .lens import Lens, lens, partition
-from .state import (
-    BatchState,
-    HiddenState,
-    LongTermState,
-    ParamState,
-    ShortTermState,
-    State,
-    params,
-)
+from .state import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, State, params
 from .thread import functionalize, overlay, thread
 from .transform import grad, jit, value_and_grad
 

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._cell import Cell
 from ._errors import SelectionError, explain
 from ._picks import WHOLE, Pick, Scope, Selector, Sight
-from ._units import Site, atoms, flatten, flatten_with_path, leaves_with_path
-from .path import Path
+from ._tree import Cell, Path, Site, atoms, flatten, flatten_with_path, leaves_with_path
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,26 @@ from typing import Any, TypeAlias
 
 import jax.tree_util as jtu
 
-from ._cell import Cell, Holder, looking
-from ._errors import (
-    PathError,
-    SelectionError,
-    StateTypeError,
-    StructureError,
-    explain,
-    user_facing,
-)
+from ._errors import PathError, SelectionError, StateTypeError, StructureError, explain, user_facing
 from ._halves import like, read_all
 from ._picks import Selector, Sight
 from ._resolve import focus_on
 from ._select import Not, Or, both
 from ._selection import Entry, sight_of
 from ._spec import LensSpec, selector_of
-from ._units import Index, ancestors, flatten, flatten_with_path
-from .path import Path, as_path, closest, format
+from ._tree import (
+    Cell,
+    Holder,
+    Index,
+    Path,
+    ancestors,
+    as_path,
+    closest,
+    flatten,
+    flatten_with_path,
+    format,
+    looking,
+)
 
 
 @dataclass(unsafe_hash=True, repr=False)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._errors import user_facing
-from ._units import is_array, leaves_with_path
-from .path import Path
+from ._tree import Path, is_array, leaves_with_path
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,11 @@ import jax.tree_util as jtu
 import numpy as np
 
 from ._active import active_frame, living_frames
-from ._cell import Holder
 from ._errors import FrozenTreeError, TracerLeakError, explain
 from ._held import ENDED, held_value
 from ._reads import Reads
 from ._trace import TOP, current_trace, has_tracers
-from ._units import TreeDef, flatten, is_array
-from .path import Path, format
+from ._tree import Holder, Path, TreeDef, flatten, format, is_array
 from .state import State, refuse_leak
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ._bound import BoundLens, Unit, View
-from ._cell import Cell
 from ._errors import SelectionError, StateTypeError, StructureError, explain
-from .path import Path, format
+from ._tree import Cell, Path, format
 
 
 class Units(NamedTuple):

@@ -9,10 +9,8 @@ import ast
 import functools
 import re
 
-from ._pattern import scan_pattern
-from ._scan import Scanner
 from ._select import And, ByPath, Everything, Not, Optional, Or, Selector, Sliced, Within
-from ._units import Index
+from ._tree import Index, Scanner, scan_pattern
 
 
 @functools.lru_cache(maxsize=1024)

@@ -20,9 +20,18 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import jax
 import jax.tree_util as jtu
 
-from ._cell import Cell, Holder, Stop, is_watched, looking
-from ._units import TreeDef, is_array
-from .path import GraphKey, Path, from_jax
+from ._tree import (
+    Cell,
+    GraphKey,
+    Holder,
+    Path,
+    Stop,
+    TreeDef,
+    from_jax,
+    is_array,
+    is_watched,
+    looking,
+)
 
 
 class Node(Holder, abc.ABC):

@@ -5,15 +5,13 @@ from functools import reduce
 from itertools import combinations
 from typing import Any
 
-from ._cell import Cell
 from ._errors import PathError, SelectionError, explain, user_facing
 from ._halves import split
 from ._resolve import focus_on
 from ._select import And, Not, Or
 from ._spec import LensSpec, selector_of
-from ._units import Repeat, flatten
+from ._tree import Cell, Repeat, flatten, format
 from .lens import Lens
-from .path import format
 
 
 class Groups:

@@ -14,22 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._cell import Cell
 from ._errors import StructureError, explain, user_facing
-from ._outline import leaf_types
 from ._selection import Entry, Selection
-from ._units import (
+from ._tree import (
+    Cell,
     Index,
+    Path,
     Remainder,
     Repeat,
     TreeDef,
     flatten,
     flatten_up_to,
     flatten_with_path,
+    format,
     is_array,
     kinds,
+    leaf_types,
 )
-from .path import Path, format
 
 
 def read(leaves: list[Any], entry: Entry) -> Any:

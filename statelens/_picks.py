@@ -10,11 +10,8 @@ import enum
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
-from ._cell import Cell
 from ._errors import SelectionError, explain
-from ._pattern import Lengths
-from ._units import Index, Site, ancestors, atoms, is_array
-from .path import Path
+from ._tree import Cell, Index, Lengths, Path, Site, ancestors, atoms, is_array
 
 
 class _Whole(enum.Enum):

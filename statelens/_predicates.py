@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ._accessor import Accessed
 from ._errors import ArgumentError, explain
 from ._select import Compared, OfArrays, Tagged, is_inexact
-from ._units import is_array
+from ._tree import is_array
 from .lens import Lens
 
 

@@ -2,13 +2,21 @@
 
 from typing import Any, NamedTuple
 
-from ._cell import Cell
 from ._errors import PathError, SelectionError, explain
 from ._picks import Selector
 from ._select import And, ByPath, Optional, Or, Sliced, Within
 from ._selection import Selection, select
-from ._units import TreeDef, a_leaf, flatten_typed, is_array, leaves_with_path
-from .path import Path, closest, format
+from ._tree import (
+    Cell,
+    Path,
+    TreeDef,
+    a_leaf,
+    closest,
+    flatten_typed,
+    format,
+    is_array,
+    leaves_with_path,
+)
 
 
 class Focused(NamedTuple):

@@ -12,20 +12,24 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ._cell import MISSING, Cell
 from ._errors import SelectionError, explain
-from ._pattern import Pattern, format_pattern, matches
 from ._picks import WHOLE, Pick, Scope, Selector, Sight, complement, intersect, unite
-from ._units import (
+from ._tree import (
+    MISSING,
+    Cell,
     Index,
+    Path,
+    Pattern,
     Site,
     TreeDef,
     atoms,
     flatten_with_path,
+    format,
+    format_pattern,
     is_array,
     leaves_with_path,
+    matches,
 )
-from .path import Path, format
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,23 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
-from ._cell import Cell, looking
-from ._outline import Flat, remember
 from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
-from ._positions import Positions
 from ._select import ByPath, Optional
-from ._units import Index, Site, flatten, flatten_with_path, has_owners, kinds, sites
-from .path import Path
+from ._tree import (
+    Cell,
+    Flat,
+    Index,
+    Path,
+    Positions,
+    Site,
+    flatten,
+    flatten_with_path,
+    has_owners,
+    kinds,
+    looking,
+    remember,
+    sites,
+)
 
 
 class Entry(NamedTuple):

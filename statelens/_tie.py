@@ -6,12 +6,10 @@ from typing import Any, Self
 import jax
 import jax.tree_util as jtu
 
-from ._cell import Cell
 from ._errors import FrozenTreeError, SelectionError, StructureError, explain, user_facing
 from ._resolve import focus_on
 from ._spec import LensSpec, selector_of
-from ._units import flatten, flatten_with_path
-from .path import GraphKey, format
+from ._tree import Cell, GraphKey, flatten, flatten_with_path, format
 
 
 class Tied:

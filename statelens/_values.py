@@ -5,12 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._cell import Cell
 from ._errors import StructureError, explain
 from ._select import is_inexact
 from ._selection import Entry, Selection
-from ._units import flatten, is_array, leaves_with_path
-from .path import format
+from ._tree import Cell, flatten, format, is_array, leaves_with_path
 
 
 def held_still(array: Any) -> Any:

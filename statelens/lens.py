@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 import jax
 
 from ._bound import BoundLens
-from ._cell import Cell, looking
 from ._errors import (
     ArgumentTypeError,
     PathError,
@@ -35,9 +34,19 @@ from ._picks import Selector
 from ._resolve import Focused, focus_on
 from ._select import And, Not, Or, Sliced, Within
 from ._spec import LensSpec, selector_of
-from ._units import Index, a_leaf, flatten_as, is_array
+from ._tree import (
+    Cell,
+    Index,
+    Path,
+    a_leaf,
+    as_path,
+    closest,
+    flatten_as,
+    format,
+    is_array,
+    looking,
+)
 from ._values import added, cast_floats, held_still, masked, refuse_others
-from .path import Path, as_path, closest, format
 
 __all__ = ["Lens", "lens", "partition"]
 

@@ -29,7 +29,6 @@ import jax.tree_util as jtu
 
 from ._active import active_frame, own, owned
 from ._bound import BoundLens, first_match
-from ._cell import MISSING, Cell, Holder, looking, open_hidden
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -43,8 +42,7 @@ from ._halves import numel
 from ._kept import Kept
 from ._reads import epoch
 from ._spec import LensSpec, selector_of
-from ._units import flatten, is_array
-from .path import Path
+from ._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
 from .state import State
 
 __all__ = ["Module"]

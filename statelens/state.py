@@ -21,17 +21,11 @@ import jax
 import jax.tree_util as jtu
 
 from ._active import active_frame
-from ._cell import Cell, is_watched
-from ._errors import (
-    StateTypeError,
-    TracerLeakError,
-    explain,
-    hide_own_frames,
-    user_facing,
-)
+from ._errors import StateTypeError, TracerLeakError, explain, hide_own_frames, user_facing
 from ._held import ENDED, Deferred, held_value, moving
 from ._reads import epoch
 from ._trace import TOP, current_trace, has_tracers, is_concrete
+from ._tree import Cell, is_watched
 from .lens import Lens, lens
 
 __all__ = [

@@ -11,12 +11,11 @@ from typing import Any, Self
 
 from ._active import active_frame
 from ._bound import View
-from ._cell import Cell
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
 from ._frames import Frame, capture, this_frame
 from ._given import units_of
 from ._trace import concrete_types
-from ._units import map_cells
+from ._tree import Cell, map_cells
 from .state import State
 
 __all__ = ["functionalize", "overlay", "thread"]

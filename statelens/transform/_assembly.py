@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
-from .._units import TreeDef
+from .._tree import TreeDef
 from ._recall import is_seen_through
 from ._source import Source, tuple_of
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, explain
-from ..path import Path, format, from_jax
+from .._tree import Path, format, from_jax
 from ._contrast import children_of, described
 from ._mixed import Mixed, mixed, unmixed
 

@@ -6,9 +6,7 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 
-from .._cell import Cell
-from .._units import is_array, is_numeric
-from ..path import format, from_jax
+from .._tree import Cell, format, from_jax, is_array, is_numeric
 from ._mixed import CONTAINERS, unmixed
 
 _MOST = 3

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._errors import DifferentiationError, explain
-from .._units import is_array
-from ..path import format, from_jax
+from .._tree import format, from_jax, is_array
 
 
 @functools.cache

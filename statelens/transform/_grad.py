@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from .._errors import DifferentiationError, explain, user_facing
-from .._units import is_numeric
+from .._tree import is_numeric
 from ._differentiable import field_of
 from ._gradient import gradient_value_aux, make
 

@@ -13,21 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._cell import Cell
 from .._errors import ArgumentTypeError, explain
 from .._held import Deferred
-from .._units import TreeDef, is_array, is_numeric
-from ..path import format, from_jax
+from .._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
 from ._assembly import Hole, assembly
 from ._identity import Identity
-from ._recall import (
-    Getter,
-    at,
-    forget_some,
-    places_of_containers,
-    recall,
-    remember,
-)
+from ._recall import Getter, at, forget_some, places_of_containers, recall, remember
 
 CONTAINERS = (list, tuple, dict, type(None))
 

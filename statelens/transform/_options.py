@@ -11,7 +11,7 @@ from .._halves import split
 from .._picks import Selector
 from .._resolve import focus_on
 from .._spec import selector_of
-from .._units import is_array
+from .._tree import is_array
 from ..state import State
 
 

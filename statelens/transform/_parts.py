@@ -10,21 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from .._cell import Cell
-from .._errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    UntouchedStateError,
-    explain,
-)
+from .._errors import ArgumentError, ArgumentTypeError, UntouchedStateError, explain
 from .._frames import Captured
 from .._given import Units, is_bound, units_of
 from .._halves import combine, read_all, split
 from .._picks import Selector
-from .._positions import Positions
 from .._resolve import focus_on
-from .._units import TreeDef, cells, has_owners, hidden_cells
-from ..path import Path, format
+from .._tree import Cell, Path, Positions, TreeDef, cells, format, has_owners, hidden_cells
 from ..state import State
 from ..thread import overlaid_values, values_in
 from ._differentiable import Differentiable

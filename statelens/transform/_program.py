@@ -19,7 +19,7 @@ from .._frames import Writes, capture
 from .._held import store_all
 from .._reads import Reads, epoch
 from .._trace import concrete_types, has_tracers
-from .._units import TreeDef, is_array
+from .._tree import TreeDef, is_array
 from ..state import State
 from ._assembly import has_modules
 from ._discover import Undeclared

@@ -9,8 +9,7 @@ import jax
 from .._frames import Writes, capture
 from .._held import ENDED
 from .._trace import concrete_types
-from .._units import cells, hidden_cells
-from ..path import Path
+from .._tree import Path, cells, hidden_cells
 from ..state import State, peek, refuse_ended
 from ._mixed import constant, mixed, unmixed
 

@@ -17,9 +17,7 @@ import jax.core
 import numpy as np
 
 from .._bound import BoundLens, View
-from .._cell import Holder
-from .._units import cells
-from ..path import format
+from .._tree import Holder, cells, format
 from ..state import State
 
 # What has nothing below it.

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 
 from .._errors import RetraceError, explain
 from .._reads import Reads
-from ..path import format, from_jax
+from .._tree import format, from_jax
 from ..state import State
 
 _Trace: TypeAlias = "dict[weakref.ref[State] | str, str]"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax.tree_util as jtu
 
-from ._cell import Stop
 from ._positions import Positions
+from ._protocols import Stop
 
 TreeDef: TypeAlias = Any
 """A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._cell import MISSING, Cell, Holder, Stop, Watch, is_watched
-from ._errors import StructureError, explain
+from .._errors import StructureError, explain
 from ._outline import Flat, TreeDef, flatten_again, is_stop, leaf_types
+from ._path import Path, format, from_jax, step
 from ._pattern import format_slice
-from .path import Path, format, from_jax, step
+from ._protocols import MISSING, Cell, Holder, Stop, Watch, is_watched
 
 
 @jtu.register_pytree_node_class

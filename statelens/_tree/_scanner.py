@@ -3,7 +3,7 @@
 import re
 from typing import NoReturn
 
-from ._errors import PatternError, explain
+from .._errors import PatternError, explain
 
 
 class Scanner:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from ._scan import Scanner
-from .path import Path, format_key, literal, scan_name
+from ._path import Path, format_key, literal, scan_name
+from ._scanner import Scanner
 
 # The length of the sequence that a key indexes, or None where it doesn't index one. Few
 # patterns ask for it.

@@ -1,0 +1,86 @@
+"""What a tree is made of: paths, patterns, and flattening down to units.
+
+A *unit* is what a lens selects: a cell, whole, or an array outside any cell. This room knows
+how a path is written and matched, and how a tree comes apart into units with their paths. It
+knows nothing of states beyond the protocol that a cell fulfils.
+"""
+
+from ._flatten import (
+    Index,
+    Remainder,
+    Repeat,
+    Site,
+    a_leaf,
+    ancestors,
+    atoms,
+    cells,
+    flatten,
+    flatten_as,
+    flatten_typed,
+    flatten_up_to,
+    flatten_with_path,
+    has_owners,
+    hidden_cells,
+    is_array,
+    is_numeric,
+    kinds,
+    leaves_with_path,
+    map_cells,
+    sites,
+)
+from ._outline import Flat, TreeDef, leaf_types, remember
+from ._path import GraphKey, Path, as_path, closest, format, from_jax, parse, resolve
+from ._pattern import Lengths, Pattern, format_pattern, matches, scan_pattern
+from ._positions import Positions
+from ._protocols import MISSING, Cell, Holder, Stop, is_watched, looking, open_hidden
+from ._scanner import Scanner
+
+__all__ = [
+    "MISSING",
+    "Cell",
+    "Flat",
+    "GraphKey",
+    "Holder",
+    "Index",
+    "Lengths",
+    "Path",
+    "Pattern",
+    "Positions",
+    "Remainder",
+    "Repeat",
+    "Scanner",
+    "Site",
+    "Stop",
+    "TreeDef",
+    "a_leaf",
+    "ancestors",
+    "as_path",
+    "atoms",
+    "cells",
+    "closest",
+    "flatten",
+    "flatten_as",
+    "flatten_typed",
+    "flatten_up_to",
+    "flatten_with_path",
+    "format",
+    "format_pattern",
+    "from_jax",
+    "has_owners",
+    "hidden_cells",
+    "is_array",
+    "is_numeric",
+    "is_watched",
+    "kinds",
+    "leaf_types",
+    "leaves_with_path",
+    "looking",
+    "map_cells",
+    "matches",
+    "open_hidden",
+    "parse",
+    "remember",
+    "resolve",
+    "scan_pattern",
+    "sites",
+]

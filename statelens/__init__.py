@@ -1,8 +1,6 @@
 """State-aware automatic differentiation for JAX."""
 
 from . import nn, path, random, transform
-from ._bound import BoundLens, View
-from ._diff import diff
 from ._errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -20,11 +18,25 @@ from ._errors import (
     TracerLeakError,
     UntouchedStateError,
 )
-from ._groups import groups
-from ._halves import combine
-from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
-from ._tie import tie
-from .lens import Lens, lens, partition
+from .lens import (
+    BoundLens,
+    Lens,
+    View,
+    arrays,
+    at,
+    combine,
+    diff,
+    dtype,
+    groups,
+    inexact,
+    lens,
+    name,
+    ndim,
+    partition,
+    size,
+    tagged,
+    tie,
+)
 from .state import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, State, params
 from .thread import functionalize, overlay, thread
 from .transform import grad, jit, value_and_grad

@@ -28,7 +28,6 @@ import jax
 import jax.tree_util as jtu
 
 from ._active import active_frame, own, owned
-from ._bound import BoundLens, first_match
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -38,11 +37,10 @@ from ._graph import (
     nodes_with_path,
     unflatten_graph,
 )
-from ._halves import numel
 from ._kept import Kept
 from ._reads import epoch
-from ._spec import LensSpec, selector_of
 from ._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
+from .lens import BoundLens, LensSpec, first_match, numel, selector_of
 from .state import State
 
 __all__ = ["Module"]

@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from ._active import active_frame
-from ._bound import View
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
 from ._frames import Frame, capture, this_frame
-from ._given import units_of
 from ._trace import concrete_types
 from ._tree import Cell, map_cells
+from .lens import View, units_of
 from .state import State
 
 __all__ = ["functionalize", "overlay", "thread"]

@@ -23,7 +23,7 @@ from .._errors import (
     user_facing,
 )
 from .._frames import capture, this_frame
-from .._given import Units, units_of
+from ..lens import Units, units_of
 from ..state import State
 from ..thread import overlaid_values
 from ._carry import kinds, states_before

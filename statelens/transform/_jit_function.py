@@ -16,8 +16,8 @@ import jax.tree_util as jtu
 from .._active import active_frame
 from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
 from .._frames import capture
-from .._halves import combine
 from .._tree import Holder
+from ..lens import combine
 from ..state import State, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared

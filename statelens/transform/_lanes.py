@@ -17,8 +17,8 @@ from jax.custom_batching import custom_vmap
 from .._active import active_frame
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from .._frames import Captured, Writes, capture
-from .._resolve import focus_on
 from .._trace import has_tracers
+from ..lens import focus_on
 from ..state import State, peek
 from ._axes import AXES, check_axes, group, is_axis, spread
 from ._discover import Attempt

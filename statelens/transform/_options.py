@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._given import is_bound, units_of
-from .._halves import split
-from .._picks import Selector
-from .._resolve import focus_on
-from .._spec import selector_of
 from .._tree import is_array
+from ..lens import Selector, focus_on, is_bound, selector_of, split, units_of
 from ..state import State
 
 

@@ -12,11 +12,8 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from .._errors import ArgumentError, ArgumentTypeError, UntouchedStateError, explain
 from .._frames import Captured
-from .._given import Units, is_bound, units_of
-from .._halves import combine, read_all, split
-from .._picks import Selector
-from .._resolve import focus_on
 from .._tree import Cell, Path, Positions, TreeDef, cells, format, has_owners, hidden_cells
+from ..lens import Selector, Units, combine, focus_on, is_bound, read_all, split, units_of
 from ..state import State
 from ..thread import overlaid_values, values_in
 from ._differentiable import Differentiable

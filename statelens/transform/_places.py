@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._errors import ArgumentTypeError, SelectionError, explain
-from .._given import is_bound, units_of
-from .._halves import combine, split
-from .._picks import Selector
-from .._resolve import focus_on
+from ..lens import Selector, combine, focus_on, is_bound, split, units_of
 from ..state import State
 from ._options import read_lens
 

@@ -16,8 +16,8 @@ import jax
 import jax.core
 import numpy as np
 
-from .._bound import BoundLens, View
 from .._tree import Holder, cells, format
+from ..lens import BoundLens, View
 from ..state import State
 
 # What has nothing below it.

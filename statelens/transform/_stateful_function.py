@@ -12,7 +12,7 @@ import jax
 
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from .._frames import capture
-from .._resolve import focus_on
+from ..lens import focus_on
 from ..state import State
 from ..thread import functionalize
 from ._jit_function import TouchedStates

@@ -6,10 +6,10 @@ from typing import Any, Self
 import jax
 import jax.tree_util as jtu
 
-from ._errors import FrozenTreeError, SelectionError, StructureError, explain, user_facing
-from ._resolve import focus_on
+from .._errors import FrozenTreeError, SelectionError, StructureError, explain, user_facing
+from .._tree import Cell, GraphKey, flatten, flatten_with_path, format
+from ._focus import focus_on
 from ._spec import LensSpec, selector_of
-from ._tree import Cell, GraphKey, flatten, flatten_with_path, format
 
 
 class Tied:

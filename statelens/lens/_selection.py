@@ -10,9 +10,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
-from ._picks import WHOLE, Parts, Scope, Selector, Sight, walk
-from ._select import ByPath, Optional
-from ._tree import (
+from .._tree import (
     Cell,
     Flat,
     Index,
@@ -27,6 +25,8 @@ from ._tree import (
     remember,
     sites,
 )
+from ._coverage import WHOLE, Parts, Scope, Selector, Sight, walk
+from ._selectors import ByPath, Optional
 
 
 class Entry(NamedTuple):

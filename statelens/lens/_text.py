@@ -9,8 +9,8 @@ import ast
 import functools
 import re
 
-from ._select import And, ByPath, Everything, Not, Optional, Or, Selector, Sliced, Within
-from ._tree import Index, Scanner, scan_pattern
+from .._tree import Index, Scanner, scan_pattern
+from ._selectors import And, ByPath, Everything, Not, Optional, Or, Selector, Sliced, Within
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import user_facing
-from ._tree import Path, is_array, leaves_with_path
+from .._errors import user_facing
+from .._tree import Path, is_array, leaves_with_path
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ gradient. `units_of` takes such a form apart and remembers how to put it togethe
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from .._errors import SelectionError, StateTypeError, StructureError, explain
+from .._tree import Cell, Path, format
 from ._bound import BoundLens, Unit, View
-from ._errors import SelectionError, StateTypeError, StructureError, explain
-from ._tree import Cell, Path, format
 
 
 class Units(NamedTuple):

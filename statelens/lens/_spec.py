@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from ._errors import ArgumentTypeError, StateTypeError, explain
-from ._grammar import parse_selector
-from ._picks import Selector
-from ._select import Everything, Masked, Not, OfArrays, OfClass, Optional, Or, Predicate
-from ._tree import Cell
+from .._errors import ArgumentTypeError, StateTypeError, explain
+from .._tree import Cell
+from ._coverage import Selector
+from ._selectors import Everything, Masked, Not, OfArrays, OfClass, Optional, Or, Predicate
+from ._text import parse_selector
 
 LensSpec: TypeAlias = Any
 """A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or

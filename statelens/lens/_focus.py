@@ -2,11 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from ._errors import PathError, SelectionError, explain
-from ._picks import Selector
-from ._select import And, ByPath, Optional, Or, Sliced, Within
-from ._selection import Selection, select
-from ._tree import (
+from .._errors import PathError, SelectionError, explain
+from .._tree import (
     Cell,
     Path,
     TreeDef,
@@ -17,6 +14,9 @@ from ._tree import (
     is_array,
     leaves_with_path,
 )
+from ._coverage import Selector
+from ._selection import Selection, select
+from ._selectors import And, ByPath, Optional, Or, Sliced, Within
 
 
 class Focused(NamedTuple):

@@ -5,13 +5,13 @@ from functools import reduce
 from itertools import combinations
 from typing import Any
 
-from ._errors import PathError, SelectionError, explain, user_facing
-from ._halves import split
-from ._resolve import focus_on
-from ._select import And, Not, Or
+from .._errors import PathError, SelectionError, explain, user_facing
+from .._tree import Cell, Repeat, flatten, format
+from ._focus import focus_on
+from ._lens import Lens
+from ._partition import split
+from ._selectors import And, Not, Or
 from ._spec import LensSpec, selector_of
-from ._tree import Cell, Repeat, flatten, format
-from .lens import Lens
 
 
 class Groups:

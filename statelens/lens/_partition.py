@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import StructureError, explain, user_facing
-from ._selection import Entry, Selection
-from ._tree import (
+from .._errors import StructureError, explain, user_facing
+from .._tree import (
     Cell,
     Index,
     Path,
@@ -31,6 +30,7 @@ from ._tree import (
     kinds,
     leaf_types,
 )
+from ._selection import Entry, Selection
 
 
 def read(leaves: list[Any], entry: Entry) -> Any:

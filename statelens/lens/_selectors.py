@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ._errors import SelectionError, explain
-from ._picks import WHOLE, Pick, Scope, Selector, Sight, complement, intersect, unite
-from ._tree import (
+from .._errors import SelectionError, explain
+from .._tree import (
     MISSING,
     Cell,
     Index,
@@ -30,6 +29,7 @@ from ._tree import (
     leaves_with_path,
     matches,
 )
+from ._coverage import WHOLE, Pick, Scope, Selector, Sight, complement, intersect, unite
 
 
 @dataclass(frozen=True)

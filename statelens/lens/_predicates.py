@@ -14,11 +14,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .._errors import ArgumentError, explain
+from .._tree import is_array
 from ._accessor import Accessed
-from ._errors import ArgumentError, explain
-from ._select import Compared, OfArrays, Tagged, is_inexact
-from ._tree import is_array
-from .lens import Lens
+from ._lens import Lens
+from ._selectors import Compared, OfArrays, Tagged, is_inexact
 
 
 def at(accessor: Callable[[Any], Any]) -> Lens:

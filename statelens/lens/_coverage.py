@@ -10,8 +10,8 @@ import enum
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
-from ._errors import SelectionError, explain
-from ._tree import Cell, Index, Lengths, Path, Site, ancestors, atoms, is_array
+from .._errors import SelectionError, explain
+from .._tree import Cell, Index, Lengths, Path, Site, ancestors, atoms, is_array
 
 
 class _Whole(enum.Enum):

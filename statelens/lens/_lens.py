@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from ._bound import BoundLens
-from ._errors import (
+from .._errors import (
     ArgumentTypeError,
     PathError,
     SelectionError,
@@ -29,12 +28,7 @@ from ._errors import (
     explain,
     user_facing,
 )
-from ._halves import difference, numel, read, read_all, replace, split, values_of
-from ._picks import Selector
-from ._resolve import Focused, focus_on
-from ._select import And, Not, Or, Sliced, Within
-from ._spec import LensSpec, selector_of
-from ._tree import (
+from .._tree import (
     Cell,
     Index,
     Path,
@@ -46,7 +40,13 @@ from ._tree import (
     is_array,
     looking,
 )
-from ._values import added, cast_floats, held_still, masked, refuse_others
+from ._bound import BoundLens
+from ._coverage import Selector
+from ._focus import Focused, focus_on
+from ._partition import difference, numel, read, read_all, replace, split, values_of
+from ._replace import added, cast_floats, held_still, masked, refuse_others
+from ._selectors import And, Not, Or, Sliced, Within
+from ._spec import LensSpec, selector_of
 
 __all__ = ["Lens", "lens", "partition"]
 

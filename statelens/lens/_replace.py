@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._errors import StructureError, explain
-from ._select import is_inexact
+from .._errors import StructureError, explain
+from .._tree import Cell, flatten, format, is_array, leaves_with_path
 from ._selection import Entry, Selection
-from ._tree import Cell, flatten, format, is_array, leaves_with_path
+from ._selectors import is_inexact
 
 
 def held_still(array: Any) -> Any:

@@ -6,14 +6,15 @@ from typing import Any, TypeAlias
 
 import jax.tree_util as jtu
 
-from ._errors import PathError, SelectionError, StateTypeError, StructureError, explain, user_facing
-from ._halves import like, read_all
-from ._picks import Selector, Sight
-from ._resolve import focus_on
-from ._select import Not, Or, both
-from ._selection import Entry, sight_of
-from ._spec import LensSpec, selector_of
-from ._tree import (
+from .._errors import (
+    PathError,
+    SelectionError,
+    StateTypeError,
+    StructureError,
+    explain,
+    user_facing,
+)
+from .._tree import (
     Cell,
     Holder,
     Index,
@@ -26,6 +27,12 @@ from ._tree import (
     format,
     looking,
 )
+from ._coverage import Selector, Sight
+from ._focus import focus_on
+from ._partition import like, read_all
+from ._selection import Entry, sight_of
+from ._selectors import Not, Or, both
+from ._spec import LensSpec, selector_of
 
 
 @dataclass(unsafe_hash=True, repr=False)

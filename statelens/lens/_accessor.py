@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._errors import SelectionError, explain
-from ._picks import WHOLE, Pick, Scope, Selector, Sight
-from ._tree import Cell, Path, Site, atoms, flatten, flatten_with_path, leaves_with_path
+from .._errors import SelectionError, explain
+from .._tree import Cell, Path, Site, atoms, flatten, flatten_with_path, leaves_with_path
+from ._coverage import WHOLE, Pick, Scope, Selector, Sight
 
 
 @dataclass(frozen=True)

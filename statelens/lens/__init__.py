@@ -1,0 +1,49 @@
+"""Lenses: what is selected in a tree, and what can be done with it.
+
+A selector says how much of each unit is selected; a selection is what it selects in every tree
+of one structure, computed once. A `Lens` is a selector with operations, a `BoundLens` one with
+the live cells of a module. Groups, ties and differences are built on these.
+"""
+
+from ._bound import BoundLens, View, first_match
+from ._coverage import Selector
+from ._diff import diff
+from ._focus import focus_on
+from ._groups import groups
+from ._lens import Lens, lens, partition
+from ._partition import combine, numel, read_all, split
+from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
+from ._spec import LensSpec, selector_of
+from ._state_forms import Units, is_bound, units_of
+from ._tie import tie
+
+__all__ = [
+    "BoundLens",
+    "Lens",
+    "LensSpec",
+    "Selector",
+    "Units",
+    "View",
+    "arrays",
+    "at",
+    "combine",
+    "diff",
+    "dtype",
+    "first_match",
+    "focus_on",
+    "groups",
+    "inexact",
+    "is_bound",
+    "lens",
+    "name",
+    "ndim",
+    "numel",
+    "partition",
+    "read_all",
+    "selector_of",
+    "size",
+    "split",
+    "tagged",
+    "tie",
+    "units_of",
+]

@@ -8,9 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ._active import active_frame
-from ._frames import Frame
-from ._reads import Reads, epoch
+from .state import Frame, Reads, active_frame, epoch
 
 
 class Kept:

@@ -27,7 +27,6 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ._active import active_frame, own, owned
 from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from ._graph import (
     Node,
@@ -38,10 +37,9 @@ from ._graph import (
     unflatten_graph,
 )
 from ._kept import Kept
-from ._reads import epoch
 from ._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
 from .lens import BoundLens, LensSpec, first_match, numel, selector_of
-from .state import State
+from .state import State, active_frame, epoch, own, owned
 
 __all__ = ["Module"]
 

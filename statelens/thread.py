@@ -9,13 +9,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from ._active import active_frame
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
-from ._frames import Frame, capture, this_frame
-from ._trace import concrete_types
 from ._tree import Cell, map_cells
 from .lens import View, units_of
-from .state import State
+from .state import Frame, State, active_frame, capture, concrete_types, this_frame
 
 __all__ = ["functionalize", "overlay", "thread"]
 

@@ -12,7 +12,7 @@ import jax.core
 import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
-from .._frames import capture
+from ..state import capture
 from ._carry import are_alike, commit, kinds, run, states_before
 from ._contrast import contrast
 from ._discover import Attempt, settle

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import StructureError, explain
-from .._frames import Writes, capture
-from ..state import State
+from ..state import State, Writes, capture
 from ._contrast import contrast
 from ._discover import Attempt
 from ._mixed import unmixed

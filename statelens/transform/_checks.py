@@ -9,8 +9,8 @@ import jax.core
 import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
 
-from .._active import active_frame
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..state import active_frame
 from ._options import function
 from ._pure import finished, prepared, pure
 from ._runtime import remembering

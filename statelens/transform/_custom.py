@@ -22,9 +22,8 @@ from .._errors import (
     explain,
     user_facing,
 )
-from .._frames import capture, this_frame
 from ..lens import Units, units_of
-from ..state import State
+from ..state import State, capture, this_frame
 from ..thread import overlaid_values
 from ._carry import kinds, states_before
 from ._discover import Attempt, settle

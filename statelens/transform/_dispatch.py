@@ -8,11 +8,18 @@ whatever is out of the ordinary goes the long way.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._active import active_frame
 from .._errors import hide_own_frames
-from .._held import Holding, moves, moving, store_all, store_arrays
-from .._reads import epoch
-from .._trace import concrete_types, is_concrete
+from ..state import (
+    Holding,
+    active_frame,
+    concrete_types,
+    epoch,
+    is_concrete,
+    moves,
+    moving,
+    store_all,
+    store_arrays,
+)
 from ._discover import Undeclared
 from ._in_a_row import in_a_row
 from ._layout import arguments

@@ -8,10 +8,8 @@ before the program begins; what comes after runs beside the program.
 from collections.abc import Callable, Set
 from typing import Any
 
-from .._active import active_frame, living_frames
 from .._errors import hide_own_frames
-from .._held import moving
-from .._reads import epoch
+from ..state import active_frame, epoch, living_frames, moving
 from ._mixed import Mixed, returned
 from ._program import RUN_ERRORS, Program, are_traced
 from ._takers import ArgumentTakers

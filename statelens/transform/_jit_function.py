@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._active import active_frame
 from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
-from .._frames import capture
 from .._tree import Holder
 from ..lens import combine
-from ..state import State, is_alive
+from ..state import State, active_frame, capture, is_alive
 from ._ahead_of_time import AheadOfTime
 from ._discover import Undeclared
 from ._dispatch import dispatch

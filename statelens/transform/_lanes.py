@@ -14,12 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from .._active import active_frame
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
-from .._frames import Captured, Writes, capture
-from .._trace import has_tracers
 from ..lens import focus_on
-from ..state import State, peek
+from ..state import Captured, State, Writes, active_frame, capture, has_tracers, peek
 from ._axes import AXES, check_axes, group, is_axis, spread
 from ._discover import Attempt
 from ._mixed import mixed, unmixed

@@ -15,9 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._trace import TOP, current_trace
 from .._tree import Holder
-from ..state import State
+from ..state import TOP, State, current_trace
 from ._jit_function import JitFunction
 from ._reach import call_of, closed_over, is_foreign, unwrapped
 

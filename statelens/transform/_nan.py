@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from .._active import active_frame
 from .._errors import HIDDEN, NonFiniteError, explain
-from .._trace import has_tracers
+from ..state import active_frame, has_tracers
 from ._runtime import remembering
 
 _LIBRARIES = (

@@ -23,10 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._active import active_frame
 from .._errors import StructureError, explain
-from .._held import Deferred, Holding, held_value, moves, moving
-from ..state import State, peek
+from ..state import Deferred, Holding, State, active_frame, held_value, moves, moving, peek
 from ._mixed import apart
 from ._pool import close_pools
 from ._pure import staged_value

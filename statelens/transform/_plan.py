@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, DifferentiationError, StructureError, explain
-from .._frames import NO_WRITES, Writes, capture
 from .._tree import is_array, is_numeric
 from ..lens import Selector
+from ..state import NO_WRITES, Writes, capture
 from ..thread import value_and_aux
 from ._contrast import contrast, written
 from ._differentiable import Differentiable

@@ -11,9 +11,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .._held import Deferred, Holding, held_value, moves, moving
-from .._reads import epoch
-from .._trace import is_concrete
+from ..state import Deferred, Holding, epoch, held_value, is_concrete, moves, moving
 
 _CALLS_IN_A_ROW = 8
 

@@ -14,13 +14,18 @@ import jax.core
 import jax.extend.core
 import jax.tree_util as jtu
 
-from .._active import active_frame
-from .._frames import Writes, capture
-from .._held import store_all
-from .._reads import Reads, epoch
-from .._trace import concrete_types, has_tracers
 from .._tree import TreeDef, is_array
-from ..state import State
+from ..state import (
+    Reads,
+    State,
+    Writes,
+    active_frame,
+    capture,
+    concrete_types,
+    epoch,
+    has_tracers,
+    store_all,
+)
 from ._assembly import has_modules
 from ._discover import Undeclared
 from ._layout import StateLayout, arguments, laid_out

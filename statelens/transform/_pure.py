@@ -6,11 +6,8 @@ from typing import Any
 
 import jax
 
-from .._frames import Writes, capture
-from .._held import ENDED
-from .._trace import concrete_types
 from .._tree import Path, cells, hidden_cells
-from ..state import State, peek, refuse_ended
+from ..state import ENDED, State, Writes, capture, concrete_types, peek, refuse_ended
 from ._mixed import constant, mixed, unmixed
 
 

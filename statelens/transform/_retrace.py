@@ -8,9 +8,8 @@ import jax
 import jax.tree_util as jtu
 
 from .._errors import RetraceError, explain
-from .._reads import Reads
 from .._tree import format, from_jax
-from ..state import State
+from ..state import Reads, State
 
 _Trace: TypeAlias = "dict[weakref.ref[State] | str, str]"
 """What a trace depends on: the kind of each state, and of each argument by what it is called."""

@@ -12,8 +12,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
-from .._frames import Writes, capture, this_frame
-from ..state import State
+from ..state import State, Writes, capture, this_frame
 from ._axes import Grouping, Kind, group, spread
 from ._carry import states_before
 from ._discover import Attempt, settle

@@ -11,9 +11,8 @@ from typing import Any, Literal, Self
 import jax
 
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._frames import capture
 from ..lens import focus_on
-from ..state import State
+from ..state import State, capture
 from ..thread import functionalize
 from ._jit_function import TouchedStates
 from ._mixed import mixed, unmixed

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 
-from .._trace import concrete_types, has_tracers, is_concrete
+from ..state import concrete_types, has_tracers, is_concrete
 from ._layout import Layout, Prepared, laid_out
 from ._mixed import Mixed, apart
 from ._pure import name_of, prepared

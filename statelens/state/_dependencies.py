@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from ._tree import MISSING, Cell, Holder
+from .._tree import MISSING, Cell, Holder
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (Holder, Cell)

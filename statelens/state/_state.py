@@ -20,13 +20,13 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ._active import active_frame
-from ._errors import StateTypeError, TracerLeakError, explain, hide_own_frames, user_facing
-from ._held import ENDED, Deferred, held_value, moving
-from ._reads import epoch
+from .._errors import StateTypeError, TracerLeakError, explain, hide_own_frames, user_facing
+from .._tree import Cell, is_watched
+from ..lens import Lens, lens
+from ._context import active_frame
+from ._dependencies import epoch
+from ._storage import ENDED, Deferred, held_value, moving
 from ._trace import TOP, current_trace, has_tracers, is_concrete
-from ._tree import Cell, is_watched
-from .lens import Lens, lens
 
 __all__ = [
     "BatchState",

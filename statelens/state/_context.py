@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from ._reads import Reads
+from ._dependencies import Reads
 from ._trace import TOP, current_trace
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from threading import RLock
 from typing import Any, Protocol
 
-from ._reads import Epoch
+from ._dependencies import Epoch
 from ._trace import concrete_types
 
 moving = RLock()

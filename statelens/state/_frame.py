@@ -15,13 +15,13 @@ import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
-from ._active import active_frame, living_frames
-from ._errors import FrozenTreeError, TracerLeakError, explain
-from ._held import ENDED, held_value
-from ._reads import Reads
+from .._errors import FrozenTreeError, TracerLeakError, explain
+from .._tree import Holder, Path, TreeDef, flatten, format, is_array
+from ._context import active_frame, living_frames
+from ._dependencies import Reads
+from ._state import State, refuse_leak
+from ._storage import ENDED, held_value
 from ._trace import TOP, current_trace, has_tracers
-from ._tree import Holder, Path, TreeDef, flatten, format, is_array
-from .state import State, refuse_leak
 
 
 @jtu.register_pytree_node_class

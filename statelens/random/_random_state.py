@@ -40,10 +40,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..state import State
 from ._sampler import Sampler, with_key
 from ._samplers import SAMPLERS
-from .state import State
 
 __all__ = [
     "DEFAULT",

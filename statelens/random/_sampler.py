@@ -9,7 +9,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._errors import ArgumentError, ArgumentTypeError, StateLensError, explain
+from .._errors import ArgumentError, ArgumentTypeError, StateLensError, explain
 
 Draw = Callable[..., jax.Array]
 

@@ -13,7 +13,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from ._errors import ArgumentError, explain
+from .._errors import ArgumentError, explain
 from ._sampler import Draw, Numbers, Sampler, as_numbers, as_shape
 
 __all__ = ["SAMPLERS"]

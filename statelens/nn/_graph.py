@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import jax
 import jax.tree_util as jtu
 
-from ._tree import (
+from .._tree import (
     Cell,
     GraphKey,
     Holder,

@@ -27,7 +27,10 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
+from .._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
+from ..lens import BoundLens, LensSpec, first_match, numel, selector_of
+from ..state import State, active_frame, epoch, own, owned
 from ._graph import (
     Node,
     Structure,
@@ -37,9 +40,6 @@ from ._graph import (
     unflatten_graph,
 )
 from ._kept import Kept
-from ._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
-from .lens import BoundLens, LensSpec, first_match, numel, selector_of
-from .state import State, active_frame, epoch, own, owned
 
 __all__ = ["Module"]
 

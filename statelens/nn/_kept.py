@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .state import Frame, Reads, active_frame, epoch
+from ..state import Frame, Reads, active_frame, epoch
 
 
 class Kept:

@@ -9,11 +9,9 @@ from jax.tree_util import treedef_is_leaf
 
 from .._errors import ArgumentTypeError, explain, user_facing
 from ..state import State
-from ._contrast import contrast
+from ._core import Mixed, contrast, labels_of
 from ._layout import Prepared, arguments
-from ._mixed import Mixed
 from ._program import Program
-from ._reach import labels_of
 from ._retrace import label_of
 
 

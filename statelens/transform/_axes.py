@@ -9,8 +9,7 @@ import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, explain
 from .._tree import Path, format, from_jax
-from ._contrast import children_of, described
-from ._mixed import Mixed, mixed, unmixed
+from ._core import Mixed, children_of, described, mixed, unmixed
 
 
 def is_axis(place: Any) -> bool:

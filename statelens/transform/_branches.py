@@ -13,13 +13,21 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
 from ..state import capture
-from ._carry import are_alike, commit, kinds, run, states_before
-from ._contrast import contrast
-from ._discover import Attempt, settle
+from ._core import (
+    Attempt,
+    are_alike,
+    commit,
+    contrast,
+    function,
+    kinds,
+    mixed,
+    run,
+    settle,
+    states_before,
+    states_in,
+    unmixed,
+)
 from ._memo import staged
-from ._mixed import mixed, unmixed
-from ._options import function
-from ._pure import states_in
 
 
 @user_facing

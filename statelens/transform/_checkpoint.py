@@ -7,9 +7,7 @@ from typing import Any, Self
 import jax
 
 from .._errors import ArgumentTypeError, explain, user_facing
-from ._options import applied, function, positions
-from ._pure import finished, prepared, pure
-from ._wrapper import Wrapper
+from ._core import Wrapper, applied, finished, function, positions, prepared, pure
 
 
 class _Checkpointed(Wrapper):

@@ -11,10 +11,7 @@ from jax.experimental import checkify as _checkify
 
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ..state import active_frame
-from ._options import function
-from ._pure import finished, prepared, pure
-from ._runtime import remembering
-from ._wrapper import Wrapper
+from ._core import Wrapper, finished, function, prepared, pure, remembering
 
 check = _checkify.check
 check_error = _checkify.check_error

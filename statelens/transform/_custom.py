@@ -25,12 +25,19 @@ from .._errors import (
 from ..lens import Units, units_of
 from ..state import State, capture, this_frame
 from ..thread import overlaid_values
-from ._carry import kinds, states_before
-from ._discover import Attempt, settle
-from ._mixed import unmixed
-from ._options import applied, function
-from ._pure import finished, staged_writes, states_in
-from ._wrapper import Wrapper
+from ._core import (
+    Attempt,
+    Wrapper,
+    applied,
+    finished,
+    function,
+    kinds,
+    settle,
+    staged_writes,
+    states_before,
+    states_in,
+    unmixed,
+)
 
 Rule = Callable[..., Any]
 

@@ -20,10 +20,9 @@ from ..state import (
     store_all,
     store_arrays,
 )
-from ._discover import Undeclared
+from ._core import Mixed, Undeclared, apart, returned
 from ._in_a_row import in_a_row
 from ._layout import arguments
-from ._mixed import Mixed, apart, returned
 from ._pool import close_pools
 from ._program import RUN_ERRORS, Program, are_traced, split_result
 from ._takers import ArgumentTakers

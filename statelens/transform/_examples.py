@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import ArgumentError, explain, user_facing
+from ._core import Wrapper, count
 from ._grad import scalar_grad
 from ._gradient import make
 from ._loops import scan
-from ._options import count
 from ._parts import read_argnums
 from ._vmap import vmap
-from ._wrapper import Wrapper
 
 
 class _OverBatch(Wrapper):

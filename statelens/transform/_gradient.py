@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import ArgumentTypeError, explain, user_facing
+from ._core import applied, function
 from ._differentiable import Differentiable
 from ._nan import find_non_finite
-from ._options import applied, function
 from ._parts import compile_states, read_argnums
 from ._plan import Plan
 from ._quantities import require_units, with_units

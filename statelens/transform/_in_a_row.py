@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import hide_own_frames
 from ..state import active_frame, epoch, living_frames, moving
-from ._mixed import Mixed, returned
+from ._core import Mixed, returned
 from ._program import RUN_ERRORS, Program, are_traced
 from ._takers import ArgumentTakers
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .._errors import DifferentiationError, explain, user_facing
+from ._core import count
 from ._gradient import make
-from ._options import count
 
 
 @user_facing

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .._errors import user_facing
+from ._core import applied
 from ._jit_function import JitFunction
-from ._options import applied
 
 
 @user_facing

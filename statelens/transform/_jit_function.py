@@ -18,18 +18,31 @@ from .._tree import Holder
 from ..lens import combine
 from ..state import State, active_frame, capture, is_alive
 from ._ahead_of_time import AheadOfTime
-from ._discover import Undeclared
+from ._core import (
+    BoundMethod,
+    Choice,
+    Method,
+    Undeclared,
+    after_self,
+    apart,
+    can_raise,
+    constants,
+    count,
+    innermost,
+    labels_of,
+    names,
+    positions,
+    positions_of,
+    prepared,
+    reachable,
+    states_in,
+    unmixed,
+)
 from ._dispatch import dispatch
 from ._layout import InputSignature, StateLayout
-from ._methods import BoundMethod, Method, after_self
-from ._mixed import apart, constants, unmixed
-from ._options import Choice, count, names, positions, positions_of
 from ._packing import boxes
 from ._program import Program, Replay, signature_of, split_result
-from ._pure import prepared, states_in
-from ._reach import innermost, labels_of, reachable
 from ._retrace import TraceGuard
-from ._runtime import can_raise
 
 
 class TouchedStates(NamedTuple):

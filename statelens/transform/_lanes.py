@@ -18,11 +18,8 @@ from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from ..lens import focus_on
 from ..state import Captured, State, Writes, active_frame, capture, has_tracers, peek
 from ._axes import AXES, check_axes, group, is_axis, spread
-from ._discover import Attempt
-from ._mixed import mixed, unmixed
-from ._options import read_lens
+from ._core import Attempt, mixed, read_lens, staged, states_in, unmixed
 from ._places import Places
-from ._pure import staged, states_in
 
 
 @dataclass(frozen=True)

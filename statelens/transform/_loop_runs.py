@@ -14,12 +14,21 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from ..thread import is_pair, returned_no_pair
-from ._carry import check_carry, check_kept, commit, run, states_before
 from ._chunks import scan_in_chunks, while_in_chunks
-from ._discover import Attempt, settle
+from ._core import (
+    Attempt,
+    check_carry,
+    check_kept,
+    commit,
+    count,
+    function,
+    mixed,
+    run,
+    settle,
+    states_before,
+    unmixed,
+)
 from ._memo import staged
-from ._mixed import mixed, unmixed
-from ._options import count, function
 from ._progress import as_progress_bar
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .._errors import ArgumentTypeError, explain, user_facing
+from ._core import count, function
 from ._loop_runs import order_of, run_scan, run_while
-from ._options import count, function
 
 
 @user_facing

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import user_facing
+from ._core import count, function, mixed, unmixed
 from ._loop_runs import steps_of
 from ._loops import for_loop
-from ._mixed import mixed, unmixed
-from ._options import count, function
 from ._vmap import vmap
 
 

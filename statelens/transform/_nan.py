@@ -18,7 +18,7 @@ from jax.extend.core import Literal
 
 from .._errors import HIDDEN, NonFiniteError, explain
 from ..state import active_frame, has_tracers
-from ._runtime import remembering
+from ._core import remembering
 
 _LIBRARIES = (
     *HIDDEN,

@@ -25,9 +25,8 @@ from jax import lax
 
 from .._errors import StructureError, explain
 from ..state import Deferred, Holding, State, active_frame, held_value, moves, moving, peek
-from ._mixed import apart
+from ._core import apart, staged_value
 from ._pool import close_pools
-from ._pure import staged_value
 
 
 class Kind(NamedTuple):

@@ -15,8 +15,8 @@ from .._tree import Cell, Path, Positions, TreeDef, cells, format, has_owners, h
 from ..lens import Selector, Units, combine, focus_on, is_bound, read_all, split, units_of
 from ..state import Captured, State
 from ..thread import overlaid_values, values_in
+from ._core import read_lens
 from ._differentiable import Differentiable
-from ._options import read_lens
 
 
 class Call:

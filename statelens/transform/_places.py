@@ -12,7 +12,7 @@ from typing import Any
 from .._errors import ArgumentTypeError, SelectionError, explain
 from ..lens import Selector, combine, focus_on, is_bound, split, units_of
 from ..state import State
-from ._options import read_lens
+from ._core import read_lens
 
 
 @dataclass

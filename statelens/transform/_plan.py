@@ -19,9 +19,8 @@ from .._tree import is_array, is_numeric
 from ..lens import Selector
 from ..state import NO_WRITES, Writes, capture
 from ..thread import value_and_aux
-from ._contrast import contrast, written
+from ._core import contrast, packed, unmixed, written
 from ._differentiable import Differentiable
-from ._mixed import packed, unmixed
 from ._parts import (
     Call,
     Part,

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from .._errors import ArgumentTypeError, explain, user_facing
+from ._core import function
 from ._grad import check_scalar, scalar_grad
 from ._gradient import GradientTransform, make
-from ._options import function
 
 _MISSING: Any = object()
 

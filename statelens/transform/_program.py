@@ -26,14 +26,23 @@ from ..state import (
     has_tracers,
     store_all,
 )
-from ._assembly import has_modules
-from ._discover import Undeclared
+from ._core import (
+    PROGRAM_ERRORS,
+    Mixed,
+    Undeclared,
+    apart,
+    forget_errors,
+    has_modules,
+    mixed,
+    refuse_shared_arrays,
+    reraise,
+    staged_writes,
+    states_in,
+    unmixed,
+)
 from ._layout import StateLayout, arguments, laid_out
-from ._mixed import Mixed, apart, mixed, unmixed
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
 from ._pool import Pool
-from ._pure import staged_writes, states_in
-from ._runtime import PROGRAM_ERRORS, forget_errors, refuse_shared_arrays, reraise
 
 RUN_ERRORS = (Undeclared, *PROGRAM_ERRORS)
 """What a staged function may raise that isn't to be let out as it is."""

@@ -14,13 +14,19 @@ from jax.sharding import PartitionSpec
 from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
 from ..state import State, Writes, capture, this_frame
 from ._axes import Grouping, Kind, group, spread
-from ._carry import states_before
-from ._discover import Attempt, settle
-from ._mixed import mixed, unmixed
-from ._options import applied
+from ._core import (
+    Attempt,
+    Wrapper,
+    applied,
+    mixed,
+    prepared,
+    settle,
+    staged,
+    states_before,
+    states_in,
+    unmixed,
+)
 from ._places import Places, read_places
-from ._pure import prepared, staged, states_in
-from ._wrapper import Wrapper
 
 
 def _names(part: Any) -> tuple[Any, ...]:

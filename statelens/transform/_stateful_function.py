@@ -14,10 +14,18 @@ from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ..lens import focus_on
 from ..state import State, capture
 from ..thread import functionalize
+from ._core import (
+    function,
+    mixed,
+    names,
+    positions,
+    positions_of,
+    prepared,
+    read_lens,
+    states_in,
+    unmixed,
+)
 from ._jit_function import TouchedStates
-from ._mixed import mixed, unmixed
-from ._options import function, names, positions, positions_of, read_lens
-from ._pure import prepared, states_in
 
 
 class StatefulFunction:

@@ -13,11 +13,18 @@ from typing import Any, NamedTuple
 import equinox as eqx
 
 from ..state import concrete_types, has_tracers, is_concrete
+from ._core import (
+    Mixed,
+    Source,
+    apart,
+    is_seen_tuple,
+    is_tuple,
+    name_of,
+    prepared,
+    recall,
+    tuple_of,
+)
 from ._layout import Layout, Prepared, laid_out
-from ._mixed import Mixed, apart
-from ._pure import name_of, prepared
-from ._recall import is_seen_tuple, is_tuple, recall
-from ._source import Source, tuple_of
 
 Taker = Callable[[tuple[Any, ...]], tuple[Any, ...] | None]
 """Takes arguments apart; gives None for arguments that it isn't written for."""

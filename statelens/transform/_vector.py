@@ -14,9 +14,9 @@ import numpy as np
 from .._errors import ArgumentError, ArgumentTypeError, StateLensError, explain, user_facing
 from .._tree import is_array
 from ..random import DEFAULT, as_key
+from ._core import count
 from ._grad import check_scalar
 from ._gradient import make
-from ._options import count
 
 
 @user_facing

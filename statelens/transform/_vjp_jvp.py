@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ._core import function
 from ._differentiable import Differentiable
 from ._nan import find_non_finite
-from ._options import function
 from ._parts import compile_unbound, read_argnums
 from ._plan import Plan, name_leaves
 

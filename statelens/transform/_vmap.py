@@ -13,11 +13,9 @@ from typing import Any
 
 from .._errors import user_facing
 from ._axes import is_axis, read_in_axes, read_out_axes
-from ._discover import Attempt, settle
+from ._core import Attempt, Wrapper, applied, count, settle
 from ._lanes import Call, Mapping, NewStates
-from ._options import applied, count
 from ._places import Places, read_places
-from ._wrapper import Wrapper
 
 
 class _Batched(Wrapper):

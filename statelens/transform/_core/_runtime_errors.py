@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import jax
 
-from .._errors import ArgumentError, explain
-from ..state import State, peek
+from ..._errors import ArgumentError, explain
+from ...state import State, peek
 
 # From the second call on, JAX lets out what XLA makes of an error, a ValueError.
 PROGRAM_ERRORS = (jax.errors.JaxRuntimeError, ValueError)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
 
-from .._errors import HIDDEN
+from ..._errors import HIDDEN
 
 # Functions are written again whenever a program is looked at again; those of large trees aren't.
 _LONGEST_KEPT = 20_000

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 
-from .._tree import Cell, format, from_jax, is_array, is_numeric
-from ._mixed import CONTAINERS, unmixed
+from ..._tree import Cell, format, from_jax, is_array, is_numeric
+from ._static import CONTAINERS, unmixed
 
 _MOST = 3
 _LEAF = jax.tree.structure(0)

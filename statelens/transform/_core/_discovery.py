@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NoReturn, TypeVar
 
-from .._errors import SelectionError, explain
-from ..state import State, active_frame, is_alive
-from ._reach import code_of, owners_of
+from ..._errors import SelectionError, explain
+from ...state import State, active_frame, is_alive
+from ._reachable import code_of, owners_of
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._tree import is_array
-from ..lens import Selector, focus_on, is_bound, selector_of, split, units_of
-from ..state import State
+from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..._tree import is_array
+from ...lens import Selector, focus_on, is_bound, selector_of, split, units_of
+from ...state import State
 
 
 def function(fun: Any, option: str, asked_by: str) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from .._tree import Path, cells, hidden_cells
-from ..state import ENDED, State, Writes, capture, concrete_types, peek, refuse_ended
-from ._mixed import constant, mixed, unmixed
+from ..._tree import Path, cells, hidden_cells
+from ...state import ENDED, State, Writes, capture, concrete_types, peek, refuse_ended
+from ._static import constant, mixed, unmixed
 
 
 def prepared(

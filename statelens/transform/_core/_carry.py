@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._errors import StructureError, explain
-from ..state import State, Writes, capture
-from ._contrast import contrast
-from ._discover import Attempt
-from ._mixed import unmixed
-from ._pure import staged, staged_value, states_in
+from ..._errors import StructureError, explain
+from ...state import State, Writes, capture
+from ._discovery import Attempt
+from ._run import staged, staged_value, states_in
+from ._static import unmixed
+from ._tree_difference import contrast
 
 
 class Step(NamedTuple):

@@ -16,9 +16,9 @@ import jax
 import jax.core
 import numpy as np
 
-from .._tree import Holder, cells, format
-from ..lens import BoundLens, View
-from ..state import State
+from ..._tree import Holder, cells, format
+from ...lens import BoundLens, View
+from ...state import State
 
 # What has nothing below it.
 _ENDS = (

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._errors import ArgumentTypeError, explain
-from .._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
-from ..state import Deferred
+from ..._errors import ArgumentTypeError, explain
+from ..._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
+from ...state import Deferred
 from ._assembly import Hole, assembly
 from ._identity import Identity
-from ._recall import Getter, at, forget_some, places_of_containers, recall, remember
+from ._module_cache import Getter, at, forget_some, places_of_containers, recall, remember
 
 CONTAINERS = (list, tuple, dict, type(None))
 

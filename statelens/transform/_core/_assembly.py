@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
-from .._tree import TreeDef
-from ._recall import is_seen_through
+from ..._tree import TreeDef
+from ._module_cache import is_seen_through
 from ._source import Source, tuple_of
 
 

@@ -7,7 +7,7 @@ objects is its own affair. So two trees of equal structures may not be put toget
 from collections.abc import Iterator
 from typing import Any
 
-from .._tree import TreeDef
+from ..._tree import TreeDef
 
 
 class Identity:

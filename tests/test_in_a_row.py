@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from threads import seen_meanwhile
 
 import statelens as sl
-from statelens.transform._packing import Block
-from statelens.transform._pool import Pool, Pooled
+from statelens.transform.compilation._packing import Block
+from statelens.transform.compilation._pool import Pool, Pooled
 
 MANY = 12
 """So many calls that the values of the states stay where the program has left them."""

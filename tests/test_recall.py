@@ -17,7 +17,7 @@ import pytest
 
 import statelens as sl
 from statelens.transform import _mixed, _recall
-from statelens.transform._takers import ArgumentTakers
+from statelens.transform.compilation._takers import ArgumentTakers
 
 
 class Model(eqx.Module):

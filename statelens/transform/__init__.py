@@ -22,7 +22,6 @@ from ._grad import grad, value_and_grad
 from ._gradient import GradientTransform
 from ._hessian import hessian, hessian_diag
 from ._jacobian import jacfwd, jacobian, jacrev
-from ._jit import jit
 from ._loops import (
     bounded_while_loop,
     checkpointed_for_loop,
@@ -39,6 +38,7 @@ from ._stateful_function import StateFinder, StatefulFunction, eval_shape, make_
 from ._vector import fwd_grad, vector_grad
 from ._vjp_jvp import jvp, linearize, vjp
 from ._vmap import vmap, vmap_new_states
+from .compilation import jit
 
 __all__ = [
     "GradientTransform",

@@ -25,7 +25,7 @@ from ._core import (
     states_in,
     unmixed,
 )
-from ._jit_function import TouchedStates
+from .compilation import TouchedStates
 
 
 class StatefulFunction:

@@ -14,8 +14,8 @@ import jax.core
 import jax.extend.core
 import jax.tree_util as jtu
 
-from .._tree import TreeDef, is_array
-from ..state import (
+from ..._tree import TreeDef, is_array
+from ...state import (
     Reads,
     State,
     Writes,
@@ -26,7 +26,7 @@ from ..state import (
     has_tracers,
     store_all,
 )
-from ._core import (
+from .._core import (
     PROGRAM_ERRORS,
     Mixed,
     Undeclared,

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..state import Deferred, Holding, epoch, held_value, is_concrete, moves, moving
+from ...state import Deferred, Holding, epoch, held_value, is_concrete, moves, moving
 
 _CALLS_IN_A_ROW = 8
 

@@ -8,9 +8,9 @@ before the program begins; what comes after runs beside the program.
 from collections.abc import Callable, Set
 from typing import Any
 
-from .._errors import hide_own_frames
-from ..state import active_frame, epoch, living_frames, moving
-from ._core import Mixed, returned
+from ..._errors import hide_own_frames
+from ...state import active_frame, epoch, living_frames, moving
+from .._core import Mixed, returned
 from ._program import RUN_ERRORS, Program, are_traced
 from ._takers import ArgumentTakers
 

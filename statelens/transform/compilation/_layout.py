@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 
-from ._core import Mixed, Static
+from .._core import Mixed, Static
 
 _MOST_ONE_BY_ONE = 250
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 
-from ..state import concrete_types, has_tracers, is_concrete
-from ._core import (
+from ...state import concrete_types, has_tracers, is_concrete
+from .._core import (
     Mixed,
     Source,
     apart,

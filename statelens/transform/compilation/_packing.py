@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._errors import StructureError, explain
-from ..state import Deferred, Holding, State, active_frame, held_value, moves, moving, peek
-from ._core import apart, staged_value
+from ..._errors import StructureError, explain
+from ...state import Deferred, Holding, State, active_frame, held_value, moves, moving, peek
+from .._core import apart, staged_value
 from ._pool import close_pools
 
 

@@ -7,12 +7,12 @@ import jax
 from jax.stages import ArgInfo, Compiled, Lowered
 from jax.tree_util import treedef_is_leaf
 
-from .._errors import ArgumentTypeError, explain, user_facing
-from ..state import State
-from ._core import Mixed, contrast, labels_of
+from ..._errors import ArgumentTypeError, explain, user_facing
+from ...state import State
+from .._core import Mixed, contrast, labels_of
 from ._layout import Prepared, arguments
 from ._program import Program
-from ._retrace import label_of
+from ._trace_guard import label_of
 
 
 class AheadOfTime:

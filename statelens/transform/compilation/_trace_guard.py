@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.tree_util as jtu
 
-from .._errors import RetraceError, explain
-from .._tree import format, from_jax
-from ..state import Reads, State
+from ..._errors import RetraceError, explain
+from ..._tree import format, from_jax
+from ...state import Reads, State
 
 _Trace: TypeAlias = "dict[weakref.ref[State] | str, str]"
 """What a trace depends on: the kind of each state, and of each argument by what it is called."""

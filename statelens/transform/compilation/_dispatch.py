@@ -8,8 +8,8 @@ whatever is out of the ordinary goes the long way.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .._errors import hide_own_frames
-from ..state import (
+from ..._errors import hide_own_frames
+from ...state import (
     Holding,
     active_frame,
     concrete_types,
@@ -20,7 +20,7 @@ from ..state import (
     store_all,
     store_arrays,
 )
-from ._core import Mixed, Undeclared, apart, returned
+from .._core import Mixed, Undeclared, apart, returned
 from ._in_a_row import in_a_row
 from ._layout import arguments
 from ._pool import close_pools

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
-from .._tree import Holder
-from ..lens import combine
-from ..state import State, active_frame, capture, is_alive
-from ._ahead_of_time import AheadOfTime
-from ._core import (
+from ..._errors import ArgumentTypeError, SelectionError, explain, user_facing
+from ..._tree import Holder
+from ...lens import combine
+from ...state import State, active_frame, capture, is_alive
+from .._core import (
     BoundMethod,
     Choice,
     Method,
@@ -38,11 +37,12 @@ from ._core import (
     states_in,
     unmixed,
 )
+from ._ahead_of_time import AheadOfTime
 from ._dispatch import dispatch
 from ._layout import InputSignature, StateLayout
 from ._packing import boxes
 from ._program import Program, Replay, signature_of, split_result
-from ._retrace import TraceGuard
+from ._trace_guard import TraceGuard
 
 
 class TouchedStates(NamedTuple):

@@ -10,9 +10,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .._errors import user_facing
-from ._core import applied
-from ._jit_function import JitFunction
+from ..._errors import user_facing
+from .._core import applied
+from ._jitted import JitFunction
 
 
 @user_facing

@@ -12,7 +12,7 @@ import pytest
 
 import statelens as sl
 from statelens.transform import _progress
-from statelens.transform._progress import ProgressBar, as_progress_bar
+from statelens.transform.control_flow._progress import ProgressBar, as_progress_bar
 
 tqdm = pytest.importorskip("tqdm.auto")
 

@@ -1,6 +1,5 @@
 """Transforms that know of states: each selects, threads and gives back; JAX computes."""
 
-from ._branches import cond, ifelse, switch
 from ._checkpoint import checkpoint, named_scope, remat
 from ._checks import (
     all_checks,
@@ -22,23 +21,26 @@ from ._grad import grad, value_and_grad
 from ._gradient import GradientTransform
 from ._hessian import hessian, hessian_diag
 from ._jacobian import jacfwd, jacobian, jacrev
-from ._loops import (
-    bounded_while_loop,
-    checkpointed_for_loop,
-    checkpointed_scan,
-    for_loop,
-    scan,
-    while_loop,
-)
 from ._map import map
 from ._products import gauss_newton_vp, hvp
-from ._progress import ProgressBar
 from ._shard_map import shard_map
 from ._stateful_function import StateFinder, StatefulFunction, eval_shape, make_jaxpr
 from ._vector import fwd_grad, vector_grad
 from ._vjp_jvp import jvp, linearize, vjp
 from ._vmap import vmap, vmap_new_states
 from .compilation import jit
+from .control_flow import (
+    ProgressBar,
+    bounded_while_loop,
+    checkpointed_for_loop,
+    checkpointed_scan,
+    cond,
+    for_loop,
+    ifelse,
+    scan,
+    switch,
+    while_loop,
+)
 
 __all__ = [
     "GradientTransform",

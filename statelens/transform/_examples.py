@@ -16,9 +16,9 @@ from .._errors import ArgumentError, explain, user_facing
 from ._core import Wrapper, count
 from ._grad import scalar_grad
 from ._gradient import make
-from ._loops import scan
 from ._parts import read_argnums
 from ._vmap import vmap
+from .control_flow import scan
 
 
 class _OverBatch(Wrapper):

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from .._errors import user_facing
 from ._core import count, function, mixed, unmixed
-from ._loop_runs import steps_of
-from ._loops import for_loop
 from ._vmap import vmap
+from .control_flow import for_loop, steps_of
 
 
 @user_facing

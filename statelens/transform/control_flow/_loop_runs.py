@@ -12,10 +12,9 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
-from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
-from ..thread import is_pair, returned_no_pair
-from ._chunks import scan_in_chunks, while_in_chunks
-from ._core import (
+from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
+from ...thread import is_pair, returned_no_pair
+from .._core import (
     Attempt,
     check_carry,
     check_kept,
@@ -28,7 +27,8 @@ from ._core import (
     states_before,
     unmixed,
 )
-from ._memo import staged
+from ._chunks import scan_in_chunks, while_in_chunks
+from ._eager_cache import staged
 from ._progress import as_progress_bar
 
 

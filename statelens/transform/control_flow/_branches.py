@@ -11,9 +11,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from .._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
-from ..state import capture
-from ._core import (
+from ..._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
+from ...state import capture
+from .._core import (
     Attempt,
     are_alike,
     commit,
@@ -27,7 +27,7 @@ from ._core import (
     states_in,
     unmixed,
 )
-from ._memo import staged
+from ._eager_cache import staged
 
 
 @user_facing

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._tree import Holder
-from ..state import TOP, State, current_trace
-from ._core import call_of, closed_over, is_foreign, unwrapped
-from .compilation import JitFunction
+from ..._tree import Holder
+from ...state import TOP, State, current_trace
+from .._core import call_of, closed_over, is_foreign, unwrapped
+from ..compilation import JitFunction
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 

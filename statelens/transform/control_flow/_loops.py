@@ -8,8 +8,8 @@ JAX has none with a reverse derivative in bounded memory.
 from collections.abc import Callable
 from typing import Any
 
-from .._errors import ArgumentTypeError, explain, user_facing
-from ._core import count, function
+from ..._errors import ArgumentTypeError, explain, user_facing
+from .._core import count, function
 from ._loop_runs import order_of, run_scan, run_while
 
 

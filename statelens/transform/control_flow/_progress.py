@@ -23,8 +23,8 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from .._errors import ArgumentError, ArgumentTypeError, MissingPackageError, explain
-from ._core import count as whole_number
+from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError, explain
+from .._core import count as whole_number
 
 DEFAULT_COUNT = 100
 _PARTS = ("x", "carry", "y")

@@ -1,0 +1,31 @@
+"""Control flow: the loops and branches of `jax.lax`, over functions with states.
+
+What a body writes is carried, what it reads is closed over; outside of any trace a loop is
+staged once, and run again by what is kept of it.
+"""
+
+from ._branches import cond, ifelse, switch
+from ._loop_runs import steps_of
+from ._loops import (
+    bounded_while_loop,
+    checkpointed_for_loop,
+    checkpointed_scan,
+    for_loop,
+    scan,
+    while_loop,
+)
+from ._progress import ProgressBar
+
+__all__ = [
+    "ProgressBar",
+    "bounded_while_loop",
+    "checkpointed_for_loop",
+    "checkpointed_scan",
+    "cond",
+    "for_loop",
+    "ifelse",
+    "scan",
+    "steps_of",
+    "switch",
+    "while_loop",
+]

@@ -1,20 +1,5 @@
 """Transforms that know of states: each selects, threads and gives back; JAX computes."""
 
-from ._checkpoint import checkpoint, named_scope, remat
-from ._checks import (
-    all_checks,
-    automatic_checks,
-    check,
-    check_error,
-    checkify,
-    div_checks,
-    error_if,
-    float_checks,
-    index_checks,
-    jit_error_if,
-    nan_checks,
-    user_checks,
-)
 from ._custom import custom_jvp, custom_vjp
 from ._examples import accumulate_grad, fisher_diag, per_example_grad
 from ._grad import grad, value_and_grad
@@ -24,7 +9,6 @@ from ._jacobian import jacfwd, jacobian, jacrev
 from ._map import map
 from ._products import gauss_newton_vp, hvp
 from ._shard_map import shard_map
-from ._stateful_function import StateFinder, StatefulFunction, eval_shape, make_jaxpr
 from ._vector import fwd_grad, vector_grad
 from ._vjp_jvp import jvp, linearize, vjp
 from ._vmap import vmap, vmap_new_states
@@ -40,6 +24,27 @@ from .control_flow import (
     scan,
     switch,
     while_loop,
+)
+from .inspection import (
+    StateFinder,
+    StatefulFunction,
+    all_checks,
+    automatic_checks,
+    check,
+    check_error,
+    checkify,
+    checkpoint,
+    div_checks,
+    error_if,
+    eval_shape,
+    float_checks,
+    index_checks,
+    jit_error_if,
+    make_jaxpr,
+    named_scope,
+    nan_checks,
+    remat,
+    user_checks,
 )
 
 __all__ = [

@@ -9,9 +9,9 @@ import jax.core
 import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from ..state import active_frame
-from ._core import Wrapper, finished, function, prepared, pure, remembering
+from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ...state import active_frame
+from .._core import Wrapper, finished, function, prepared, pure, remembering
 
 check = _checkify.check
 check_error = _checkify.check_error

@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 
 import jax
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from ..lens import focus_on
-from ..state import State, capture
-from ..thread import functionalize
-from ._core import (
+from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ...lens import focus_on
+from ...state import State, capture
+from ...thread import functionalize
+from .._core import (
     function,
     mixed,
     names,
@@ -25,7 +25,7 @@ from ._core import (
     states_in,
     unmixed,
 )
-from .compilation import TouchedStates
+from ..compilation import TouchedStates
 
 
 class StatefulFunction:

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import jax
 
-from .._errors import ArgumentTypeError, explain, user_facing
-from ._core import Wrapper, applied, finished, function, positions, prepared, pure
+from ..._errors import ArgumentTypeError, explain, user_facing
+from .._core import Wrapper, applied, finished, function, positions, prepared, pure
 
 
 class _Checkpointed(Wrapper):

@@ -1,0 +1,40 @@
+"""Inspection: checks inside of programs, rematerialisation, and what a function does to states."""
+
+from ._checkpoint import checkpoint, named_scope, remat
+from ._checks import (
+    all_checks,
+    automatic_checks,
+    check,
+    check_error,
+    checkify,
+    div_checks,
+    error_if,
+    float_checks,
+    index_checks,
+    jit_error_if,
+    nan_checks,
+    user_checks,
+)
+from ._stateful_function import StateFinder, StatefulFunction, eval_shape, make_jaxpr
+
+__all__ = [
+    "StateFinder",
+    "StatefulFunction",
+    "all_checks",
+    "automatic_checks",
+    "check",
+    "check_error",
+    "checkify",
+    "checkpoint",
+    "div_checks",
+    "error_if",
+    "eval_shape",
+    "float_checks",
+    "index_checks",
+    "jit_error_if",
+    "make_jaxpr",
+    "named_scope",
+    "nan_checks",
+    "remat",
+    "user_checks",
+]

@@ -6,12 +6,10 @@ from ._grad import grad, value_and_grad
 from ._gradient import GradientTransform
 from ._hessian import hessian, hessian_diag
 from ._jacobian import jacfwd, jacobian, jacrev
-from ._map import map
 from ._products import gauss_newton_vp, hvp
-from ._shard_map import shard_map
 from ._vector import fwd_grad, vector_grad
 from ._vjp_jvp import jvp, linearize, vjp
-from ._vmap import vmap, vmap_new_states
+from .batching import map, shard_map, vmap, vmap_new_states
 from .compilation import jit
 from .control_flow import (
     ProgressBar,

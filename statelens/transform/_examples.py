@@ -17,7 +17,7 @@ from ._core import Wrapper, count
 from ._grad import scalar_grad
 from ._gradient import make
 from ._parts import read_argnums
-from ._vmap import vmap
+from .batching import vmap
 from .control_flow import scan
 
 

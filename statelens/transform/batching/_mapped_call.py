@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
-from ..lens import focus_on
-from ..state import Captured, State, Writes, active_frame, capture, has_tracers, peek
+from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
+from ...lens import focus_on
+from ...state import Captured, State, Writes, active_frame, capture, has_tracers, peek
+from .._core import Attempt, mixed, read_lens, staged, states_in, unmixed
 from ._axes import AXES, check_axes, group, is_axis, spread
-from ._core import Attempt, mixed, read_lens, staged, states_in, unmixed
-from ._places import Places
+from ._placement import Places
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from dataclasses import replace
 from types import MethodType
 from typing import Any
 
-from .._errors import user_facing
+from ..._errors import user_facing
+from .._core import Attempt, Wrapper, applied, count, settle
 from ._axes import is_axis, read_in_axes, read_out_axes
-from ._core import Attempt, Wrapper, applied, count, settle
-from ._lanes import Call, Mapping, NewStates
-from ._places import Places, read_places
+from ._mapped_call import Call, Mapping, NewStates
+from ._placement import Places, read_places
 
 
 class _Batched(Wrapper):

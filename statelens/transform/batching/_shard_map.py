@@ -11,10 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from .._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
-from ..state import State, Writes, capture, this_frame
-from ._axes import Grouping, Kind, group, spread
-from ._core import (
+from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
+from ...state import State, Writes, capture, this_frame
+from .._core import (
     Attempt,
     Wrapper,
     applied,
@@ -26,7 +25,8 @@ from ._core import (
     states_in,
     unmixed,
 )
-from ._places import Places, read_places
+from ._axes import Grouping, Kind, group, spread
+from ._placement import Places, read_places
 
 
 def _names(part: Any) -> tuple[Any, ...]:

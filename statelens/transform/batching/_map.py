@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._errors import user_facing
-from ._core import count, function, mixed, unmixed
+from ..._errors import user_facing
+from .._core import count, function, mixed, unmixed
+from ..control_flow import for_loop, steps_of
 from ._vmap import vmap
-from .control_flow import for_loop, steps_of
 
 
 @user_facing

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._errors import ArgumentTypeError, SelectionError, explain
-from ..lens import Selector, combine, focus_on, is_bound, split, units_of
-from ..state import State
-from ._core import read_lens
+from ..._errors import ArgumentTypeError, SelectionError, explain
+from ...lens import Selector, combine, focus_on, is_bound, split, units_of
+from ...state import State
+from .._core import read_lens
 
 
 @dataclass

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, ArgumentTypeError, explain
-from .._tree import Path, format, from_jax
-from ._core import Mixed, children_of, described, mixed, unmixed
+from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._tree import Path, format, from_jax
+from .._core import Mixed, children_of, described, mixed, unmixed
 
 
 def is_axis(place: Any) -> bool:

@@ -12,7 +12,7 @@ from jax.experimental import io_callback
 
 import statelens as sl
 from statelens import NonFiniteError
-from statelens.transform._nan import find_non_finite
+from statelens.transform.derivatives._non_finite import find_non_finite
 
 HERE = "test_nan.py"
 

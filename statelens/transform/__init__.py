@@ -1,14 +1,5 @@
 """Transforms that know of states: each selects, threads and gives back; JAX computes."""
 
-from ._custom import custom_jvp, custom_vjp
-from ._examples import accumulate_grad, fisher_diag, per_example_grad
-from ._grad import grad, value_and_grad
-from ._gradient import GradientTransform
-from ._hessian import hessian, hessian_diag
-from ._jacobian import jacfwd, jacobian, jacrev
-from ._products import gauss_newton_vp, hvp
-from ._vector import fwd_grad, vector_grad
-from ._vjp_jvp import jvp, linearize, vjp
 from .batching import map, shard_map, vmap, vmap_new_states
 from .compilation import jit
 from .control_flow import (
@@ -22,6 +13,28 @@ from .control_flow import (
     scan,
     switch,
     while_loop,
+)
+from .derivatives import (
+    GradientTransform,
+    accumulate_grad,
+    custom_jvp,
+    custom_vjp,
+    fisher_diag,
+    fwd_grad,
+    gauss_newton_vp,
+    grad,
+    hessian,
+    hessian_diag,
+    hvp,
+    jacfwd,
+    jacobian,
+    jacrev,
+    jvp,
+    linearize,
+    per_example_grad,
+    value_and_grad,
+    vector_grad,
+    vjp,
 )
 from .inspection import (
     StateFinder,

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._errors import ArgumentTypeError, explain, user_facing
-from ._core import applied, function
-from ._differentiable import Differentiable
-from ._nan import find_non_finite
-from ._parts import compile_states, read_argnums
-from ._plan import Plan
-from ._quantities import require_units, with_units
+from ..._errors import ArgumentTypeError, explain, user_facing
+from .._core import applied, function
+from ._differentiable_call import Plan
+from ._dtypes import Differentiable
+from ._non_finite import find_non_finite
+from ._targets import compile_states, read_argnums
+from ._units import require_units, with_units
 
 
 def gradient_value_aux(gradient: Any, *extra: Any) -> Any:

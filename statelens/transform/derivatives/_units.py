@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from .._errors import DifferentiationError, MissingPackageError, explain
+from ..._errors import DifferentiationError, MissingPackageError, explain
 
 
 def _saiunit() -> Any:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._errors import DifferentiationError, explain, user_facing
-from ._core import count
-from ._gradient import make
+from ..._errors import DifferentiationError, explain, user_facing
+from .._core import count
+from ._transform import make
 
 
 @user_facing

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from .._errors import DifferentiationError, explain, user_facing
-from .._tree import is_numeric
-from ._differentiable import field_of
-from ._gradient import gradient_value_aux, make
+from ..._errors import DifferentiationError, explain, user_facing
+from ..._tree import is_numeric
+from ._dtypes import field_of
+from ._transform import gradient_value_aux, make
 
 
 def scalar_grad(

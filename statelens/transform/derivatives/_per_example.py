@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._errors import ArgumentError, explain, user_facing
-from ._core import Wrapper, count
+from ..._errors import ArgumentError, explain, user_facing
+from .._core import Wrapper, count
+from ..batching import vmap
+from ..control_flow import scan
 from ._grad import scalar_grad
-from ._gradient import make
-from ._parts import read_argnums
-from .batching import vmap
-from .control_flow import scan
+from ._targets import read_argnums
+from ._transform import make
 
 
 class _OverBatch(Wrapper):

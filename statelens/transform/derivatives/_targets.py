@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from .._errors import ArgumentError, ArgumentTypeError, UntouchedStateError, explain
-from .._tree import Cell, Path, Positions, TreeDef, cells, format, has_owners, hidden_cells
-from ..lens import Selector, Units, combine, focus_on, is_bound, read_all, split, units_of
-from ..state import Captured, State
-from ..thread import overlaid_values, values_in
-from ._core import read_lens
-from ._differentiable import Differentiable
+from ..._errors import ArgumentError, ArgumentTypeError, UntouchedStateError, explain
+from ..._tree import Cell, Path, Positions, TreeDef, cells, format, has_owners, hidden_cells
+from ...lens import Selector, Units, combine, focus_on, is_bound, read_all, split, units_of
+from ...state import Captured, State
+from ...thread import overlaid_values, values_in
+from .._core import read_lens
+from ._dtypes import Differentiable
 
 
 class Call:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import ArgumentError, ArgumentTypeError, StateLensError, explain, user_facing
-from .._tree import is_array
-from ..random import DEFAULT, as_key
-from ._core import count
+from ..._errors import ArgumentError, ArgumentTypeError, StateLensError, explain, user_facing
+from ..._tree import is_array
+from ...random import DEFAULT, as_key
+from .._core import count
 from ._grad import check_scalar
-from ._gradient import make
+from ._transform import make
 
 
 @user_facing

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._errors import user_facing
-from ._core import count
+from ..._errors import user_facing
+from .._core import count
 from ._grad import scalar_grad
-from ._gradient import make
 from ._jacobian import checked_output
+from ._transform import make
 
 
 @user_facing

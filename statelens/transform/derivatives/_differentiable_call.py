@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, DifferentiationError, StructureError, explain
-from .._tree import is_array, is_numeric
-from ..lens import Selector
-from ..state import NO_WRITES, Writes, capture
-from ..thread import value_and_aux
-from ._core import contrast, packed, unmixed, written
-from ._differentiable import Differentiable
-from ._parts import (
+from ..._errors import ArgumentError, DifferentiationError, StructureError, explain
+from ..._tree import is_array, is_numeric
+from ...lens import Selector
+from ...state import NO_WRITES, Writes, capture
+from ...thread import value_and_aux
+from .._core import contrast, packed, unmixed, written
+from ._dtypes import Differentiable
+from ._targets import (
     Call,
     Part,
     States,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._errors import DifferentiationError, explain
-from .._tree import format, from_jax, is_array
+from ..._errors import DifferentiationError, explain
+from ..._tree import format, from_jax, is_array
 
 
 @functools.cache

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from .._errors import HIDDEN, NonFiniteError, explain
-from ..state import active_frame, has_tracers
-from ._core import remembering
+from ..._errors import HIDDEN, NonFiniteError, explain
+from ...state import active_frame, has_tracers
+from .._core import remembering
 
 _LIBRARIES = (
     *HIDDEN,

@@ -14,7 +14,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from .._errors import (
+from ..._errors import (
     ArgumentError,
     ArgumentTypeError,
     SelectionError,
@@ -22,10 +22,10 @@ from .._errors import (
     explain,
     user_facing,
 )
-from ..lens import Units, units_of
-from ..state import State, capture, this_frame
-from ..thread import overlaid_values
-from ._core import (
+from ...lens import Units, units_of
+from ...state import State, capture, this_frame
+from ...thread import overlaid_values
+from .._core import (
     Attempt,
     Wrapper,
     applied,

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
-from .._errors import ArgumentTypeError, explain, user_facing
-from ._core import function
+from ..._errors import ArgumentTypeError, explain, user_facing
+from .._core import function
 from ._grad import check_scalar, scalar_grad
-from ._gradient import GradientTransform, make
+from ._transform import GradientTransform, make
 
 _MISSING: Any = object()
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from ._core import function
-from ._differentiable import Differentiable
-from ._nan import find_non_finite
-from ._parts import compile_unbound, read_argnums
-from ._plan import Plan, name_leaves
+from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from .._core import function
+from ._differentiable_call import Plan, name_leaves
+from ._dtypes import Differentiable
+from ._non_finite import find_non_finite
+from ._targets import compile_unbound, read_argnums
 
 
 class _Unset:

@@ -1,0 +1,38 @@
+"""Derivatives: by states, by part of a tree, by arguments.
+
+What is differentiated is a list of targets; a differentiable call is pure in their values; a JAX
+transform takes the derivative, which is given back in the form that was asked for.
+"""
+
+from ._custom_rules import custom_jvp, custom_vjp
+from ._grad import grad, value_and_grad
+from ._hessian import hessian, hessian_diag
+from ._jacobian import jacfwd, jacobian, jacrev
+from ._per_example import accumulate_grad, fisher_diag, per_example_grad
+from ._products import gauss_newton_vp, hvp
+from ._transform import GradientTransform
+from ._vector import fwd_grad, vector_grad
+from ._vjp_jvp import jvp, linearize, vjp
+
+__all__ = [
+    "GradientTransform",
+    "accumulate_grad",
+    "custom_jvp",
+    "custom_vjp",
+    "fisher_diag",
+    "fwd_grad",
+    "gauss_newton_vp",
+    "grad",
+    "hessian",
+    "hessian_diag",
+    "hvp",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jvp",
+    "linearize",
+    "per_example_grad",
+    "value_and_grad",
+    "vector_grad",
+    "vjp",
+]

@@ -7,10 +7,19 @@ lies in the other rooms.
 
 from ._assembly import has_modules
 from ._carry import are_alike, check_carry, check_kept, commit, kinds, run, states_before
-from ._discovery import Attempt, Undeclared, settle
+from ._discovery import Attempt, UndeclaredStates, discover
 from ._methods import BoundMethod, Method, after_self
-from ._module_cache import is_seen_tuple, is_tuple, recall
-from ._options import Choice, applied, count, function, names, positions, positions_of, read_lens
+from ._module_cache import get, is_seen_tuple, is_tuple
+from ._options import (
+    Choice,
+    applied,
+    check_callable,
+    parse_argnames,
+    parse_argnums,
+    parse_count,
+    positions_of,
+    read_lens,
+)
 from ._reachable import call_of, closed_over, innermost, is_foreign, labels_of, reachable, unwrapped
 from ._run import finished, name_of, prepared, pure, staged, staged_value, staged_writes, states_in
 from ._runtime_errors import (
@@ -22,8 +31,17 @@ from ._runtime_errors import (
     reraise,
 )
 from ._source import Source, tuple_of
-from ._static import Mixed, Static, apart, constants, mixed, packed, returned, unmixed
-from ._tree_difference import children_of, contrast, described, written
+from ._static import (
+    Partitioned,
+    Static,
+    as_partitioned,
+    constants,
+    merge_static,
+    returned,
+    split_numbers,
+    split_static,
+)
+from ._tree_difference import children_of, describe_difference, described, written
 from ._wrapper import Wrapper
 
 __all__ = [
@@ -32,7 +50,7 @@ __all__ = [
     "BoundMethod",
     "Choice",
     "Method",
-    "Mixed",
+    "Partitioned",
     "Source",
     "Static",
     "Undeclared",

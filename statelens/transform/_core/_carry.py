@@ -10,8 +10,8 @@ from ..._errors import StructureError, explain
 from ...state import State, Writes, capture
 from ._discovery import Attempt
 from ._run import staged, staged_value, states_in
-from ._static import unmixed
-from ._tree_difference import contrast
+from ._static import merge_static
+from ._tree_difference import describe_difference
 
 
 class Step(NamedTuple):
@@ -53,7 +53,7 @@ def run(
     Returns:
         What came of it.
     """
-    before = tuple(map(unmixed, values))
+    before = tuple(map(merge_static, values))
     captured = capture(
         # Made inside of the frame, states in the carry are the body's own.
         lambda: fun(*map(_rebuilt, carry), *args),
@@ -71,7 +71,7 @@ def run(
 
 def commit(attempt: Attempt, values: Sequence[Any]) -> None:
     """Gives the carried states the values that they have after the loop."""
-    Writes(attempt.cells, tuple(map(unmixed, values))).commit()
+    Writes(attempt.cells, tuple(map(merge_static, values))).commit()
 
 
 def check_kept(
@@ -110,7 +110,7 @@ def check_carry(before: Any, after: Any, what: str, asked_by: str) -> None:
         raise StructureError(
             explain(
                 f"asked {asked_by} to carry {what} from step to step",
-                f"after a step {contrast(after, before)}",
+                f"after a step {describe_difference(after, before)}",
                 "return it with the structure, shapes and dtypes that it came with",
             )
         )
@@ -148,4 +148,4 @@ def _promoted(before: Any, after: Any) -> Any:
 
 def _rebuilt(tree: Any) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
-    return unmixed(treedef.unflatten(leaves))
+    return merge_static(treedef.unflatten(leaves))

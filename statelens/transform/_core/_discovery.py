@@ -20,7 +20,7 @@ T = TypeVar("T")
 _MOST_ATTEMPTS = 20
 
 
-class Undeclared(BaseException):
+class UndeclaredStates(BaseException):
     """Ends a run of a function that met states which its transform didn't know of.
 
     It isn't an `Exception`, so that no ``except Exception`` of the function's catches it.
@@ -54,9 +54,9 @@ class Attempt:
 
     def restart(self, cells: Iterable[State]) -> NoReturn:
         """Ends this run; the next one will be with other states."""
-        raise Undeclared(self, cells)
+        raise UndeclaredStates(self, cells)
 
-    def require(self, cells: Iterable[State]) -> None:
+    def require_exactly(self, cells: Iterable[State]) -> None:
         """Ends this run unless just these states were declared.
 
         Too many are put up with after the first run, so that runs come to an end.
@@ -79,7 +79,7 @@ _MOST_HINTS = 4096
 _hints: OrderedDict[Hashable, tuple[weakref.ref[State], ...]] = OrderedDict()
 
 
-def settle(run: Callable[[Attempt], T], name: str, function: Callable[..., Any]) -> T:
+def discover(run: Callable[[Attempt], T], name: str, function: Callable[..., Any]) -> T:
     """Runs something with one guess after another, until the guess is right.
 
     Args:
@@ -98,7 +98,7 @@ def settle(run: Callable[[Attempt], T], name: str, function: Callable[..., Any])
         attempt = Attempt(cells, is_guess=number == 0)
         try:
             result = run(attempt)
-        except Undeclared as undeclared:
+        except UndeclaredStates as undeclared:
             if undeclared.owner is not attempt:
                 raise
             cells = undeclared.cells

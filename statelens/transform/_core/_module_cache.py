@@ -44,7 +44,7 @@ _MOST_KNOWN = 256
 _memories: dict[int, Memory] = {}
 
 
-def recall(module: Any) -> Any:
+def get(module: Any) -> Any:
     """Returns a module taken apart, as it is remembered.
 
     Args:
@@ -69,7 +69,7 @@ def recall(module: Any) -> Any:
     return None
 
 
-def remember(module: Any, mixed: Any, containers: Iterable[Any]) -> None:
+def put(module: Any, mixed: Any, containers: Iterable[Any]) -> None:
     """Remembers a module, as long as it lives and not too many others come.
 
     Args:

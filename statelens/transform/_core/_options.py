@@ -11,7 +11,7 @@ from ...lens import Selector, focus_on, is_bound, selector_of, split, units_of
 from ...state import State
 
 
-def function(fun: Any, option: str, asked_by: str) -> Any:
+def check_callable(fun: Any, option: str, asked_by: str) -> Any:
     """Refuses what isn't a function.
 
     Args:
@@ -41,7 +41,7 @@ def applied(make: Callable[..., Any], fun: Callable[..., Any] | None) -> Any:
     return user_facing(make) if fun is None else make(fun)
 
 
-def count(number: Any, option: str, asked_by: str, least: int = 1) -> int | None:
+def parse_count(number: Any, option: str, asked_by: str, least: int = 1) -> int | None:
     """Reads a number of things, or None.
 
     Raises:
@@ -73,16 +73,16 @@ def count(number: Any, option: str, asked_by: str, least: int = 1) -> int | None
     return number
 
 
-def positions(argnums: Any, option: str, asked_by: str) -> frozenset[int]:
+def parse_argnums(argnums: Any, option: str, asked_by: str) -> frozenset[int]:
     """Reads positions of arguments: an integer, several, or None."""
     if argnums is None:
         return frozenset()
     if isinstance(argnums, str) or not isinstance(argnums, (Sequence, set, frozenset)):
         argnums = (argnums,)
-    return frozenset(count(n, option, asked_by, least=0) or 0 for n in argnums)
+    return frozenset(parse_count(n, option, asked_by, least=0) or 0 for n in argnums)
 
 
-def names(argnames: Any, option: str, asked_by: str) -> frozenset[str]:
+def parse_argnames(argnames: Any, option: str, asked_by: str) -> frozenset[str]:
     """Reads names of arguments: a text, several, or None."""
     if argnames is None:
         return frozenset()

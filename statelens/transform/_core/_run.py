@@ -8,14 +8,14 @@ import jax
 
 from ..._tree import Path, cells, hidden_cells
 from ...state import ENDED, State, Writes, capture, concrete_types, peek, refuse_ended
-from ._static import constant, mixed, unmixed
+from ._static import constant, merge_static, split_static
 
 
 def prepared(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     static: frozenset[int | str] = frozenset(),
-    take: Callable[..., Any] = mixed,
+    take: Callable[..., Any] = split_static,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Sets apart what of arguments isn't traced.
 
@@ -64,20 +64,20 @@ def pure(fun: Callable[..., Any]) -> Callable[..., tuple[Any, Writes]]:
     """
 
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Writes]:
-        args = tuple(map(unmixed, args))
-        kwargs = {name: unmixed(arg) for name, arg in kwargs.items()}
+        args = tuple(map(merge_static, args))
+        kwargs = {name: merge_static(arg) for name, arg in kwargs.items()}
         captured = capture(fun, args, kwargs, frozen=states_in(args, kwargs))
-        return mixed(captured.out, lambda: "the output"), staged_writes(captured.writes)
+        return split_static(captured.out, lambda: "the output"), staged_writes(captured.writes)
 
     return run
 
 
-def staged(value: Any, cell: State, take: Callable[..., Any] = mixed) -> Any:
+def staged(value: Any, cell: State, take: Callable[..., Any] = split_static) -> Any:
     """Returns a state's value as a staged function takes it, or gives it."""
     return value if isinstance(value, jax.Array) else take(value, lambda: repr(cell))
 
 
-def staged_value(cell: State, take: Callable[..., Any] = mixed) -> Any:
+def staged_value(cell: State, take: Callable[..., Any] = split_static) -> Any:
     """Looks up a state's value, as a staged function takes it."""
     value = peek(cell)
     if value is ENDED:
@@ -85,7 +85,7 @@ def staged_value(cell: State, take: Callable[..., Any] = mixed) -> Any:
     return staged(value, cell, take)
 
 
-def staged_writes(writes: Writes, take: Callable[..., Any] = mixed) -> Writes:
+def staged_writes(writes: Writes, take: Callable[..., Any] = split_static) -> Writes:
     """Returns writes whose values are pytrees of arrays."""
     values = zip(writes.values, writes.cells, strict=True)
     return Writes(writes.cells, tuple(staged(value, cell, take) for value, cell in values))
@@ -93,5 +93,5 @@ def staged_writes(writes: Writes, take: Callable[..., Any] = mixed) -> Writes:
 
 def finished(out: Any, writes: Writes) -> Any:
     """Commits what was written, and gives what was returned."""
-    Writes(writes.cells, tuple(map(unmixed, writes.values))).commit()
-    return unmixed(out)
+    Writes(writes.cells, tuple(map(merge_static, writes.values))).commit()
+    return merge_static(out)

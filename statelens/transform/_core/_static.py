@@ -18,35 +18,35 @@ from ..._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
 from ...state import Deferred
 from ._assembly import Hole, assembly
 from ._identity import Identity
-from ._module_cache import Getter, at, forget_some, places_of_containers, recall, remember
+from ._module_cache import Getter, at, forget_some, get, places_of_containers, put
 
 CONTAINERS = (list, tuple, dict, type(None))
 
 
 # As a node whose fields JAX knows it is flattened without a call of Python.
-@functools.partial(jtu.register_dataclass, data_fields=["traced"], meta_fields=["static"])
-class Mixed(Deferred):
+@functools.partial(jtu.register_dataclass, data_fields=["dynamic"], meta_fields=["static"])
+class Partitioned(Deferred):
     """A tree of which only some leaves are traced.
 
     Attributes:
-        traced: The leaves that are traced.
+        dynamic: The leaves that are traced.
         static: All else of the tree.
     """
 
-    __slots__ = ("static", "traced")
+    __slots__ = ("dynamic", "static")
 
-    def __init__(self, traced: list[Any], static: "Static"):
-        self.traced = traced
+    def __init__(self, dynamic: list[Any], static: "Static"):
+        self.dynamic = dynamic
         self.static = static
 
-    def with_traced(self, leaves: list[Any]) -> "Mixed":
+    def with_dynamic(self, leaves: list[Any]) -> "Partitioned":
         """Returns a tree of the same structure for one thing for each leaf."""
-        return Mixed([leaves[position] for position in self.static.holes], self.static)
+        return Partitioned([leaves[position] for position in self.static.holes], self.static)
 
     @property
     def tree(self) -> Any:
         """The tree as it was."""
-        return self.static.filled(self.traced)
+        return self.static.filled(self.dynamic)
 
 
 class Static:
@@ -126,7 +126,7 @@ class Constant:
         return repr(self.value)
 
 
-def mixed(tree: Any, name: Callable[[], str]) -> Any:
+def split_static(tree: Any, name: Callable[[], str]) -> Any:
     """Sets apart what isn't traced; a tree of which all is traced comes back as it is.
 
     Args:
@@ -134,45 +134,45 @@ def mixed(tree: Any, name: Callable[[], str]) -> Any:
         name: Gives what to call the tree in messages.
 
     Returns:
-        The tree itself, or a `Mixed` one. `unmixed` undoes it.
+        The tree itself, or a `Partitioned` one. `merge_static` undoes it.
 
     Raises:
         ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
     """
-    found = apart(tree, name)
-    if not isinstance(found, Mixed) or len(found.traced) == len(found.static.leaves):
+    found = as_partitioned(tree, name)
+    if not isinstance(found, Partitioned) or len(found.dynamic) == len(found.static.leaves):
         return tree
     return found
 
 
-def apart(tree: Any, name: Callable[[], str]) -> Any:
-    """Sets apart what isn't traced as `mixed` does; JAX need not go through a tree once more.
+def as_partitioned(tree: Any, name: Callable[[], str]) -> Any:
+    """Sets apart what isn't traced as `split_static` does; JAX need not go through a tree once more.
 
     Args:
         tree: Any pytree.
         name: Gives what to call the tree in messages.
 
     Returns:
-        An array or number as it is, any other tree as a `Mixed` one.
+        An array or number as it is, any other tree as a `Partitioned` one.
 
     Raises:
         ArgumentTypeError: A leaf that isn't traced can't be compared and hashed.
     """
-    found = recall(tree)
+    found = get(tree)
     if found is not None:
         return found
-    if is_numeric(tree) or isinstance(tree, Mixed):
+    if is_numeric(tree) or isinstance(tree, Partitioned):
         return tree
     return _apart(tree, name)
 
 
-def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
+def _apart(tree: Any, name: Callable[[], str]) -> Partitioned:
     leaves, treedef = jax.tree.flatten(tree)
     known = _look_up(tree, treedef, tuple(map(type, leaves)))
     # Objects that have been seen are the same constants again; they are kept, so that no other
     # object takes their place.
     constants = [leaves[position] for position in known.static]
-    traced = [leaves[hole] for hole in known.holes] if constants else leaves
+    dynamic = [leaves[hole] for hole in known.holes] if constants else leaves
     ids = tuple(map(id, constants))
     seen = known.seen.get(ids)
     if seen is None:
@@ -183,9 +183,9 @@ def _apart(tree: Any, name: Callable[[], str]) -> Mixed:
             half[hole] = _TRACED
         forget_some(known.seen)
         seen = known.seen[ids] = constants, Static(half, treedef)
-    found = Mixed(traced, seen[1])
+    found = Partitioned(dynamic, seen[1])
     if known.containers is not None:
-        remember(tree, found, [at(tree, place) for place in known.containers])
+        put(tree, found, [at(tree, place) for place in known.containers])
     return found
 
 
@@ -220,16 +220,16 @@ class _Returned:
         tree, modules, containers = self._assembly.assemble(traced)
         if self._parts is None:
             self._parts = [
-                _Part(number, span, apart(modules[number], lambda: "the output").static)
+                _Part(number, span, as_partitioned(modules[number], lambda: "the output").static)
                 for number, span in enumerate(self._assembly.spans)
                 if places_of_containers(modules[number]) is not None
             ]
         for number, span, static in self._parts:
-            remember(modules[number], Mixed(traced[span], static), containers[number])
+            put(modules[number], Partitioned(traced[span], static), containers[number])
         return tree
 
 
-def returned(out: Mixed) -> Any:
+def returned(out: Partitioned) -> Any:
     """Gives the tree that a program has returned, and remembers the modules in it."""
     static = out.static
     if static.returned is None:
@@ -238,7 +238,7 @@ def returned(out: Mixed) -> Any:
         if jax.tree.structure(tree) != static.treedef:
             return tree
         static.returned = _Returned(static, tree)
-    return static.returned.tree(out.traced)
+    return static.returned.tree(out.dynamic)
 
 
 class _Known:
@@ -298,13 +298,13 @@ def _add(key: Hashable, known: _Known) -> None:
     _known[key] = [known, *others[: _MOST_ALIKE - 1]]
 
 
-def constant(value: Any, name: Callable[[], str]) -> Mixed:
+def constant(value: Any, name: Callable[[], str]) -> Partitioned:
     """Makes all of a value part of the program."""
     _check_hashable(value, None, None, name)
-    return Mixed([], Static([Constant(value)], jax.tree.structure(0)))
+    return Partitioned([], Static([Constant(value)], jax.tree.structure(0)))
 
 
-def packed(tree: Any) -> Any:
+def split_numbers(tree: Any) -> Any:
     """Takes a tree apart where its values are still good: what holds states ends with a trace.
 
     An array, or nothing, comes back as it is.
@@ -318,20 +318,20 @@ def packed(tree: Any) -> Any:
         for leaf, traced in zip(leaves, is_traced, strict=True)
     ]
     traced = [leaf for leaf, t in zip(leaves, is_traced, strict=True) if t]
-    return Mixed(traced, Static(half, treedef))
+    return Partitioned(traced, Static(half, treedef))
 
 
-def unmixed(tree: Any) -> Any:
-    """Gives back the tree that `mixed` was given."""
-    return tree.tree if isinstance(tree, Mixed) else tree
+def merge_static(tree: Any) -> Any:
+    """Gives back the tree that `split_static` was given."""
+    return tree.tree if isinstance(tree, Partitioned) else tree
 
 
 def constants(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Lists what `mixed` has set apart in arguments."""
+    """Lists what `split_static` has set apart in arguments."""
     return [
         leaf.value
         for arg in (*args, *kwargs.values())
-        if isinstance(arg, Mixed)
+        if isinstance(arg, Partitioned)
         for leaf in arg.static.leaves
         if leaf is not _TRACED
     ]

@@ -7,13 +7,13 @@ import jax
 import jax.tree_util as jtu
 
 from ..._tree import Cell, format, from_jax, is_array, is_numeric
-from ._static import CONTAINERS, unmixed
+from ._static import CONTAINERS, merge_static
 
 _MOST = 3
 _LEAF = jax.tree.structure(0)
 
 
-def contrast(found: Any, other: Any) -> str:
+def describe_difference(found: Any, other: Any) -> str:
     """Says in words how a tree differs from another one, in structure or in kinds.
 
     Args:
@@ -23,7 +23,7 @@ def contrast(found: Any, other: Any) -> str:
     Returns:
         The differences, the first few of them.
     """
-    found, other = unmixed(found), unmixed(other)
+    found, other = merge_static(found), merge_static(other)
     said = list(_differences(found, other, (), are_traced=True))
     if not said:
         return f"it is {jax.tree.structure(found)}, not {jax.tree.structure(other)}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Self
 
-from ._options import function
+from ._options import check_callable
 
 
 class Wrapper:
@@ -22,7 +22,7 @@ class Wrapper:
     name = "a transform"
 
     def __init__(self, fun: Callable[..., Any]):
-        self._fun = function(fun, "fun", self.name)
+        self._fun = check_callable(fun, "fun", self.name)
         functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain
 from ..._tree import Path, format, from_jax
-from .._core import Mixed, children_of, described, mixed, unmixed
+from .._core import Partitioned, children_of, described, merge_static, split_static
 
 
 def is_axis(place: Any) -> bool:
@@ -96,9 +96,11 @@ def spread(
         ArgumentTypeError: Where `tree` has an array, `places` has something else than a place.
         ArgumentError: `tree` doesn't begin with `places`; the message says where they part.
     """
-    operand = mixed(tree, lambda: what)
+    operand = split_static(tree, lambda: what)
     positions = list(range(jax.tree.structure(tree).num_leaves))
-    traced = operand.with_traced(positions).traced if isinstance(operand, Mixed) else positions
+    traced = (
+        operand.with_dynamic(positions).dynamic if isinstance(operand, Partitioned) else positions
+    )
     is_traced = set(traced).__contains__
     found: list[Any] = []
 
@@ -160,8 +162,8 @@ def group(
     """
     operand, each = spread(places, tree, kind, option, what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
-    if isinstance(operand, Mixed):
-        labels = list(operand.with_traced(labels).traced)
+    if isinstance(operand, Partitioned):
+        labels = list(operand.with_dynamic(labels).dynamic)
     leaves, treedef = jax.tree.flatten(operand)
     groups: dict[Any, list[Any]] = {place: [] for place in kind.among(places)}
     for leaf, place in zip(leaves, each, strict=True):
@@ -215,7 +217,7 @@ class Grouping(NamedTuple):
             groups: The arrays by place.
         """
         left = {place: iter(group) for place, group in groups.items()}
-        return unmixed(self.treedef.unflatten([next(left[place]) for place in self.places]))
+        return merge_static(self.treedef.unflatten([next(left[place]) for place in self.places]))
 
 
 def _label(keys: Any, what: str) -> str:

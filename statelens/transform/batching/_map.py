@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._errors import user_facing
-from .._core import count, function, mixed, unmixed
+from .._core import check_callable, merge_static, parse_count, split_static
 from ..control_flow import for_loop, steps_of
 from ._vmap import vmap
 
@@ -34,8 +34,8 @@ def map(f: Callable[..., Any], *xs: Any, batch_size: int | None = None) -> Any:
         >>> sl.transform.map(lambda x: x ** 2, jnp.arange(5), batch_size=2)
         Array([ 0,  1,  4,  9, 16], dtype=int32)
     """
-    function(f, "f", "map")
-    size = count(batch_size, "batch_size", "map")
+    check_callable(f, "f", "map")
+    size = parse_count(batch_size, "batch_size", "map")
     if size is None:
         return for_loop(f, *xs)
     total = steps_of(xs, None, "map")
@@ -54,6 +54,8 @@ def map(f: Callable[..., Any], *xs: Any, batch_size: int | None = None) -> Any:
 
 def _on_arrays(fun: Callable[..., Any], *trees: Any) -> Any:
     """Maps a function over the arrays in trees; what isn't traced is the first one's."""
-    operands = [mixed(tree, lambda: "xs") for tree in trees]
+    operands = [split_static(tree, lambda: "xs") for tree in trees]
     leaves = zip(*builtins.map(jax.tree.leaves, operands), strict=True)
-    return unmixed(jax.tree.unflatten(jax.tree.structure(operands[0]), [fun(*x) for x in leaves]))
+    return merge_static(
+        jax.tree.unflatten(jax.tree.structure(operands[0]), [fun(*x) for x in leaves])
+    )

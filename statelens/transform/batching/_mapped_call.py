@@ -17,7 +17,7 @@ from jax.custom_batching import custom_vmap
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from ...lens import focus_on
 from ...state import Captured, State, Writes, active_frame, capture, has_tracers, peek
-from .._core import Attempt, mixed, read_lens, staged, states_in, unmixed
+from .._core import Attempt, merge_static, read_lens, split_static, staged, states_in
 from ._axes import AXES, check_axes, group, is_axis, spread
 from ._placement import Places
 
@@ -154,12 +154,12 @@ class Call:
             raise
         self._written, self._made = written, made
         out = self._out.join(dict(zip(self._out_axes, out, strict=True)))
-        return (out, Places.join(parts, unmixed(rest))) if going.selectors else out
+        return (out, Places.join(parts, merge_static(rest))) if going.selectors else out
 
     def commit(self) -> None:
         """Gives the states what the lanes have left them with."""
         found = {
-            cell: unmixed(value)
+            cell: merge_static(value)
             for cells_, values in zip(self._cells, self._written, strict=True)
             for cell, value in zip(cells_, values, strict=True)
         }
@@ -169,7 +169,7 @@ class Call:
         if self._asked.new_states is not None:
             for cells_, values in zip(self._new_cells, self._made, strict=True):
                 for cell, value in zip(cells_, values, strict=True):
-                    self._asked.new_states.keep(cell, unmixed(value))
+                    self._asked.new_states.keep(cell, merge_static(value))
 
     def _mapped(self, fun: Callable[..., Any], out_axes: Any) -> Callable[..., Any]:
         return jax.vmap(
@@ -210,7 +210,7 @@ class Call:
         out, form = group(out, self._asked.out_axes, AXES, "out_axes", what, name)
         check_axes(out, form, "out_axes", name)
         self._out = form
-        return list(out.values()), parts, mixed(rest, lambda: "the output"), values, made
+        return list(out.values()), parts, split_static(rest, lambda: "the output"), values, made
 
     def _by_axis(self, writes: Writes, lanes: list[Any]) -> list[list[tuple[State, Any]]]:
         """Lists what was written that the states will have, by the axis that they get."""
@@ -226,12 +226,12 @@ class Call:
     def _captured(
         self, lanes: list[Any], states: list[Any], parts: list[Any], args: Any, kwargs: Any
     ) -> Captured:
-        args = [unmixed(arg) for arg in args]
+        args = [merge_static(arg) for arg in args]
         if self._coming.selectors:
             args[0] = Places.join(parts, args[0])
-        named = {name: unmixed(arg) for name, arg in kwargs.items()}
+        named = {name: merge_static(arg) for name, arg in kwargs.items()}
         frozen = states_in(tuple(args), named)
-        known = dict(zip(self._coming.cells, map(unmixed, states), strict=True))
+        known = dict(zip(self._coming.cells, map(merge_static, states), strict=True))
         dealt = dict(zip(self._attempt.cells, lanes, strict=True))
 
         undealt: list[State] = []
@@ -256,7 +256,7 @@ class Call:
             if _is_dealt(cell) and cell not in (*known, *dealt, *self._going.cells, *undealt)
         ]
         used = [cell for cell in self._attempt.cells if cell in captured.touched]
-        self._attempt.require((*used, *undealt))
+        self._attempt.require_exactly((*used, *undealt))
         return captured
 
     def _split_made(self, made: Writes) -> list[list[Any]]:

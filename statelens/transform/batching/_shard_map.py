@@ -17,13 +17,13 @@ from .._core import (
     Attempt,
     Wrapper,
     applied,
-    mixed,
+    discover,
+    merge_static,
     prepared,
-    settle,
+    split_static,
     staged,
     states_before,
     states_in,
-    unmixed,
 )
 from ._axes import Grouping, Kind, group, spread
 from ._placement import Places, read_places
@@ -159,7 +159,7 @@ class _Sharded(Wrapper):
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         call = functools.partial(self._attempted, args, kwargs)
-        out, writes = settle(call, "shard_map", self._fun)
+        out, writes = discover(call, "shard_map", self._fun)
         writes.commit()
         return out
 
@@ -202,7 +202,7 @@ class _Sharded(Wrapper):
                     "a PartitionSpec for each, or one for all",
                 )
             )
-        parts = [mixed(part, lambda: "argument 0") for part in parts]
+        parts = [split_static(part, lambda: "argument 0") for part in parts]
         operands, specs = _operands(args, specs)
         cells = attempt.cells
         in_specs = (
@@ -216,11 +216,11 @@ class _Sharded(Wrapper):
         found: list[list[State]] = []
 
         def one_device(values: Any, parts: Any, operands: Any) -> tuple[Any, Any]:
-            given = [unmixed(operand) for operand in operands]
+            given = [merge_static(operand) for operand in operands]
             if coming.selectors:
-                given[0] = Places.join([unmixed(part) for part in parts], given[0])
+                given[0] = Places.join([merge_static(part) for part in parts], given[0])
             inside = states_in(tuple(given), kwargs)
-            before = dict(zip(cells, map(unmixed, values), strict=True))
+            before = dict(zip(cells, map(merge_static, values), strict=True))
 
             def on_touch(cell: State) -> None:
                 if cell not in inside:
@@ -259,7 +259,7 @@ class _Sharded(Wrapper):
                 _explain(mapped(only, PartitionSpec()), inputs, cell, error)
             raise
         writes = [
-            (cell, unmixed(value))
+            (cell, merge_static(value))
             for group, values in zip(found, written, strict=True)
             for cell, value in zip(group, values, strict=True)
         ]

@@ -12,7 +12,7 @@ from types import MethodType
 from typing import Any
 
 from ..._errors import user_facing
-from .._core import Attempt, Wrapper, applied, count, settle
+from .._core import Attempt, Wrapper, applied, discover, parse_count
 from ._axes import is_axis, read_in_axes, read_out_axes
 from ._mapped_call import Call, Mapping, NewStates
 from ._placement import Places, read_places
@@ -40,7 +40,7 @@ class _Batched(Wrapper):
             name,
             read_in_axes(in_axes, name),
             read_out_axes(out_axes, name),
-            count(axis_size, "axis_size", name, least=0),
+            parse_count(axis_size, "axis_size", name, least=0),
             options,
             new_states,
         )
@@ -70,7 +70,7 @@ class _Batched(Wrapper):
         def run(attempt: Attempt) -> Any:
             return self._attempted(attempt, args, kwargs)
 
-        return settle(run, self.name, self._fun)
+        return discover(run, self.name, self._fun)
 
     def _attempted(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         coming, going = self._places()

@@ -9,7 +9,7 @@ from jax.tree_util import treedef_is_leaf
 
 from ..._errors import ArgumentTypeError, explain, user_facing
 from ...state import State
-from .._core import Mixed, contrast, labels_of
+from .._core import Partitioned, describe_difference, labels_of
 from ._layout import Prepared, arguments
 from ._program import Program
 from ._trace_guard import label_of
@@ -113,12 +113,12 @@ def _change(before: dict[Any, Any], now: dict[Any, Any], place: Any) -> str:
         return "is one too many"
     if jax.tree.structure(now[place]) == jax.tree.structure(before[place]):
         return ""
-    return f"differs: {contrast(*map(_constant_of, (now[place], before[place])))}"
+    return f"differs: {describe_difference(*map(_constant_of, (now[place], before[place])))}"
 
 
 def _constant_of(tree: Any) -> Any:
     """Gives an argument that isn't traced at all as a leaf of which nothing is."""
-    if type(tree) is Mixed and tree.static.leaves and treedef_is_leaf(tree.static.treedef):
+    if type(tree) is Partitioned and tree.static.leaves and treedef_is_leaf(tree.static.treedef):
         return tree.static.leaves[0]
     return tree
 

@@ -20,7 +20,7 @@ from ...state import (
     store_all,
     store_arrays,
 )
-from .._core import Mixed, Undeclared, apart, returned
+from .._core import Partitioned, UndeclaredStates, as_partitioned, returned
 from ._in_a_row import in_a_row
 from ._layout import arguments
 from ._pool import close_pools
@@ -60,7 +60,7 @@ def dispatch(
 
     def failed(error: Any, args: Any) -> Any:
         args, kwargs = arguments(args)
-        if isinstance(error, Undeclared):
+        if isinstance(error, UndeclaredStates):
             return start_again(args, kwargs, error)
         program.reraise(error, args, kwargs)
 
@@ -99,7 +99,7 @@ def dispatch(
             if values and are_traced(values, are_concrete):
                 return program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
-            if type(out) is Mixed:
+            if type(out) is Partitioned:
                 out = returned(out)
             if values:
                 store(written, values)
@@ -134,6 +134,6 @@ def inputs_of(cells: Iterable[Holding]) -> tuple[Any, ...]:
     """Gathers the values of states as a program takes them."""
     values = arrays_of(cells)
     return tuple(
-        value if type(value) is Mixed else apart(value, lambda cell=cell: repr(cell))
+        value if type(value) is Partitioned else as_partitioned(value, lambda cell=cell: repr(cell))
         for cell, value in zip(cells, values, strict=True)
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._errors import hide_own_frames
 from ...state import active_frame, epoch, living_frames, moving
-from .._core import Mixed, returned
+from .._core import Partitioned, returned
 from ._program import RUN_ERRORS, Program, are_traced
 from ._takers import ArgumentTakers
 
@@ -99,12 +99,12 @@ def in_a_row(
                 return finish(result)
             out, values = result[0], result[1]
             if not values:
-                return returned(out) if type(out) is Mixed else out
+                return returned(out) if type(out) is Partitioned else out
             is_concrete = are_concrete and type(values[0]) is usual
             if not is_concrete and are_traced(values, are_concrete):
                 return finish(result)
             # Before anything is left: nodes of other libraries may refuse to be made.
-            if type(out) is Mixed:
+            if type(out) is Partitioned:
                 out = returned(out)
             if len(result) == pool.result_length:
                 pool.values = values

@@ -21,21 +21,21 @@ from .._core import (
     BoundMethod,
     Choice,
     Method,
-    Undeclared,
+    UndeclaredStates,
     after_self,
-    apart,
+    as_partitioned,
     can_raise,
     constants,
-    count,
     innermost,
     labels_of,
-    names,
-    positions,
+    merge_static,
+    parse_argnames,
+    parse_argnums,
+    parse_count,
     positions_of,
     prepared,
     reachable,
     states_in,
-    unmixed,
 )
 from ._ahead_of_time import AheadOfTime
 from ._dispatch import dispatch
@@ -103,17 +103,19 @@ class JitFunction:
         }
         self._of_method = {
             **self._given,
-            "static_argnums": after_self(positions(static_argnums, "static_argnums", name)),
-            "donate_argnums": after_self(positions(donate_argnums, "donate_argnums", name)),
+            "static_argnums": after_self(parse_argnums(static_argnums, "static_argnums", name)),
+            "donate_argnums": after_self(parse_argnums(donate_argnums, "donate_argnums", name)),
         }
-        named = names(static_argnames, "static_argnames", name)
+        named = parse_argnames(static_argnames, "static_argnames", name)
         self._static: frozenset[int | str] = frozenset(
-            positions(static_argnums, "static_argnums", name)
+            parse_argnums(static_argnums, "static_argnums", name)
             | positions_of(fun, named, name)
             | named
         )
-        donated = positions(donate_argnums, "donate_argnums", name)
-        donated_names = names(options.pop("donate_argnames", None), "donate_argnames", name)
+        donated = parse_argnums(donate_argnums, "donate_argnums", name)
+        donated_names = parse_argnames(
+            options.pop("donate_argnames", None), "donate_argnames", name
+        )
         donated |= positions_of(fun, donated_names, name)
         self._options = options
         self._donation = Choice(donate_states, "donate_states", name)
@@ -123,7 +125,7 @@ class JitFunction:
         lent = {0} if self.lends else set[int]()
         own = {number + len(lent) for number in donated}
         self.donated_args: frozenset[int | str] = frozenset(lent | own | donated_names)
-        self._guard = TraceGuard(count(max_traces, "max_traces", name))
+        self._guard = TraceGuard(parse_count(max_traces, "max_traces", name))
         self._programs: list[Program] = []
         self.__call__ = self._call
         self._bound: dict[int, JitFunction] = {}
@@ -166,7 +168,7 @@ class JitFunction:
     def _install(self, call: Callable[..., Any]) -> None:
         self.__call__ = call
 
-    def _finished(self, args: Any, kwargs: Any, undeclared: Undeclared | None = None) -> Any:
+    def _finished(self, args: Any, kwargs: Any, undeclared: UndeclaredStates | None = None) -> Any:
         program, result = self._settle(
             args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
         )
@@ -217,7 +219,7 @@ class JitFunction:
             The output with a `jax.ShapeDtypeStruct` in place of each array.
         """
         program, traced = self._look(args, kwargs)
-        return unmixed(split_result(traced.out_info, program.outs)[0])
+        return merge_static(split_result(traced.out_info, program.outs)[0])
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
         args, kwargs = self._prepared(args, kwargs)
@@ -237,22 +239,26 @@ class JitFunction:
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not self.lends:
-            return prepared(args, kwargs, self._static, apart)
+            return prepared(args, kwargs, self._static, as_partitioned)
         lent = None
         if args:
             lent, rest = self._donation.halves(args[0])
             args = rest, *args[1:]
-        positional, named = prepared(args, kwargs, self._static, apart)
-        return (apart(lent, lambda: "argument 0"), *positional), named
+        positional, named = prepared(args, kwargs, self._static, as_partitioned)
+        return (as_partitioned(lent, lambda: "argument 0"), *positional), named
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
         """Returns the function to run, and its arguments as the caller gave them."""
-        positional = list(map(unmixed, args))
+        positional = list(map(merge_static, args))
         if self.lends:
             lent = positional.pop(0)
             if lent is not None:
                 positional[0] = combine(lent, positional[0])
-        return self._fun, tuple(positional), {name: unmixed(arg) for name, arg in kwargs.items()}
+        return (
+            self._fun,
+            tuple(positional),
+            {name: merge_static(arg) for name, arg in kwargs.items()},
+        )
 
     def stage(self, pure: Callable[..., Any], states: StateLayout) -> Any:
         """Stages a pure function by `jax.jit`; see `_program.Host`."""
@@ -278,7 +284,7 @@ class JitFunction:
         args: Any,
         kwargs: Any,
         run: Callable[[Program, Any], Any],
-        undeclared: Undeclared | None = None,
+        undeclared: UndeclaredStates | None = None,
     ) -> tuple[Program, Any]:
         """Runs a program that takes all states that the function touches.
 
@@ -304,7 +310,7 @@ class JitFunction:
                 if program is None:
                     program, traced = self._first(cells, args, kwargs)
                 return program, run(program, traced)
-            except Undeclared as error:
+            except UndeclaredStates as error:
                 undeclared = error
         raise SelectionError(
             explain(

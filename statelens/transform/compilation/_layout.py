@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 
-from .._core import Mixed, Static
+from .._core import Partitioned, Static
 
 _MOST_ONE_BY_ONE = 250
 
 Prepared = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional arguments and those by keyword: each an array, or a `Mixed` tree."""
+"""Positional arguments and those by keyword: each an array, or a `Partitioned` tree."""
 
 
 @functools.partial(
@@ -81,7 +81,9 @@ class Layout:
             if static is None:
                 found[place] = next(leaves)
             else:
-                found[place] = Mixed(list(itertools.islice(leaves, len(static.holes))), static)
+                found[place] = Partitioned(
+                    list(itertools.islice(leaves, len(static.holes))), static
+                )
         return found
 
     @property
@@ -107,11 +109,13 @@ def laid_out(
     """
     names = tuple(sorted(kwargs))
     every = (*args, *[kwargs[name] for name in names])
-    statics = tuple([arg.static if type(arg) is Mixed else None for arg in every])
+    statics = tuple([arg.static if type(arg) is Partitioned else None for arg in every])
     if not names and not donated and not any(statics):
         return args
     layout = Layout(statics, names, donated)
-    return *layout.in_order([arg.traced if type(arg) is Mixed else [arg] for arg in every]), layout
+    return *layout.in_order(
+        [arg.dynamic if type(arg) is Partitioned else [arg] for arg in every]
+    ), layout
 
 
 def arguments(given: tuple[Any, ...]) -> Prepared:

@@ -25,7 +25,7 @@ from jax import lax
 
 from ..._errors import StructureError, explain
 from ...state import Deferred, Holding, State, active_frame, held_value, moves, moving, peek
-from .._core import apart, staged_value
+from .._core import as_partitioned, staged_value
 from ._pool import close_pools
 
 
@@ -327,7 +327,7 @@ def boxes(cells: Sequence[State], packed: Iterable[State]) -> list[Box]:
 
 def given_value(box: Box) -> Any:
     """Looks up what a staged function takes for a state, or for a block of them."""
-    return box.given() if isinstance(box, Block) else staged_value(box, apart)
+    return box.given() if isinstance(box, Block) else staged_value(box, as_partitioned)
 
 
 def unpacked(boxes: Iterable[Box], values: Iterable[Any]) -> dict[State, Any]:

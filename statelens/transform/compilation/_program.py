@@ -28,23 +28,23 @@ from ...state import (
 )
 from .._core import (
     PROGRAM_ERRORS,
-    Mixed,
-    Undeclared,
-    apart,
+    Partitioned,
+    UndeclaredStates,
+    as_partitioned,
     forget_errors,
     has_modules,
-    mixed,
+    merge_static,
     refuse_shared_arrays,
     reraise,
+    split_static,
     staged_writes,
     states_in,
-    unmixed,
 )
 from ._layout import StateLayout, arguments, laid_out
 from ._packing import Block, Box, alone, given_value, packed_writes, states_of, unpacked
 from ._pool import Pool
 
-RUN_ERRORS = (Undeclared, *PROGRAM_ERRORS)
+RUN_ERRORS = (UndeclaredStates, *PROGRAM_ERRORS)
 """What a staged function may raise that isn't to be let out as it is."""
 
 
@@ -210,7 +210,7 @@ class Program:
         """Commits what a call has written, and gives what it has returned."""
         out, cells, values = split_result(result, self.outs)
         # Before anything is committed: nodes of other libraries may refuse to be made.
-        out = unmixed(out)
+        out = merge_static(out)
         frame = active_frame.get()
         if frame is not None:
             for cell in self.touched:
@@ -224,7 +224,7 @@ class Program:
             store_all(cells, values)
         else:
             writes = unpacked(cells, values)
-            Writes(tuple(writes), tuple(map(unmixed, writes.values()))).commit()
+            Writes(tuple(writes), tuple(map(merge_static, writes.values()))).commit()
         return out
 
     def _pure(self, *given: Any) -> Any:
@@ -242,7 +242,7 @@ class Program:
             fun,
             restored_args,
             restored_kwargs,
-            values={cell: unmixed(value) for cell, value in values.items()},
+            values={cell: merge_static(value) for cell, value in values.items()},
             frozen=inside,
             reads=self.reads,
         )
@@ -254,13 +254,15 @@ class Program:
         # What is donated in a block goes with it, and isn't lost where it isn't written.
         lost = alone(self.donated)
         if not values.keys() >= set(touched) or not set(writes.cells).issuperset(lost):
-            raise Undeclared(self, touched)
+            raise UndeclaredStates(self, touched)
         if captured.can_raise:
             self.expect_errors()
         # The leaves of modules come as a list, to be remembered.
-        take = apart if has_modules(captured.out) else mixed
+        take = as_partitioned if has_modules(captured.out) else split_static
         out = take(captured.out, lambda: "the output")
-        return self._result(out, touched, values, staged_writes(writes, apart), args, kwargs)
+        return self._result(
+            out, touched, values, staged_writes(writes, as_partitioned), args, kwargs
+        )
 
     def _result(
         self,
@@ -359,7 +361,7 @@ def are_traced(values: Any, are_concrete: bool) -> bool:
     for value in values:
         if type(value) in concrete_types:
             return False
-        leaves = value.traced if type(value) is Mixed else jax.tree.leaves(value)
+        leaves = value.dynamic if type(value) is Partitioned else jax.tree.leaves(value)
         if leaves:
             return has_tracers(leaves[:1])
     return False

@@ -14,14 +14,14 @@ import equinox as eqx
 
 from ...state import concrete_types, has_tracers, is_concrete
 from .._core import (
-    Mixed,
+    Partitioned,
     Source,
-    apart,
+    as_partitioned,
+    get,
     is_seen_tuple,
     is_tuple,
     name_of,
     prepared,
-    recall,
     tuple_of,
 )
 from ._layout import Layout, Prepared, laid_out
@@ -61,7 +61,9 @@ class ArgumentTakers:
         takers = self._by_names.get(names)
         if takers is None:
             if len(self._by_names) >= _MOST_TAKERS:
-                return laid_out(*prepared(args, kwargs, self._static, apart), self._donated)
+                return laid_out(
+                    *prepared(args, kwargs, self._static, as_partitioned), self._donated
+                )
             takers = self._by_names[names] = Takers(self._static, self._donated, names)
         return takers.take((*args, *kwargs.values()))
 
@@ -97,7 +99,7 @@ class Takers:
                 return found
         count = len(values) - len(self._names)
         kwargs = dict(zip(self._names, values[count:], strict=True))
-        parts = prepared(values[:count], kwargs, self._static, apart)
+        parts = prepared(values[:count], kwargs, self._static, as_partitioned)
         inputs = laid_out(*parts, self._donated)
         if self._left and _are_good(values):
             self._left -= 1
@@ -137,7 +139,7 @@ def _are_good(args: tuple[Any, ...]) -> bool:
     if len(args) > _MOST_NODES or has_tracers(args):
         return False
     nodes = [node for arg in args if is_tuple(type(arg)) for node in _nodes_in(arg) or ()]
-    return all(recall(node) is not None for node in nodes if isinstance(node, eqx.Module))
+    return all(get(node) is not None for node in nodes if isinstance(node, eqx.Module))
 
 
 class _Written(NamedTuple):
@@ -161,10 +163,10 @@ class _TakerSource(Source):
         super().__init__(
             "taker",
             Layout=Layout,
-            Mixed=Mixed,
-            apart=apart,
+            Partitioned=Partitioned,
+            as_partitioned=as_partitioned,
             concrete_types=concrete_types,
-            recall=recall,
+            get=get,
         )
 
     def argument(self, label: int | str, name: str, arg: Any, part: Any) -> _Written:
@@ -178,7 +180,7 @@ class _TakerSource(Source):
         """
         if is_concrete(arg):
             return _Written([self._array(name, arg)])
-        if type(part) is not Mixed:
+        if type(part) is not Partitioned:
             self._require(f"type({name}) is {self.name_for(type(arg))}")
             return _Written([name])
         if is_tuple(type(arg)) and _nodes_in(arg) is not None:
@@ -186,7 +188,7 @@ class _TakerSource(Source):
         known = self._recalled(name)
         self.add(f"if {known} is None: {known} = apart({name}, {self.name_for(name_of(label))})")
         self._require(f"type({known}) is Mixed")
-        return _Written([f"*{known}.traced"], f"{known}.static", is_known=False)
+        return _Written([f"*{known}.dynamic"], f"{known}.static", is_known=False)
 
     def inputs(self, layout: Layout, written: dict[int | str, _Written]) -> str:
         """Writes what a staged function is called with.
@@ -227,10 +229,10 @@ class _TakerSource(Source):
             self._require(f"{name} is None")
             return []
         if isinstance(node, eqx.Module):
-            found = recall(node)
+            found = get(node)
             known, static = self._recalled(name), self.name_for(found and found.static)
             self._require(f"{known} is not None and {known}.static is {static}")
-            return [f"*{known}.traced"]
+            return [f"*{known}.dynamic"]
         self._require(f"type({name}) is {self.name_for(type(node))}")
         items = zip(self.items(name, node), node, strict=True)
         return [part for item in items for part in self._parts(*item)]

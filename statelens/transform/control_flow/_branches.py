@@ -16,16 +16,16 @@ from ...state import capture
 from .._core import (
     Attempt,
     are_alike,
+    check_callable,
     commit,
-    contrast,
-    function,
+    describe_difference,
+    discover,
     kinds,
-    mixed,
+    merge_static,
     run,
-    settle,
+    split_static,
     states_before,
     states_in,
-    unmixed,
 )
 from ._eager_cache import staged
 
@@ -58,8 +58,8 @@ def cond(
         >>> sl.transform.cond(True, fire, lambda v: v, 1.5), spikes.value
         (Array(0., dtype=float32, ...), Array(1, dtype=int32))
     """
-    function(true_fun, "true_fun", "cond")
-    function(false_fun, "false_fun", "cond")
+    check_callable(true_fun, "true_fun", "cond")
+    check_callable(false_fun, "false_fun", "cond")
     _scalar(pred, "pred", "cond")
     pred = jnp.asarray(pred)
     pred = pred if pred.dtype == jnp.bool_ else pred != 0
@@ -165,11 +165,11 @@ def _run_branches(
     functions: tuple[Any, ...], options: tuple[str], index: Any, *operands: Any
 ) -> Any:
     (name,) = options
-    operands = tuple(mixed(operand, lambda: "an operand") for operand in operands)
+    operands = tuple(split_static(operand, lambda: "an operand") for operand in operands)
     if jax.config.jax_disable_jit and not isinstance(index, jax.core.Tracer):  # type: ignore
         # Then JAX runs a single branch, in Python, and so do we.
         chosen = functions[min(max(int(index), 0), len(functions) - 1)]
-        given = tuple(map(unmixed, operands))
+        given = tuple(map(merge_static, operands))
         captured = capture(chosen, given, {}, frozen=states_in(given, {}))
         captured.writes.commit()
         return captured.out
@@ -181,12 +181,12 @@ def _run_branches(
 
         def branch(fun: Callable[..., Any]) -> Callable[..., Any]:
             def run_branch(*operands: Any) -> Any:
-                step = run(fun, attempt, before, tuple(map(unmixed, operands)))
+                step = run(fun, attempt, before, tuple(map(merge_static, operands)))
                 written.update(dict.fromkeys(step.written))
-                out = mixed(step.out, lambda: "the output")
+                out = split_static(step.out, lambda: "the output")
                 ends.append((out, step.values))
                 if len(ends) == len(functions):
-                    attempt.require(written)
+                    attempt.require_exactly(written)
                     _check_alike(attempt, ends, name)
                     ends.clear()
                 return out, step.values
@@ -198,9 +198,9 @@ def _run_branches(
             out, values = jax.lax.cond(index, branches[1], branches[0], *operands)
         else:
             out, values = jax.lax.switch(index, branches, *operands)
-        return attempt, values, unmixed(out)
+        return attempt, values, merge_static(out)
 
-    attempt, values, result = settle(attempted, name, functions[-1])
+    attempt, values, result = discover(attempted, name, functions[-1])
     commit(attempt, values)
     return result
 
@@ -222,7 +222,7 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
             raise StructureError(
                 explain(
                     asked,
-                    f"what one returns differs from another's: {contrast(other_out, out)}",
+                    f"what one returns differs from another's: {describe_difference(other_out, out)}",
                     "outputs of the same structure, shape and dtype from all branches",
                 )
             )
@@ -241,7 +241,7 @@ def _functions(branches: Any, name: str) -> tuple[Any, ...]:
         raise ArgumentError(
             explain(f"asked {name} to run a branch", "there is none", "at least one function")
         )
-    return tuple(function(fun, f"branches[{i}]", name) for i, fun in enumerate(branches))
+    return tuple(check_callable(fun, f"branches[{i}]", name) for i, fun in enumerate(branches))
 
 
 def _scalar(value: Any, option: str, name: str) -> None:

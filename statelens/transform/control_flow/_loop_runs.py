@@ -16,16 +16,16 @@ from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from ...thread import is_pair, returned_no_pair
 from .._core import (
     Attempt,
+    check_callable,
     check_carry,
     check_kept,
     commit,
-    count,
-    function,
-    mixed,
+    discover,
+    merge_static,
+    parse_count,
     run,
-    settle,
+    split_static,
     states_before,
-    unmixed,
 )
 from ._chunks import scan_in_chunks, while_in_chunks
 from ._eager_cache import staged
@@ -49,15 +49,15 @@ def run_scan(
     Returns:
         The last carry, and the outputs, stacked.
     """
-    function(f, "f", name)
-    length = steps_of(xs, count(length, "length", name, least=0), name)
+    check_callable(f, "f", name)
+    length = steps_of(xs, parse_count(length, "length", name, least=0), name)
     options = (name, length, options, as_progress_bar(pbar))
     return staged(_scan, (f,), options, init, xs)
 
 
 def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: Any) -> Any:
     (f,), (name, length, settings, bar) = functions, options
-    init, xs = mixed(init, lambda: "init"), mixed(xs, lambda: "xs")
+    init, xs = split_static(init, lambda: "init"), split_static(xs, lambda: "xs")
     is_loop = name.endswith("for_loop")
 
     def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
@@ -67,18 +67,18 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
 
         def body(carry: Any, x: Any) -> tuple[Any, Any]:
             values, inner = carry
-            x_tree = unmixed(x)
+            x_tree = merge_static(x)
             if is_loop:
                 out, written, after = run(f, attempt, values, x_tree)
                 new, y = None, out
             else:
                 out, written, after = run(f, attempt, values, (x_tree,), (inner,))
                 new, y = _pair(out, name)
-            attempt.require(written)
+            attempt.require_exactly(written)
             check_kept(attempt, values, after, name)
-            carried = mixed(new, lambda: "the carry")
+            carried = split_static(new, lambda: "the carry")
             check_carry(inner, carried, "the carry", name)
-            return (after, carried), mixed(y, lambda: "the output")
+            return (after, carried), split_static(y, lambda: "the output")
 
         def ticking(carry: Any, x: Any) -> tuple[Any, Any]:
             index, inner = carry
@@ -87,9 +87,9 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
             return (index + 1, inner), y
 
         def parts(x: Any, carry: Any, y: Any) -> dict[str, Any]:
-            x = unmixed(x)
+            x = merge_static(x)
             x = x[0] if is_loop and len(x) == 1 else x
-            return {"x": x, "carry": unmixed(carry[1]), "y": unmixed(y)}
+            return {"x": x, "carry": merge_static(carry[1]), "y": merge_static(y)}
 
         def mark(done: Any, x: Any, carry: Any, y: Any) -> None:
             progress.mark(done, is_first=done == first, **parts(x, carry, y))  # type: ignore
@@ -109,9 +109,9 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
                 (values, carry), ys = jax.lax.scan(body, start, xs, length, **how)
             else:
                 (values, carry), ys = scan_in_chunks(body, start, xs, length, first, mark, **how)
-        return attempt, values, (unmixed(carry), unmixed(ys))
+        return attempt, values, (merge_static(carry), merge_static(ys))
 
-    attempt, values, result = settle(attempted, name, f)
+    attempt, values, result = discover(attempted, name, f)
     commit(attempt, values)
     return result
 
@@ -132,15 +132,15 @@ def run_while(
     Returns:
         The last value.
     """
-    function(cond_fun, "cond_fun", name)
-    function(body_fun, "body_fun", name)
+    check_callable(cond_fun, "cond_fun", name)
+    check_callable(body_fun, "body_fun", name)
     options = (name, bounds, as_progress_bar(pbar))
     return staged(_while, (cond_fun, body_fun), options, init)
 
 
 def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> Any:
     (cond_fun, body_fun), (name, (max_steps, base), bar) = functions, options
-    init = mixed(init, lambda: "init_val")
+    init = split_static(init, lambda: "init_val")
 
     def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
         progress = None if bar is None else bar.start(max_steps)
@@ -161,21 +161,21 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
         def body(carry: Any) -> Any:
             values, inner = carry
             new, written, after = run(body_fun, attempt, values, (), (inner,))
-            attempt.require(written)
+            attempt.require_exactly(written)
             check_kept(attempt, values, after, name)
-            value = mixed(new, lambda: "the value")
+            value = split_static(new, lambda: "the value")
             check_carry(inner, value, "the value", name)
             return after, value
 
         def ticking(carry: Any) -> Any:
             index, inner = carry
             inner = body(inner)
-            progress.tick(index, carry=unmixed(inner[1]))  # type: ignore[union-attr]
+            progress.tick(index, carry=merge_static(inner[1]))  # type: ignore[union-attr]
             return index + 1, inner
 
         def mark(done: Any, carry: Any) -> None:
             is_first = done <= progress.due(0)  # type: ignore[union-attr]
-            progress.mark(done, is_first=is_first, carry=unmixed(carry[1]))  # type: ignore
+            progress.mark(done, is_first=is_first, carry=merge_static(carry[1]))  # type: ignore
 
         start = (states_before(attempt), init)
         zero = jnp.zeros((), jnp.int32)
@@ -192,9 +192,9 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
         else:
             end, steps = while_in_chunks(cond, body, start, progress.due, mark)
             progress.done(steps)
-        return attempt, end[0], unmixed(end[1])
+        return attempt, end[0], merge_static(end[1])
 
-    attempt, values, result = settle(attempted, name, body_fun)
+    attempt, values, result = discover(attempted, name, body_fun)
     commit(attempt, values)
     return result
 
@@ -202,7 +202,7 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
 def order_of(reverse: Any, unroll: Any, name: str) -> tuple[tuple[str, Any], ...]:
     """Checks the options of a loop that is no `checkpointed` one, as keywords of `jax.lax.scan`."""
     if not isinstance(unroll, bool):
-        unroll = count(unroll, "unroll", name)
+        unroll = parse_count(unroll, "unroll", name)
     return ("reverse", bool(reverse)), ("unroll", unroll)
 
 
@@ -238,7 +238,7 @@ def _boolean(value: Any, name: str) -> Any:
 
 def steps_of(xs: Any, length: int | None, name: str) -> int:
     """Finds the number of steps, and refuses what has no leading axis of that size."""
-    for leaf in jax.tree.leaves(mixed(xs, lambda: "xs")):
+    for leaf in jax.tree.leaves(split_static(xs, lambda: "xs")):
         shape = jnp.shape(leaf)
         if not shape:
             raise ArgumentError(

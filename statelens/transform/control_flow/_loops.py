@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import count, function
+from .._core import check_callable, parse_count
 from ._loop_runs import order_of, run_scan, run_while
 
 
@@ -93,8 +93,8 @@ def checkpointed_scan(
         >>> jax.grad(final)(1.0)
         Array(0.003..., dtype=float32...)
     """
-    count(base, "base", "checkpointed_scan", least=2)
-    kept = ("checkpoints", count(checkpoints, "checkpoints", "checkpointed_scan"))
+    parse_count(base, "base", "checkpointed_scan", least=2)
+    kept = ("checkpoints", parse_count(checkpoints, "checkpoints", "checkpointed_scan"))
     return run_scan(f, init, xs, length, "checkpointed_scan", (kept,), pbar)
 
 
@@ -132,7 +132,7 @@ def for_loop(
         >>> sl.transform.for_loop(add, jnp.arange(4.0))
         Array([0., 1., 3., 6.], dtype=float32)
     """
-    function(f, "f", "for_loop")
+    check_callable(f, "f", "for_loop")
     return run_scan(f, None, xs, length, "for_loop", order_of(reverse, unroll, "for_loop"), pbar)[1]
 
 
@@ -170,9 +170,9 @@ def checkpointed_for_loop(
         >>> sl.transform.checkpointed_for_loop(leak, jnp.ones(3))
         Array([1.  , 1.5 , 1.75], dtype=float32)
     """
-    function(f, "f", "checkpointed_for_loop")
-    count(base, "base", "checkpointed_for_loop", least=2)
-    kept = ("checkpoints", count(checkpoints, "checkpoints", "checkpointed_for_loop"))
+    check_callable(f, "f", "checkpointed_for_loop")
+    parse_count(base, "base", "checkpointed_for_loop", least=2)
+    kept = ("checkpoints", parse_count(checkpoints, "checkpoints", "checkpointed_for_loop"))
     return run_scan(f, None, xs, length, "checkpointed_for_loop", (kept,), pbar)[1]
 
 
@@ -254,7 +254,7 @@ def bounded_while_loop(
             )
         )
     bounds = (
-        count(max_steps, "max_steps", "bounded_while_loop"),
-        count(base, "base", "bounded_while_loop", least=2),
+        parse_count(max_steps, "max_steps", "bounded_while_loop"),
+        parse_count(base, "base", "bounded_while_loop", least=2),
     )
     return run_while(cond_fun, body_fun, init_val, "bounded_while_loop", bounds, pbar)

@@ -24,7 +24,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
 from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError, explain
-from .._core import count as whole_number
+from .._core import parse_count as whole_number
 
 DEFAULT_COUNT = 100
 _PARTS = ("x", "carry", "y")

@@ -29,14 +29,14 @@ from .._core import (
     Attempt,
     Wrapper,
     applied,
+    check_callable,
+    discover,
     finished,
-    function,
     kinds,
-    settle,
+    merge_static,
     staged_writes,
     states_before,
     states_in,
-    unmixed,
 )
 
 Rule = Callable[..., Any]
@@ -72,7 +72,7 @@ class _Custom(Wrapper):
         """Runs the function, or a rule of it, against values of the states."""
         given = self._given()
         overlaid = {} if given is None else overlaid_values(given.units, given.flatten(values))
-        known = dict(zip(attempt.cells, map(unmixed, others), strict=True))
+        known = dict(zip(attempt.cells, map(merge_static, others), strict=True))
         inside = states_in(args, kwargs)
 
         def on_touch(cell: State) -> None:
@@ -128,12 +128,12 @@ class _CustomVjp(_Custom):
 
     def def_fwd(self, fwd: Rule) -> Rule:
         """Sets the forward rule: ``(perturbed, *args) -> (out, residuals)``."""
-        self._fwd = function(fwd, "fwd", self.name)
+        self._fwd = check_callable(fwd, "fwd", self.name)
         return fwd
 
     def def_bwd(self, bwd: Rule) -> Rule:
         """Sets the backward rule: ``(residuals, cotangent, perturbed, *args) -> cotangents``."""
-        self._bwd = function(bwd, "bwd", self.name)
+        self._bwd = check_callable(bwd, "bwd", self.name)
         return bwd
 
     @user_facing
@@ -141,7 +141,7 @@ class _CustomVjp(_Custom):
         if self._fwd is None or self._bwd is None:
             self._missing("def_fwd" if self._fwd is None else "def_bwd")
         call = functools.partial(self._attempted, args, _stopped(kwargs))
-        out, writes = settle(call, self.name, self._fun)
+        out, writes = discover(call, self.name, self._fun)
         return finished(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
@@ -220,7 +220,7 @@ class _CustomJvp(_Custom):
 
     def def_jvp(self, jvp: Rule) -> Rule:
         """Sets the rule: ``(primals, tangents) -> (out, tangent)``."""
-        self._jvp = function(jvp, "jvp", self.name)
+        self._jvp = check_callable(jvp, "jvp", self.name)
         return jvp
 
     @user_facing
@@ -228,7 +228,7 @@ class _CustomJvp(_Custom):
         if self._jvp is None:
             self._missing("def_jvp")
         call = functools.partial(self._attempted, args, _stopped(kwargs))
-        out, writes = settle(call, self.name, self._fun)
+        out, writes = discover(call, self.name, self._fun)
         return finished(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:

@@ -19,7 +19,7 @@ from ..._tree import is_array, is_numeric
 from ...lens import Selector
 from ...state import NO_WRITES, Writes, capture
 from ...thread import value_and_aux
-from .._core import contrast, packed, unmixed, written
+from .._core import describe_difference, merge_static, split_numbers, written
 from ._dtypes import Differentiable
 from ._targets import (
     Call,
@@ -144,12 +144,14 @@ class Plan:
             value_and_aux(captured.out, self._fun) if self._has_aux else (captured.out, None)
         )
         writes = captured.writes
-        packed_writes = Writes(writes.cells, tuple(map(packed, writes.values))) if writes else None
+        packed_writes = (
+            Writes(writes.cells, tuple(map(split_numbers, writes.values))) if writes else None
+        )
         kept = value if self._keeps_value else None
         if not is_array(value):
             self._check_leaves(value)
-            kept = packed(kept)
-        return value, (kept, packed(aux), packed_writes)
+            kept = split_numbers(kept)
+        return value, (kept, split_numbers(aux), packed_writes)
 
     def _check_leaves(self, output: Any) -> None:
         for leaf in jax.tree.leaves(output):
@@ -167,8 +169,10 @@ class Plan:
         if check_states:
             self.check_touched()
         value, aux, writes = beside
-        whole = Writes(writes.cells, tuple(map(unmixed, writes.values))) if writes else NO_WRITES
-        return Finished(unmixed(value), unmixed(aux), whole)
+        whole = (
+            Writes(writes.cells, tuple(map(merge_static, writes.values))) if writes else NO_WRITES
+        )
+        return Finished(merge_static(value), merge_static(aux), whole)
 
     def check_touched(self) -> None:
         """Refuses a state to be differentiated that the function never touched."""
@@ -230,7 +234,7 @@ class Plan:
         raise StructureError(
             explain(
                 f"asked {self._asked_by} for a product with {option}",
-                contrast(vector, self.shape(self.values)),
+                describe_difference(vector, self.shape(self.values)),
                 f"{option} of the very form in which the gradient comes",
             )
         )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..._errors import user_facing
-from .._core import count
+from .._core import parse_count
 from ._grad import scalar_grad
 from ._jacobian import checked_output
 from ._transform import make
@@ -122,7 +122,7 @@ def hessian_diag(
         return_value=return_value,
         check_states=check_states,
         debug_nan=debug_nan,
-        transform_params={"chunk_size": count(chunk_size, "chunk_size", "hessian_diag")},
+        transform_params={"chunk_size": parse_count(chunk_size, "chunk_size", "hessian_diag")},
     )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..._errors import DifferentiationError, explain, user_facing
-from .._core import count
+from .._core import parse_count
 from ._transform import make
 
 
@@ -77,7 +77,7 @@ def jacrev(
         transform_params={
             "holomorphic": holomorphic,
             "allow_int": allow_int,
-            "chunk_size": count(chunk_size, "chunk_size", "jacrev"),
+            "chunk_size": parse_count(chunk_size, "chunk_size", "jacrev"),
         },
     )
 
@@ -135,7 +135,7 @@ def jacfwd(
         debug_nan=debug_nan,
         transform_params={
             "holomorphic": holomorphic,
-            "chunk_size": count(chunk_size, "chunk_size", "jacfwd"),
+            "chunk_size": parse_count(chunk_size, "chunk_size", "jacfwd"),
         },
     )
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._errors import ArgumentError, explain, user_facing
-from .._core import Wrapper, count
+from .._core import Wrapper, parse_count
 from ..batching import vmap
 from ..control_flow import scan
 from ._grad import scalar_grad
@@ -315,7 +315,7 @@ def accumulate_grad(
         >>> sl.transform.accumulate_grad(loss, w, microbatches=2)(jnp.arange(4.0))
         Array(7., dtype=float32)
     """
-    number = count(microbatches, "microbatches", "accumulate_grad")
+    number = parse_count(microbatches, "microbatches", "accumulate_grad")
     if number is None:
         raise ArgumentError(
             explain(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import function
+from .._core import check_callable
 from ._grad import check_scalar, scalar_grad
 from ._transform import GradientTransform, make
 
@@ -131,7 +131,7 @@ def gauss_newton_vp(
         Array([2., 2.], dtype=float32)
     """
     if loss is not None:
-        function(loss, "loss", "gauss_newton_vp")
+        check_callable(loss, "loss", "gauss_newton_vp")
     return make(
         fun,
         _ProductTransform,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import applied, function
+from .._core import applied, check_callable
 from ._differentiable_call import Plan
 from ._dtypes import Differentiable
 from ._non_finite import find_non_finite
@@ -110,7 +110,7 @@ class GradientTransform:
                     "the function itself, not what it returns",
                 )
             )
-        function(transform, "transform", "GradientTransform")
+        check_callable(transform, "transform", "GradientTransform")
         if not isinstance(transform_params, (Mapping, type(None))):
             raise ArgumentTypeError(
                 explain(

@@ -14,7 +14,7 @@ import numpy as np
 from ..._errors import ArgumentError, ArgumentTypeError, StateLensError, explain, user_facing
 from ..._tree import is_array
 from ...random import DEFAULT, as_key
-from .._core import count
+from .._core import parse_count
 from ._grad import check_scalar
 from ._transform import make
 
@@ -124,7 +124,7 @@ def fwd_grad(
         check_states=check_states,
         debug_nan=debug_nan,
         transform_params={
-            "tangent_size": count(tangent_size, "tangent_size", "fwd_grad"),
+            "tangent_size": parse_count(tangent_size, "tangent_size", "fwd_grad"),
             "limit": _read_limit(drct_der_clip),
             "key": _read_key(key),
         },

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._core import function
+from .._core import check_callable
 from ._differentiable_call import Plan, name_leaves
 from ._dtypes import Differentiable
 from ._non_finite import find_non_finite
@@ -253,7 +253,7 @@ def _plan(
     has_aux: bool,
     as_list: bool = False,
 ) -> Plan:
-    function(fun, "fun", name)
+    check_callable(fun, "fun", name)
     selector = compile_unbound(grad_states, name)
     if argnums is _ARGUMENT_0:
         argnums = 0 if primals and selector is None else None

@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import Wrapper, applied, finished, function, positions, prepared, pure
+from .._core import Wrapper, applied, check_callable, finished, parse_argnums, prepared, pure
 
 
 class _Checkpointed(Wrapper):
@@ -17,10 +17,10 @@ class _Checkpointed(Wrapper):
 
     def __init__(self, fun: Callable[..., Any], static_argnums: Any, **options: Any):
         super().__init__(fun)
-        self._static = positions(static_argnums, "static_argnums", "checkpoint")
+        self._static = parse_argnums(static_argnums, "static_argnums", "checkpoint")
         policy = options.get("policy")
         if policy is not None:
-            function(policy, "policy", "checkpoint")
+            check_callable(policy, "policy", "checkpoint")
         self._options = options
 
     def _bound_to(self, instance: Any) -> Self:

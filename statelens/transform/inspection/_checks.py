@@ -11,7 +11,7 @@ from jax.experimental import checkify as _checkify
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ...state import active_frame
-from .._core import Wrapper, finished, function, prepared, pure, remembering
+from .._core import Wrapper, check_callable, finished, prepared, pure, remembering
 
 check = _checkify.check
 check_error = _checkify.check_error
@@ -76,7 +76,7 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
         >>> sl.transform.jit_error_if(False, "x is {}", 1.0)
     """
     if not isinstance(error, str):
-        error = function(error, "error", "jit_error_if")
+        error = check_callable(error, "error", "jit_error_if")
     _check_arguments(pred, "", "jit_error_if")
     if isinstance(error, str):
         _check_text(error, args, kwargs)

@@ -15,15 +15,15 @@ from ...lens import focus_on
 from ...state import State, capture
 from ...thread import functionalize
 from .._core import (
-    function,
-    mixed,
-    names,
-    positions,
+    check_callable,
+    merge_static,
+    parse_argnames,
+    parse_argnums,
     positions_of,
     prepared,
     read_lens,
+    split_static,
     states_in,
-    unmixed,
 )
 from ..compilation import TouchedStates
 
@@ -71,10 +71,10 @@ class StatefulFunction:
     ):
         self._only_written = return_only_write
         self._name = name
-        self._fun = function(fun, "fun", "StatefulFunction")
-        named = names(static_argnames, "static_argnames", "StatefulFunction")
+        self._fun = check_callable(fun, "fun", "StatefulFunction")
+        named = parse_argnames(static_argnames, "static_argnames", "StatefulFunction")
         self._static = frozenset(
-            positions(static_argnums, "static_argnums", "StatefulFunction")
+            parse_argnums(static_argnums, "static_argnums", "StatefulFunction")
             | positions_of(fun, named, "StatefulFunction")
             | named
         )
@@ -174,9 +174,9 @@ class StatefulFunction:
         positional, named = prepared(args, kwargs, self._static)
 
         def flat(values: Any, args: Any, kwargs: Any) -> Any:
-            given = {name: unmixed(arg) for name, arg in kwargs.items()}
-            out, after = run(values, *map(unmixed, args), **given)
-            return mixed(out, lambda: "the output"), after
+            given = {name: merge_static(arg) for name, arg in kwargs.items()}
+            out, after = run(values, *map(merge_static, args), **given)
+            return split_static(out, lambda: "the output"), after
 
         return jax.make_jaxpr(flat)(values, positional, named)
 
@@ -233,31 +233,31 @@ class StatefulFunction:
         """Gives the shapes and dtypes of ``(out, new values of the states)``."""
         values = [cell.value for cell in self.states(*args, **kwargs).read]
         out, after = jax.eval_shape(self._swapped, *prepared(args, kwargs, self._static), values)
-        return unmixed(out), after
+        return merge_static(out), after
 
     def get_out_treedef(self, *args: Any, **kwargs: Any) -> Any:
         """Gives the structure of what `get_out_shapes` gives."""
         return jax.tree.structure(self.get_out_shapes(*args, **kwargs))
 
     def _swapped(self, args: Any, kwargs: Any, values: Any) -> Any:
-        given = {name: unmixed(arg) for name, arg in kwargs.items()}
-        after, out = self.jaxpr_call(values, *map(unmixed, args), **given)
-        return mixed(out, lambda: "the output"), after
+        given = {name: merge_static(arg) for name, arg in kwargs.items()}
+        after, out = self.jaxpr_call(values, *map(merge_static, args), **given)
+        return split_static(out, lambda: "the output"), after
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, TouchedStates]:
         found: list[TouchedStates] = []
 
         def look(args: Any, kwargs: Any) -> Any:
-            args = tuple(map(unmixed, args))
-            kwargs = {name: unmixed(arg) for name, arg in kwargs.items()}
+            args = tuple(map(merge_static, args))
+            kwargs = {name: merge_static(arg) for name, arg in kwargs.items()}
             inside = states_in(args, kwargs)
             captured = capture(self._fun, args, kwargs, frozen=inside)
             read = tuple(cell for cell in captured.touched if cell not in inside)
             found.append(TouchedStates(read, captured.writes.cells))
-            return mixed(captured.out, lambda: "the output")
+            return split_static(captured.out, lambda: "the output")
 
         out = jax.eval_shape(look, *prepared(args, kwargs, self._static))
-        return unmixed(out), found[-1]
+        return merge_static(out), found[-1]
 
 
 class StateFinder:
@@ -297,12 +297,12 @@ class StateFinder:
         return_type: Literal["dict", "list", "tuple"] = "dict",
         key_fn: Callable[[int, State], Hashable] | None = None,
     ):
-        self._stateful = StatefulFunction(function(fun, "fun", "StateFinder"))
+        self._stateful = StatefulFunction(check_callable(fun, "fun", "StateFinder"))
         self._selector = None if filter is None else read_lens(filter, "filter", "StateFinder")
         self._usage = _one_of(usage, "usage", ("all", "read", "write", "both"))
         self._return_type = _one_of(return_type, "return_type", ("dict", "list", "tuple"))
         if key_fn is not None:
-            function(key_fn, "key_fn", "StateFinder")
+            check_callable(key_fn, "key_fn", "StateFinder")
         self._key_fn = key_fn or (lambda number, state: number)
 
     @user_facing
@@ -364,7 +364,7 @@ def eval_shape(
         >>> sl.transform.eval_shape(lambda x: x @ w.value, jnp.ones((5, 2)))
         ShapeDtypeStruct(shape=(5, 3), dtype=float32)
     """
-    out, touched = StatefulFunction(function(fun, "fun", "eval_shape"))._look(args, kwargs)
+    out, touched = StatefulFunction(check_callable(fun, "fun", "eval_shape"))._look(args, kwargs)
     if not return_state_shapes:
         return out
     return {cell: jax.eval_shape(lambda: cell.value) for cell in touched.read}, out  # noqa: B023
@@ -404,7 +404,7 @@ def make_jaxpr(
         >>> sl.transform.make_jaxpr(lambda x: w.value * x)(jnp.ones(()))
         ({ lambda ; a:f32[] b:f32[]. let c:f32[] = mul b a in (c, b) }, (ParamState(f32[]),))
     """
-    function(fun, "fun", "make_jaxpr")
+    check_callable(fun, "fun", "make_jaxpr")
     stateful = StatefulFunction(
         fun, static_argnums, static_argnames, return_only_write=return_only_write
     )

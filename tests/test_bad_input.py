@@ -626,12 +626,6 @@ row(
     B,
     r"donate_states",
 )
-row(
-    "jit: pack_states",
-    lambda w: sl.jit(w.loss, pack_states=3),
-    B,
-    r"asked jit for pack_states=3",
-)
 row("jit: max_traces 0", lambda w: sl.jit(w.loss, max_traces=0), A, r"asked jit for max_traces=0")
 row(
     "jit: one trace too many",

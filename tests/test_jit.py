@@ -437,7 +437,7 @@ class Defaults(sl.nn.Module):
         return y + sum(value for name, value in vars(self).items() if name.startswith("more"))
 
 
-@pytest.mark.parametrize("options", [{}, {"donate_states": True}, {"pack_states": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"donate_states": True}], ids=str)
 @pytest.mark.parametrize(
     "change",
     [

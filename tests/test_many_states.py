@@ -35,9 +35,7 @@ def adder(sums, rates):
     return add
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"donate_states": True}, {"donate_argnums": 0}, {"pack_states": True}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"donate_states": True}, {"donate_argnums": 0}], ids=str)
 def test_calls_give_what_they_give_by_hand(options):
     sums, rates = made()
     add, plain = sl.jit(adder(sums, rates), **options), jax.jit(by_hand)

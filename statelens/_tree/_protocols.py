@@ -62,6 +62,11 @@ class Holder:
     def _cell_of(self, name: Any) -> Cell | None:
         """Returns the hidden cell behind an attribute, or None where there is none."""
 
+    @property
+    @abc.abstractmethod
+    def _readers(self) -> Any:
+        """The traces that have read attributes of the node."""
+
     @abc.abstractmethod
     def _snapshot(self) -> Callable[[], None]:
         """Returns what takes back all changes of attributes from now on."""

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ..state import Frame, Reads, active_frame, epoch
+from ..state import Frame, Reads, active_frame
 
 
 class Kept:
@@ -22,7 +22,6 @@ class Kept:
     """
 
     def __init__(self, look: Callable[[], Any]):
-        self._at = epoch.now
         self._reads = Reads()
         outer = _outer_reads()
         try:
@@ -36,7 +35,7 @@ class Kept:
 
     def holds(self) -> bool:
         """Says whether a new look would find the same, and be noted where it is noted already."""
-        if not self._is_good or self._at is not epoch.now or not self._reads.contents_hold():
+        if not (self._is_good and self._reads.is_current and self._reads.containers_unchanged()):
             return False
         outer = _outer_reads()
         return outer is None or self._noted() is outer

@@ -30,7 +30,7 @@ import jax.tree_util as jtu
 from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
 from .._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
 from ..lens import BoundLens, LensSpec, first_match, numel, selector_of
-from ..state import State, active_frame, epoch, own, owned
+from ..state import Readers, State, active_frame, own, owned
 from ._graph import (
     Node,
     Structure,
@@ -60,6 +60,7 @@ _getattribute = object.__getattribute__
 
 _HELD = "_statelens_held"
 _STRUCTURE = "_statelens_structure"
+_READERS = "_statelens_readers"
 
 
 class Module(Node):
@@ -121,17 +122,21 @@ class Module(Node):
             return
         frame = active_frame.get()
         if frame is not None and frame.reads is not None:
-            frame.reads.renote(self, name, value)
+            frame.reads.rerecord(self, name, value)
         hold = _is_held(value)
         if name in held or hold or _has_owners(value) or _has_owners(_vars(self).get(name)):
             self._refuse_inside_frames(name)
-        self._changed()
-        held.pop(name, None)
-        _vars(self).pop(name, None)
-        if hold:
-            _vars(self).setdefault(_HELD, {})[name] = _Held(value, name=name)
-        else:
-            _vars(self)[name] = value
+        is_new = name not in held and name not in _vars(self)
+        try:
+            held.pop(name, None)
+            _vars(self).pop(name, None)
+            if hold:
+                _vars(self).setdefault(_HELD, {})[name] = _Held(value, name=name)
+            else:
+                _vars(self)[name] = value
+        finally:
+            # Last: who looks before would take what was there for what is.
+            self._changed(name, *[None] * is_new)
 
     def __getattribute__(self, name: str) -> Any:
         attributes = _vars(self)
@@ -141,12 +146,12 @@ class Module(Node):
         frame = active_frame.get()
         if frame is not None and frame.reads is not None:
             if cell is not None or name in attributes:
-                frame.reads.note(self, name, cell or attributes[name])
+                frame.reads.record(self, name, cell or attributes[name])
             elif name == "__dict__":
                 self._look_at_all()
             elif not hasattr(Module, name):
                 # What is found in the class, or nowhere, may be set here before the next call.
-                frame.reads.note(self, name, MISSING)
+                frame.reads.record(self, name, MISSING)
         return _getattribute(self, name) if cell is None else cell.value
 
     def _refuse_inside_frames(self, name: str) -> None:
@@ -166,9 +171,11 @@ class Module(Node):
     def __delattr__(self, name: str) -> None:
         if name in _vars(self).get(_HELD, {}) or _has_owners(_vars(self).get(name)):
             self._refuse_inside_frames(name)
-        self._changed()
-        if _vars(self).get(_HELD, {}).pop(name, None) is None:
-            object.__delattr__(self, name)
+        try:
+            if _vars(self).get(_HELD, {}).pop(name, None) is None:
+                object.__delattr__(self, name)
+        finally:
+            self._changed(name, None)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *_vars(self).get(_HELD, {})})
@@ -178,11 +185,14 @@ class Module(Node):
         held = dict(before.get(_HELD, {}))
 
         def restore() -> None:
+            readers = self._readers
             _vars(self).clear()
             _vars(self).update(before)
             if _HELD in before:
                 _vars(self)[_HELD] = held
-            self._changed()
+            _vars(self)[_READERS] = readers
+            self._forget_structure()
+            readers.notify_all()
 
         return restore
 
@@ -190,12 +200,19 @@ class Module(Node):
         attributes = _vars(self)
         held = attributes.get(_HELD, {})
         if name is None:
-            return tuple(sorted({*attributes, *held} - {_HELD, _STRUCTURE}))
+            return tuple(sorted({*attributes, *held} - {_HELD, _STRUCTURE, _READERS}))
         return held.get(name, attributes.get(name, MISSING))
 
-    def _changed(self) -> None:
-        epoch.advance()
+    @property
+    def _readers(self) -> Readers:
+        return _vars(self).setdefault(_READERS, Readers())
+
+    def _changed(self, *names: str | None) -> None:
+        """Is called when attributes were set; None stands for which ones there are."""
         self._forget_structure()
+        readers = _vars(self).get(_READERS)
+        if readers is not None:
+            readers.notify(*names)
 
     def _forget_structure(self) -> None:
         structure = _vars(self).get(_STRUCTURE)
@@ -210,9 +227,9 @@ class Module(Node):
         found = {name: self._read_attribute(name) for name in names}
         frame = active_frame.get()
         if frame is not None and frame.reads is not None:
-            frame.reads.note(self, None, names)
+            frame.reads.record(self, None, names)
             for name, value in found.items():
-                frame.reads.note(self, name, value)
+                frame.reads.record(self, name, value)
         return found
 
     def _attributes(self) -> dict[str, Any]:
@@ -247,7 +264,7 @@ class Module(Node):
         own_attributes[_STRUCTURE] = structure
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in _vars(self).items() if k != _STRUCTURE}
+        return {k: v for k, v in _vars(self).items() if k not in (_STRUCTURE, _READERS)}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         _vars(self).update(attributes)

@@ -5,8 +5,8 @@ what a traced function writes, until its transform has succeeded and commits it.
 read of mutable modules is recorded, so that a program is known to be stale when that changes.
 """
 
-from ._context import active_frame, living_frames, own, owned
-from ._dependencies import Reads, epoch
+from ._context import active_frame, own, owned
+from ._dependencies import Readers, Reads
 from ._frame import NO_WRITES, Captured, Frame, Writes, capture, this_frame
 from ._state import (
     BatchState,
@@ -20,8 +20,8 @@ from ._state import (
     peek,
     refuse_ended,
 )
-from ._storage import ENDED, Deferred, Holding, held_value, moves, moving, store_all, store_arrays
-from ._trace import TOP, concrete_types, current_trace, has_tracers, is_concrete
+from ._storage import ENDED, LazyValue
+from ._trace import TOP, concrete_types, current_trace, has_tracers
 
 __all__ = [
     "ENDED",
@@ -29,12 +29,12 @@ __all__ = [
     "TOP",
     "BatchState",
     "Captured",
-    "Deferred",
     "Frame",
     "HiddenState",
-    "Holding",
+    "LazyValue",
     "LongTermState",
     "ParamState",
+    "Readers",
     "Reads",
     "ShortTermState",
     "State",
@@ -43,20 +43,12 @@ __all__ = [
     "capture",
     "concrete_types",
     "current_trace",
-    "epoch",
     "has_tracers",
-    "held_value",
     "is_alive",
-    "is_concrete",
-    "living_frames",
-    "moves",
-    "moving",
     "own",
     "owned",
     "params",
     "peek",
     "refuse_ended",
-    "store_all",
-    "store_arrays",
     "this_frame",
 ]

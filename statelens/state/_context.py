@@ -3,6 +3,7 @@
 Here is what states and modules need to know of frames; what frames are is said in `_frames`.
 """
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -42,7 +43,7 @@ class FrameLike(Protocol):
     def touch(self, cell: Any) -> None:
         """Notes that the function that runs in the frame has read a cell."""
 
-    def expect_errors(self) -> None:
+    def expect_errors(self, checks: Iterable[Any] = ()) -> None:
         """Notes that the function has checks that may fail when it runs."""
 
     def may_grow(self, node: Any) -> bool:
@@ -52,14 +53,6 @@ class FrameLike(Protocol):
 
 active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
-
-living_frames: set[int] = set()
-"""The ids of all frames that were opened and still exist: while there are none, none is active.
-
-A frame that is closed may still be active in a copy of a context, or in another thread. It takes
-its id out when it ends, before its memory can be another frame's.
-"""
-
 
 # Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
 # may define equality.

@@ -1,4 +1,4 @@
-"""What a trace has read of mutable modules: when that changes, the trace is no longer good.
+"""What a trace has read of mutable modules: when that changes, the trace is stale.
 
 States and arguments are inputs of a compiled function. The attributes of a module that are no
 states (``model.training``, a list of layers) are part of the program, so the program is good as
@@ -22,24 +22,30 @@ _OWNERS = (Holder, Cell)
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
-class Epoch:
-    """The time between two changes: while it is the same, no attribute need be looked at.
-
-    Attributes:
-        now: Stands for it; no other epoch has the same object.
-    """
-
-    __slots__ = ("now",)
+class Readers:
+    """The traces that have read the attributes of one module, by attribute."""
 
     def __init__(self) -> None:
-        self.advance()
+        self._by_name: dict[str | None, dict[int, weakref.ref[Reads]]] = {}
 
-    def advance(self) -> None:
-        """Begins another one, after a change."""
-        self.now = object()
+    def add(self, name: str | None, reads: "Reads") -> None:
+        """Adds a trace that has read an attribute, or, for None, which attributes there are."""
+        readers = self._by_name.setdefault(name, {})
+        key = id(reads)
+        readers[key] = weakref.ref(reads, lambda _: readers.pop(key, None))
 
+    def notify(self, *names: str | None) -> None:
+        """Has the traces that have read one of these attributes look at them again."""
+        for name in names:
+            # Listed at once, since another thread may be tracing.
+            for reader in list(self._by_name.get(name, {}).values()):
+                reads = reader()
+                if reads is not None:
+                    reads.is_current = False
 
-epoch = Epoch()
+    def notify_all(self) -> None:
+        """Has all traces that have read something look at it again."""
+        self.notify(*list(self._by_name))
 
 
 class _Read(NamedTuple):
@@ -52,75 +58,81 @@ class Reads:
     """The attributes that were read, with their values.
 
     Attributes:
-        lists: The lists among them with nothing but states and modules in them.
-        lists_before: What they had in them.
-        containers: All other containers among them, with what they had in them.
-        kinds: Cells that were looked at, with the structure, shapes and dtypes of their values.
+        is_current: Whether no attribute that was read has been set since it was last looked at.
     """
 
     def __init__(self) -> None:
+        self.is_current = True
         self._attributes: dict[Hashable, _Read] = {}
-        self._places: dict[int, int] = {}
-        self.lists: list[list[Any]] = []
-        self.lists_before: list[list[Any]] = []
-        self.containers: dict[int, tuple[Any, list[Any]]] = {}
-        self.kinds: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
+        # Lists of nothing but states and modules are compared all at once.
+        self._lists: list[list[Any]] = []
+        self._lists_before: list[list[Any]] = []
+        self._list_places: dict[int, int] = {}
+        self._containers: dict[int, tuple[Any, list[Any]]] = {}
+        # Cells that were looked at, with the structure, shapes and dtypes of their values.
+        self._cell_types: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
-    def note(self, node: Holder, name: str | None, value: Any) -> None:
-        """Notes that an attribute was read.
-
-        Args:
-            node: The module.
-            name: The attribute; None for the names of all that there are.
-            value: What was read.
-        """
+    def record(self, node: Holder, name: str | None, value: Any) -> None:
+        """Records that an attribute was read; None for the names of all that there are."""
         key = id(node), name
         known = self._attributes.get(key)
         if known is not None and known.node() is node:
             return
+        node._readers.add(name, self)
         self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
         if name is not None:
-            self._note_containers(value)
+            self._record_containers(value)
 
-    def note_kind(self, cell: Cell, value: Any) -> None:
-        """Notes that the structure, shapes and dtypes of a cell's value were looked at."""
-        known = self.kinds.get(id(cell))
+    def record_type(self, cell: Cell, value: Any) -> None:
+        """Records that the structure, shapes and dtypes of a cell's value were looked at."""
+        known = self._cell_types.get(id(cell))
         if known is None or known[0]() is not cell:
-            self.kinds[id(cell)] = weakref.ref(cell), _kind(value)
+            self._cell_types[id(cell)] = weakref.ref(cell), _type_of(value)
 
-    def renote(self, node: Holder, name: str, value: Any) -> None:
-        """Notes what the traced function itself has set; JAX takes that for done."""
+    def rerecord(self, node: Holder, name: str, value: Any) -> None:
+        """Records what the traced function itself has set; JAX takes that for done."""
         if (id(node), name) in self._attributes:
             del self._attributes[id(node), name]
-            self.note(node, name, value)
+            self.record(node, name, value)
 
-    def settle(self, touched: Iterable[Cell]) -> None:
+    def finish_trace(self, touched: Iterable[Cell]) -> None:
         """Takes things as they are when a trace ends.
 
         What it did to containers is done; and the cells that it touched are inputs of the
         program, so that JAX itself sees to their structure, shapes and dtypes.
         """
         for cell in touched:
-            self.kinds.pop(id(cell), None)
-        others = [container for container, _ in self.containers.values()]
-        for container in [*self.lists, *others]:
-            self._note_containers(container)
+            self._cell_types.pop(id(cell), None)
+        others = [container for container, _ in self._containers.values()]
+        for container in [*self._lists, *others]:
+            self._record_containers(container)
 
     def update(self, other: "Reads") -> None:
         """Adds what was read in another trace."""
-        self._attributes.update(other._attributes)
-        for container, before in zip(other.lists, other.lists_before, strict=True):
-            self._note_list(container, before)
-        self.containers.update(other.containers)
+        for key, read in other._attributes.items():
+            self._attributes[key] = read
+            node = read.node()
+            if node is not None:
+                node._readers.add(read.name, self)
+        for container, before in zip(other._lists, other._lists_before, strict=True):
+            self._record_list(container, before)
+        self._containers.update(other._containers)
         # Where this trace runs, they may have other values: it looks for itself.
-        for ref, _ in other.kinds.values():
+        for ref, _ in other._cell_types.values():
             cell = ref()
             if cell is not None:
                 cell.look()
 
-    def attributes_hold(self) -> bool:
+    def attributes_unchanged(self) -> bool:
         """Says whether all attributes are what they were."""
-        return next(self._changed(), None) is None
+        if self.is_current:
+            return True
+        # First: what another thread sets meanwhile is looked at the next time.
+        self.is_current = True
+        if next(self._changed(), None) is None:
+            return True
+        self.is_current = False
+        return False
 
     def changes(self) -> list[str]:
         """Lists the attributes that aren't what they were, for a message."""
@@ -134,7 +146,7 @@ class Reads:
 
     def _changed(self) -> Iterator[tuple[Holder, str | None, Any, Any]]:
         """Gives what was read and is no longer the same, before and now."""
-        for ref, name, value in self._attributes.values():
+        for ref, name, value in list(self._attributes.values()):
             node = ref()
             # A module that is gone can't have changed.
             if node is not None:
@@ -142,48 +154,48 @@ class Reads:
                 if not _is_same(before, now):
                     yield node, name, before, now
 
-    def contents_hold(self) -> bool:
+    def containers_unchanged(self) -> bool:
         """Says whether lists and dictionaries have what they had, and cells such values."""
         # One comparison for all lists; what is in them is equal to nothing but itself.
-        if self.lists != self.lists_before:
+        if self._lists != self._lists_before:
             return False
-        for container, before in self.containers.values():
+        for container, before in self._containers.values():
             if not has_still(container, before):
                 return False
-        for ref, kind in self.kinds.values():
+        for ref, before in self._cell_types.values():
             cell = ref()
-            if cell is not None and _kind(cell.look()) != kind:
+            if cell is not None and _type_of(cell.look()) != before:
                 return False
         return True
 
     def are_exhaustive(self) -> bool:
-        """Says whether `contents_hold` sees all that could change while no attribute is set.
+        """Says whether `containers_unchanged` sees all that could change while none is set.
 
         It does where attributes are states, modules, plain values, and lists, tuples and
         dictionaries of these; it doesn't see what lies in nodes of other libraries.
         """
         return all(_is_seen_through(read.value()) for read in self._attributes.values())
 
-    def _note_containers(self, value: Any) -> None:
+    def _record_containers(self, value: Any) -> None:
         if isinstance(value, _OWNERS):
             return
         if isinstance(value, (list, dict, set)):
             items = items_of(value)
             if type(value) is list and all(map(_is_itself_only, items)):
-                self._note_list(value, items)
-                self.containers.pop(id(value), None)
+                self._record_list(value, items)
+                self._containers.pop(id(value), None)
             else:
-                if id(value) in self._places:
-                    self._note_list(value, value)
-                self.containers[id(value)] = value, items
+                if id(value) in self._list_places:
+                    self._record_list(value, value)
+                self._containers[id(value)] = value, items
         if isinstance(value, (list, tuple, dict)):
             for item in items_of(value):
-                self._note_containers(item)
+                self._record_containers(item)
 
-    def _note_list(self, container: Any, before: Any) -> None:
-        place = self._places.setdefault(id(container), len(self.lists))
-        self.lists[place : place + 1] = [container]
-        self.lists_before[place : place + 1] = [before]
+    def _record_list(self, container: Any, before: Any) -> None:
+        place = self._list_places.setdefault(id(container), len(self._lists))
+        self._lists[place : place + 1] = [container]
+        self._lists_before[place : place + 1] = [before]
 
 
 def _is_itself_only(item: Any) -> bool:
@@ -223,7 +235,7 @@ def _described(value: Any) -> str:
     return repr(value) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
 
 
-def _kind(value: Any) -> Hashable:
+def _type_of(value: Any) -> Hashable:
     if isinstance(value, jax.Array):
         return value.shape, value.dtype
     leaves, treedef = jax.tree.flatten(value)

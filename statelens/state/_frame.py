@@ -6,7 +6,8 @@ and takes what was written out of the trace as ordinary outputs; `Writes.commit`
 to the enclosing frame, or to the cells, after the transform has succeeded.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
@@ -17,14 +18,15 @@ import numpy as np
 
 from .._errors import FrozenTreeError, TracerLeakError, explain
 from .._tree import Holder, Path, TreeDef, flatten, format, is_array
-from ._context import active_frame, living_frames
+from ._context import active_frame
 from ._dependencies import Reads
 from ._state import State, refuse_leak
 from ._storage import ENDED, held_value
 from ._trace import TOP, current_trace, has_tracers
 
 
-@jtu.register_pytree_node_class
+# As a dataclass, whose fields JAX knows, it is flattened without a call of Python.
+@functools.partial(jtu.register_dataclass, data_fields=["values"], meta_fields=["cells"])
 class Writes:
     """What was written in a frame: cells, and their new values as the pytree's leaves.
 
@@ -36,19 +38,14 @@ class Writes:
         values: The value of each at the end.
     """
 
+    __slots__ = ("cells", "values")
+
     def __init__(self, cells: tuple[State, ...], values: tuple[Any, ...]):
         self.cells = cells
         self.values = values
 
     def __bool__(self) -> bool:
         return bool(self.cells)
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[State, ...]]:
-        return self.values, self.cells
-
-    @classmethod
-    def tree_unflatten(cls, cells: tuple[State, ...], values: Any) -> Self:
-        return cls(cells, tuple(values))
 
     def commit(self) -> None:
         """Gives the writes to the enclosing frame, or to the cells when there is none.
@@ -86,6 +83,7 @@ class Frame:
         made: The cells that were made while the frame was open, in order.
         reads: What is read of mutable nodes, if that matters.
         can_raise: Whether the function has checks that may fail when it runs.
+        checks: The checks among them that keep the errors which they raise.
     """
 
     def __init__(
@@ -107,6 +105,7 @@ class Frame:
         self._undo = undo
         self.reads = reads
         self.can_raise = False
+        self.checks: dict[Any, None] = {}
 
     @property
     def nodes(self) -> "WeakValueDictionary[int, Any]":
@@ -120,7 +119,6 @@ class Frame:
         if self._parent is not None and self.reads is None:
             self.reads = self._parent.reads
         self._trace = current_trace()
-        living_frames.add(id(self))
         self._token = active_frame.set(self)
         return self
 
@@ -128,9 +126,6 @@ class Frame:
         active_frame.reset(self._token)
         for cell in self.made:
             self._release(cell)
-
-    def __del__(self) -> None:
-        living_frames.discard(id(self))
 
     def _release(self, cell: State) -> None:
         """Lets go of a cell that was made in this frame; only traced values end with it."""
@@ -180,7 +175,7 @@ class Frame:
                 outer = outer._parent
             value = held_value(cell) if outer is None else outer.peek(cell)
             if value is not ENDED:
-                self.reads.note_kind(cell, value)
+                self.reads.record_type(cell, value)
         return self.peek(cell)
 
     def touch(self, cell: State) -> None:
@@ -212,11 +207,12 @@ class Frame:
         )
         return self.values[cell]
 
-    def expect_errors(self) -> None:
+    def expect_errors(self, checks: Iterable[Any] = ()) -> None:
         """Notes that the function has checks that may fail when it runs."""
         frame: Frame | None = self
         while frame is not None:
             frame.can_raise = True
+            frame.checks.update(dict.fromkeys(checks))
             frame = frame._parent
 
     def check(self, cell: State) -> None:
@@ -287,14 +283,23 @@ class Captured(NamedTuple):
         writes: What it wrote.
         touched: The cells that it read or wrote, in order, without those that it made.
         made: The cells that it made, with their values.
+        arguments: The states in its arguments, with their paths.
         can_raise: Whether it has checks that may fail when it runs.
+        checks: The checks among them that keep the errors which they raise.
     """
 
     out: Any
     writes: Writes
     touched: tuple[State, ...]
     made: Writes
+    arguments: Mapping[State, Path]
     can_raise: bool
+    checks: tuple[Any, ...]
+
+    @property
+    def closed_over(self) -> list[State]:
+        """The cells that it read or wrote and that aren't in its arguments."""
+        return [cell for cell in self.touched if cell not in self.arguments]
 
 
 def capture(
@@ -342,7 +347,7 @@ def capture(
     touched = tuple(frame.touched)
     if frame.made:
         touched = tuple(cell for cell in touched if cell not in frame.made)
-    return Captured(out, writes, touched, made, frame.can_raise)
+    return Captured(out, writes, touched, made, frozen, frame.can_raise, tuple(frame.checks))
 
 
 def this_frame() -> Frame:

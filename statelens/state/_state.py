@@ -24,9 +24,8 @@ from .._errors import StateTypeError, TracerLeakError, explain, hide_own_frames,
 from .._tree import Cell, is_watched
 from ..lens import Lens, lens
 from ._context import active_frame
-from ._dependencies import epoch
-from ._storage import ENDED, Deferred, held_value, moving
-from ._trace import TOP, current_trace, has_tracers, is_concrete
+from ._storage import ENDED, held_value
+from ._trace import TOP, current_trace, has_tracers
 
 __all__ = [
     "BatchState",
@@ -162,20 +161,7 @@ class State(Cell):
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
-        with moving:
-            before = getattr(self, "_value", None)
-            if isinstance(before, Deferred):
-                before.make_room(self)
-            if self.holds_array and not is_concrete(value):
-                epoch.advance()  # programs may have known it to hold an array
-            self._value = value
-
-    @property
-    def holds_array(self) -> bool:
-        """Whether the cell itself holds an array or a number, and not a tree of them."""
-        with moving:
-            value = getattr(self, "_value", None)
-            return value.holds_array if isinstance(value, Deferred) else is_concrete(value)
+        self._value = value
 
     @property
     def is_of_a_trace(self) -> bool:

@@ -5,11 +5,8 @@ looking and by running, its writes taken out as outputs. What differs from trans
 lies in the other rooms.
 """
 
-from ._assembly import has_modules
-from ._carry import are_alike, check_carry, check_kept, commit, kinds, run, states_before
 from ._discovery import Attempt, UndeclaredStates, discover
 from ._methods import BoundMethod, Method, after_self
-from ._module_cache import get, is_seen_tuple, is_tuple
 from ._options import (
     Choice,
     applied,
@@ -20,90 +17,85 @@ from ._options import (
     positions_of,
     read_lens,
 )
+from ._output import merge_output
 from ._reachable import call_of, closed_over, innermost, is_foreign, labels_of, reachable, unwrapped
-from ._run import finished, name_of, prepared, pure, staged, staged_value, staged_writes, states_in
+from ._run import (
+    Arguments,
+    commit,
+    current_value,
+    merge_arguments,
+    pure,
+    run,
+    run_and_commit,
+    split_arguments,
+    split_value,
+    split_writes,
+    states_in,
+)
 from ._runtime_errors import (
     PROGRAM_ERRORS,
+    Check,
     can_raise,
-    forget_errors,
+    expect_errors,
     refuse_shared_arrays,
-    remembering,
     reraise,
 )
-from ._source import Source, tuple_of
-from ._static import (
-    Partitioned,
-    Static,
-    as_partitioned,
-    constants,
-    merge_static,
-    returned,
-    split_numbers,
-    split_static,
-)
-from ._tree_difference import children_of, describe_difference, described, written
+from ._split import as_partitioned, constants, split_items, split_numbers, split_static
+from ._static import Partitioned, merge_static
+from ._tree_difference import children_of, describe_difference, describe_types, described, written
 from ._wrapper import Wrapper
 
 __all__ = [
     "PROGRAM_ERRORS",
+    "Arguments",
     "Attempt",
     "BoundMethod",
+    "Check",
     "Choice",
     "Method",
     "Partitioned",
-    "Source",
-    "Static",
-    "Undeclared",
+    "UndeclaredStates",
     "Wrapper",
     "after_self",
-    "apart",
     "applied",
-    "are_alike",
+    "as_partitioned",
     "call_of",
     "can_raise",
-    "check_carry",
-    "check_kept",
+    "check_callable",
     "children_of",
     "closed_over",
     "commit",
     "constants",
-    "contrast",
-    "count",
+    "current_value",
+    "describe_difference",
+    "describe_types",
     "described",
-    "finished",
-    "forget_errors",
-    "function",
-    "has_modules",
+    "discover",
+    "expect_errors",
     "innermost",
     "is_foreign",
-    "is_seen_tuple",
-    "is_tuple",
-    "kinds",
     "labels_of",
-    "mixed",
-    "name_of",
-    "names",
-    "packed",
-    "positions",
+    "merge_arguments",
+    "merge_output",
+    "merge_static",
+    "parse_argnames",
+    "parse_argnums",
+    "parse_count",
     "positions_of",
-    "prepared",
     "pure",
     "reachable",
     "read_lens",
-    "recall",
     "refuse_shared_arrays",
-    "remembering",
     "reraise",
-    "returned",
     "run",
-    "settle",
-    "staged",
-    "staged_value",
-    "staged_writes",
-    "states_before",
+    "run_and_commit",
+    "split_arguments",
+    "split_items",
+    "split_numbers",
+    "split_static",
+    "split_value",
+    "split_writes",
     "states_in",
-    "tuple_of",
-    "unmixed",
     "unwrapped",
     "written",
 ]

@@ -1,6 +1,6 @@
-"""Equinox modules that were taken apart, or put together, before: their leaves are known.
+"""Equinox modules that were split, or put together, before: their leaves are known.
 
-A training step returns the model that the next step takes. To take it apart costs a Python call
+A training step returns the model that the next step takes. To split it costs a Python call
 for each of its modules; but modules are immutable, so that their leaves are those that they were
 made of. That is taken on trust: `object.__setattr__` would get past it. Lists and dictionaries in
 them may change, and are compared.
@@ -13,100 +13,94 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.tree_util as jtu
+
+from ._static import is_plain_tuple
 
 Getter = tuple[Callable[[Any], Any], ...]
 """How to get to a node of a tree, step by step."""
 
 
-class Memory(weakref.ref):
-    """A weak reference to a module, with what is remembered of it.
+class _Entry(weakref.ref):
+    """A weak reference to a module, with what is cached of it.
 
     Attributes:
-        key: Where the memory is among all memories.
-        mixed: The module taken apart.
+        key: Where the entry is in the cache.
+        partitioned: The module, split.
         iterables: The lists and dictionaries in it; of a dictionary the values too.
         lengths: Of each how much it had in it, if there are any.
         items: All that they had in them, if there are any.
     """
 
-    __slots__ = ("items", "iterables", "key", "lengths", "mixed")
+    __slots__ = ("items", "iterables", "key", "lengths", "partitioned")
 
     items: list[Any]
     iterables: list[Any]
     key: int
     lengths: list[int]
-    mixed: Any
+    partitioned: Any
 
 
-_MOST_KNOWN = 256
-_memories: dict[int, Memory] = {}
+MOST_ENTRIES = 256
+_entries: dict[int, _Entry] = {}
 
 
 def get(module: Any) -> Any:
-    """Returns a module taken apart, as it is remembered.
-
-    Args:
-        module: The module.
-
-    Returns:
-        What was given to `remember`; None, if nothing was, or it no longer holds.
-    """
-    memory = _memories.get(id(module))
-    if memory is None:
+    """Returns a module as it was split, or None where that isn't known, or no longer holds."""
+    entry = _entries.get(id(module))
+    if entry is None:
         return None
-    if memory() is module:
-        iterables = memory.iterables
+    if entry() is module:
+        iterables = entry.iterables
         # By three calls of C: a program waits for this.
         if not iterables or (
-            list(map(len, iterables)) == memory.lengths
-            and all(map(operator.is_, itertools.chain.from_iterable(iterables), memory.items))
+            list(map(len, iterables)) == entry.lengths
+            and all(map(operator.is_, itertools.chain.from_iterable(iterables), entry.items))
         ):
-            return memory.mixed
+            return entry.partitioned
     # What was replaced in the module must not live as long as it.
-    _memories.pop(id(module), None)
+    _entries.pop(id(module), None)
     return None
 
 
-def put(module: Any, mixed: Any, containers: Iterable[Any]) -> None:
-    """Remembers a module, as long as it lives and not too many others come.
+def put(module: Any, partitioned: Any, containers: Iterable[Any]) -> None:
+    """Caches a module that was split, as long as it lives and not too many others come.
 
     Args:
         module: The module.
-        mixed: The module taken apart: leaves that are traced, and all else.
+        partitioned: What it was split into.
         containers: All lists and dictionaries in it: what isn't among them is taken on trust.
     """
-    # A module that its own function leads to would never end while it is remembered.
-    if len(_memories) >= _MOST_KNOWN:
-        forget_some(_memories)
+    # A module that its own function leads to would never end while it is cached.
+    evict_oldest(_entries)
     # Not by an `__init__`: two calls of Python would be most of what this takes, at each step.
-    memory = Memory(module, _forget)
-    memory.key = key = id(module)
-    memory.mixed = mixed
-    memory.iterables = iterables = [*containers]
+    entry = _Entry(module, _evict)
+    entry.key = key = id(module)
+    entry.partitioned = partitioned
+    entry.iterables = iterables = [*containers]
     if iterables:
         iterables += [container.values() for container in iterables if type(container) is dict]
-        memory.lengths = list(map(len, iterables))
-        memory.items = list(itertools.chain.from_iterable(iterables))
-    _memories[key] = memory
+        entry.lengths = list(map(len, iterables))
+        entry.items = list(itertools.chain.from_iterable(iterables))
+    _entries[key] = entry
 
 
-def forget_some(known: dict[Any, Any]) -> None:
-    """Makes room for one more thing in what is known, by the oldest."""
-    while len(known) >= _MOST_KNOWN:
-        known.pop(next(iter(known)), None)
+def evict_oldest(cache: dict[Any, Any]) -> None:
+    """Makes room for one more entry in a cache."""
+    while len(cache) >= MOST_ENTRIES:
+        cache.pop(next(iter(cache)), None)
+
+
+# Bound, since a module may end after the names of this file have, when Python does.
+def _evict(entry: _Entry, entries: dict[int, _Entry] = _entries) -> None:
+    if entries.get(entry.key) is entry:
+        entries.pop(entry.key, None)  # another thread may have been faster
 
 
 def places_of_containers(tree: Any) -> tuple[Getter, ...] | None:
-    """Finds the lists and dictionaries in a module.
+    """Finds how to get to each list and dictionary in a module.
 
-    Args:
-        tree: Any pytree.
-
-    Returns:
-        How to get to each; None if the tree isn't a module, or if there are nodes in it that
-        may change in ways that aren't known.
+    Gives None if the tree isn't a module, or has nodes that may change in ways that aren't known.
     """
     if not isinstance(tree, eqx.Module):
         return None
@@ -125,28 +119,8 @@ def at(tree: Any, place: Getter) -> Any:
 
 def is_seen_through(node: Any) -> bool:
     """Says whether a node is a module, or a list, tuple or dictionary as JAX takes them."""
-    return isinstance(node, eqx.Module) or type(node) in (list, dict) or is_seen_tuple(node)
-
-
-def is_tuple(cls: type) -> bool:
-    """Says whether a class is one of tuples: plain or named ones."""
-    # Of the class: modules are slow to say that they aren't instances.
-    return cls is tuple or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
-
-
-def is_seen_tuple(node: Any) -> bool:
-    """Says whether a node is a tuple of which JAX takes the items, in the order in which they are.
-
-    A class of named tuples may be registered to be taken otherwise, or iterate otherwise.
-    """
-    if type(node) is tuple:
-        return True
-    if not is_tuple(type(node)):
-        return False
-    children, treedef = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
-    # Others in their places, since the same one may lie in two of them.
-    others = [object() for _ in children]
-    return list(treedef.unflatten(others)) == others
+    cls = type(node)
+    return isinstance(node, eqx.Module) or cls in (list, dict) or is_plain_tuple(cls)
 
 
 def _nodes(tree: Any, place: Getter) -> Iterator[tuple[Getter, Any]]:
@@ -164,9 +138,3 @@ def _step(key: Any) -> Callable[[Any], Any]:
     if isinstance(key, jtu.GetAttrKey):
         return operator.attrgetter(key.name)
     return operator.itemgetter(key.idx if isinstance(key, jtu.SequenceKey) else key.key)
-
-
-# Bound, since a module may end after the names of this file have, when Python does.
-def _forget(memory: Memory, memories: dict[int, Memory] = _memories) -> None:
-    if memories.get(memory.key) is memory:
-        memories.pop(memory.key, None)  # another thread may have been sooner

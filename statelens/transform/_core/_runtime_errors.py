@@ -14,42 +14,46 @@ from typing import Any, NoReturn
 import jax
 
 from ..._errors import ArgumentError, explain
-from ...state import State, peek
+from ...state import State, active_frame, peek
 
 # From the second call on, JAX lets out what XLA makes of an error, a ValueError.
 PROGRAM_ERRORS = (jax.errors.JaxRuntimeError, ValueError)
 
 _CALLBACKS = ("debug_callback", "io_callback", "pure_callback")
-_raised: deque[Exception] = deque(maxlen=16)
 
 _FROM_EQUINOX = re.compile(r"EquinoxRuntimeError: (.*?)(?:\n\n\n-{20}|\Z)", re.DOTALL)
 
 
-def remembering(callback: Callable[..., None]) -> Callable[..., None]:
-    """Wraps a host callback so that what it raises can be raised again by `reraise`."""
+class Check:
+    """A host callback that keeps the errors which it raises, for the programs that it is in."""
 
-    def call(*args: Any, **kwargs: Any) -> None:
+    def __init__(self, callback: Callable[..., None]):
+        self._callback = callback
+        self.errors: deque[Exception] = deque(maxlen=16)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
         try:
-            callback(*args, **kwargs)
+            self._callback(*args, **kwargs)
         except Exception as error:
-            _raised.append(error)
+            self.errors.append(error)
             raise
 
-    return call
+
+def expect_errors(*checks: Check) -> None:
+    """Notes that what is being traced may fail when it runs."""
+    frame = active_frame.get()
+    if frame is not None:
+        frame.expect_errors(checks)
 
 
-def forget_errors() -> None:
-    """Forgets what was raised before; to be called before a program is run."""
-    _raised.clear()
-
-
-def reraise(error: Exception) -> NoReturn:
-    """Raises the error that a program raised, in place of the one that JAX made of it."""
+def reraise(error: Exception, checks: Iterable[Check]) -> NoReturn:
+    """Raises the error that a check of a program raised, in place of the one JAX made of it."""
     text = str(error).rstrip()
-    for known in reversed(_raised):
-        if text.endswith(f"{type(known).__name__}: {known}".rstrip()):
-            forget_errors()
-            raise known.with_traceback(None) from None
+    for check in checks:
+        for known in list(check.errors):
+            if text.endswith(f"{type(known).__name__}: {known}".rstrip()):
+                check.errors.remove(known)
+                raise known.with_traceback(None) from None
     found = _FROM_EQUINOX.search(str(error))
     if found is not None:
         raise RuntimeError(found.group(1).strip()) from None
@@ -59,17 +63,7 @@ def reraise(error: Exception) -> NoReturn:
 def refuse_shared_arrays(
     donated: Iterable[State], kept: Iterable[State], args: Iterable[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """Refuses a state whose array is to be donated, and is used under another name too.
-
-    Args:
-        donated: The states that are donated.
-        kept: The other states that the program takes.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-
-    Raises:
-        ArgumentError: There is such a state; the message names both places.
-    """
+    """Refuses a state whose array is to be donated, and is used under another name too."""
     places: list[tuple[str, Any]] = [(repr(cell), peek(cell)) for cell in (*donated, *kept)]
     places += [(f"argument {label!r}", arg) for label, arg in (*enumerate(args), *kwargs.items())]
     seen: dict[int, str] = {}

@@ -7,10 +7,17 @@ import jax
 import jax.tree_util as jtu
 
 from ..._tree import Cell, format, from_jax, is_array, is_numeric
-from ._static import CONTAINERS, merge_static
+from ._split import CONTAINERS
+from ._static import merge_static
 
 _MOST = 3
 _LEAF = jax.tree.structure(0)
+
+
+def describe_types(tree: Any) -> str:
+    """Describes the arrays in a tree, as in ``float32[3]``."""
+    found = ", ".join(jax.typeof(leaf).str_short() for leaf in jax.tree.leaves(tree))
+    return found or "nothing"
 
 
 def describe_difference(found: Any, other: Any) -> str:

@@ -16,8 +16,8 @@ from jax.custom_batching import custom_vmap
 
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
 from ...lens import focus_on
-from ...state import Captured, State, Writes, active_frame, capture, has_tracers, peek
-from .._core import Attempt, merge_static, read_lens, split_static, staged, states_in
+from ...state import Captured, State, Writes, active_frame, has_tracers, peek
+from .._core import Attempt, merge_static, read_lens, run, split_static, split_value, states_in
 from ._axes import AXES, check_axes, group, is_axis, spread
 from ._placement import Places
 
@@ -80,9 +80,9 @@ class Call:
             args, axes = (rest, *args[1:]), (None, *axes[1:])
         self._labelled: list[tuple[str, Any, Any]] = []
         states = [
-            self._operand(f"the state {cell.name or repr(cell)!r}", staged(cell.value, cell), axis)[
-                0
-            ]
+            self._operand(
+                f"the state {cell.name or repr(cell)!r}", split_value(cell.value, cell), axis
+            )[0]
             for cell, axis in coming.cells.items()
         ]
         for number, (part, axis) in enumerate(zip(parts, coming.of_parts, strict=True)):
@@ -217,7 +217,7 @@ class Call:
         dealt = dict(zip(self._attempt.cells, lanes, strict=True))
         grouped: dict[Any, list[tuple[State, Any]]] = {axis: [] for axis in self._state_axes}
         for cell, value in zip(writes.cells, writes.values, strict=True):
-            value = staged(value, cell)
+            value = split_value(value, cell)
             # What a lane makes of its own part stays in it.
             if cell in self._going.cells or cell not in dealt or not _differs(value, dealt[cell]):
                 grouped[self._going.cells.get(cell)].append((cell, value))
@@ -231,7 +231,7 @@ class Call:
             args[0] = Places.join(parts, args[0])
         named = {name: merge_static(arg) for name, arg in kwargs.items()}
         frozen = states_in(tuple(args), named)
-        known = dict(zip(self._coming.cells, map(merge_static, states), strict=True))
+        known = dict(zip(self._coming.cells, states, strict=True))
         dealt = dict(zip(self._attempt.cells, lanes, strict=True))
 
         undealt: list[State] = []
@@ -240,7 +240,7 @@ class Call:
             if _is_dealt(cell) and cell not in frozen:
                 undealt.append(cell)
 
-        captured = capture(
+        captured = run(
             self._asked.fun,
             tuple(args),
             named,
@@ -267,7 +267,7 @@ class Call:
         stacked = [pair for pair in pairs if not new_states.excludes(*pair)]
         shared = [pair for pair in pairs if new_states.excludes(*pair)]
         self._new_cells = [[cell for cell, _ in group] for group in (stacked, shared)]
-        return [[staged(value, cell) for cell, value in group] for group in (stacked, shared)]
+        return [[split_value(value, cell) for cell, value in group] for group in (stacked, shared)]
 
     def _pair(self, out: Any) -> tuple[Any, Any]:
         if isinstance(out, tuple) and len(out) == 2:

@@ -12,17 +12,18 @@ import jax
 from jax.sharding import PartitionSpec
 
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain, user_facing
-from ...state import State, Writes, capture, this_frame
+from ...state import State, Writes, this_frame
 from .._core import (
     Attempt,
     Wrapper,
     applied,
+    current_value,
     discover,
     merge_static,
-    prepared,
+    run,
+    split_arguments,
     split_static,
-    staged,
-    states_before,
+    split_value,
     states_in,
 )
 from ._axes import Grouping, Kind, group, spread
@@ -45,7 +46,7 @@ _SPECS = Kind(_is_spec, "a PartitionSpec", "partitions")
 def _operands(args: tuple[Any, ...], specs: Any) -> tuple[tuple[Any, ...], Any]:
     """Sets apart what of arguments isn't traced; gives what is, and the partitions of it."""
     if not isinstance(specs, (list, tuple)) or _is_spec(specs):
-        return prepared(args, {})[0], specs
+        return split_arguments(args, {})[0], specs
     operands, own = [], []
     for number, (arg, spec) in enumerate(zip(args, specs, strict=True)):
         what = f"argument {number}"
@@ -228,17 +229,16 @@ class _Sharded(Wrapper):
                     frame = this_frame()
                     frame.values[cell] = _part(frame.peek(cell), self._coming)
 
-            captured = capture(
+            captured = run(
                 self._fun, tuple(given), kwargs, values=before, frozen=inside, on_touch=on_touch
             )
-            touched = [cell for cell in captured.touched if cell not in inside]
-            attempt.cover(touched)
+            attempt.cover(captured.closed_over)
             written = dict(zip(captured.writes.cells, captured.writes.values, strict=True))
             found[:] = [
                 [cell for cell in written if going.cells.get(cell, self._going) == group]
                 for group in groups
             ]
-            values = tuple([staged(written[cell], cell) for cell in group] for group in found)
+            values = tuple([split_value(written[cell], cell) for cell in group] for group in found)
             out, form[:] = _grouped(captured.out, self._out_specs)
             return tuple(out.values()), values
 
@@ -247,7 +247,7 @@ class _Sharded(Wrapper):
             options = {**mesh, **self._options}
             return jax.shard_map(fun, in_specs=in_specs, out_specs=out_specs, **options)
 
-        inputs = (states_before(attempt), tuple(parts), operands)
+        inputs = (tuple(map(current_value, attempt.cells)), tuple(parts), operands)
         try:
             out, written = mapped(one_device, (tuple(out_places), tuple(groups)))(*inputs)
         except ValueError as error:

@@ -9,8 +9,8 @@ from jax.tree_util import treedef_is_leaf
 
 from ..._errors import ArgumentTypeError, explain, user_facing
 from ...state import State
-from .._core import Partitioned, describe_difference, labels_of
-from ._layout import Prepared, arguments
+from .._core import Arguments, Partitioned, describe_difference, labels_of
+from ._arguments import Inputs
 from ._program import Program
 from ._trace_guard import label_of
 
@@ -79,29 +79,28 @@ class AheadOfTime:
             ) from None
         return self._program.finish(result)
 
-    def _changes(self, given: tuple[Any, ...]) -> str:
+    def _changes(self, given: Inputs) -> str:
         """Says what of the inputs has another structure than what it was compiled for."""
         try:
-            _, (args, kwargs) = self._apart(given)
-            labels = labels_of(self._program.host.restore(args, kwargs)[0])
-            before, now = map(self._by_place, (self._stage.args_info[0], given))
+            labels = labels_of(self._program.host.restore(*self._arguments(given))[0])
+            compiled = Inputs(*self._stage.args_info[0])
+            before, now = map(self._by_place, (compiled, given))
             found = {place: _change(before, now, place) for place in {**before, **now}}
             return "; ".join(f"{_name(place, labels)} {how}" for place, how in found.items() if how)
         except Exception:  # a node of another library may take nothing but arrays
             return ""
 
-    def _apart(self, inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], Prepared]:
-        """Gives the values of states, and the arguments."""
-        values, rest = self._program.layout.apart(inputs)
-        return values, arguments(rest)
+    def _arguments(self, inputs: Inputs) -> Arguments:
+        return inputs.arguments(self._program.host.donated_args)
 
-    def _by_place(self, inputs: tuple[Any, ...]) -> dict[Any, Any]:
+    def _by_place(self, inputs: Inputs) -> dict[Any, Any]:
         """Gives shapes by state, and by the position or name of the argument.
 
         What is lent of the first argument comes before it.
         """
-        values, (args, kwargs) = self._apart(jax.tree.map(_shape, inputs))
-        states = zip(self._program.taken, values, strict=True)
+        shapes = Inputs(*jax.tree.map(_shape, tuple(inputs)))
+        args, kwargs = self._arguments(shapes)
+        states = zip(self._program.taken, shapes.values, strict=True)
         return {**dict(states), **dict(enumerate(args, -self._program.host.lends)), **kwargs}
 
 
@@ -126,7 +125,7 @@ def _constant_of(tree: Any) -> Any:
 def _name(place: Any, labels: Mapping[State, str]) -> str:
     if isinstance(place, (int, str)):
         return "what is donated of argument 0" if place == -1 else f"argument {place!r}"
-    return label_of(place, labels) if isinstance(place, State) else "the packed states"
+    return label_of(place, labels)
 
 
 def _shape(leaf: Any) -> Any:

@@ -1,139 +1,133 @@
 """What a call of a compiled function comes down to: gather, run, store.
 
-Once it is known what the calls of a function need, they should cost what the compiled program
-costs. So this is written for speed, as closures over all that they use, and does nothing else:
-whatever is out of the ordinary goes the long way.
+Once a program is all that the calls of a function need, they should cost what the compiled
+program costs. So this does nothing else: whatever is out of the ordinary goes the long way.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
+
 from ..._errors import hide_own_frames
-from ...state import (
-    Holding,
-    active_frame,
-    concrete_types,
-    epoch,
-    is_concrete,
-    moves,
-    moving,
-    store_all,
-    store_arrays,
+from ...state import State, Writes, active_frame, concrete_types
+from .._core import (
+    PROGRAM_ERRORS,
+    Arguments,
+    Partitioned,
+    UndeclaredStates,
+    merge_output,
+    split_arguments,
+    split_items,
 )
-from .._core import Partitioned, UndeclaredStates, as_partitioned, returned
-from ._in_a_row import in_a_row
-from ._layout import arguments
-from ._pool import close_pools
-from ._program import RUN_ERRORS, Program, are_traced, split_result
-from ._takers import ArgumentTakers
+from ._arguments import lay_out
+from ._program import Program, input_of
+
+_RUN_ERRORS = (UndeclaredStates, *PROGRAM_ERRORS)
 
 
-def dispatch(
-    program: Program,
-    static: frozenset[int | str],
-    otherwise: Callable[..., Any],
-    start_again: Callable[..., Any],
-    install: Callable[[Callable[..., Any]], None],
-) -> None:
-    """Installs the function to call, as long as a program is all that its calls need.
+class Dispatch:
+    """Calls of one program, as long as it is good.
 
     Args:
         program: The program; it is plain.
         static: Positions and names of arguments of which nothing is traced.
-        otherwise: What to call where the program is not good, or a frame is open.
-        start_again: What to call with the prepared arguments, where the program is no longer
-            good; and with what has come of it too, where a trace for other arguments has met
+        long_way: What to call with the arguments where the program is stale, or a frame is open.
+        settle: What to call with split arguments where a trace for other arguments has met
             states that the program doesn't take.
-        install: Takes the function of the arguments, as the user gives them, that is called
-            from now on. It is another one while the program runs in a row.
     """
-    call_staged, pool, cells = program.call_staged, program.pool, program.taken
-    outs, reads, get_frame = program.outs, program.reads, active_frame.get
-    gather = arrays_of if program.takes_arrays else inputs_of
-    store = store_arrays if program.gives_arrays else store_all
-    is_alike = program.gives_arrays or len(program.signatures) == 1
-    # Where some are static or donated, it has to be looked which.
-    donated = program.host.donated_args
-    simple = concrete_types if not static and not donated else frozenset[type]()
-    takers = ArgumentTakers(static, donated)
-    opened: object = None
 
-    def failed(error: Any, args: Any) -> Any:
-        args, kwargs = arguments(args)
-        if isinstance(error, UndeclaredStates):
-            return start_again(args, kwargs, error)
-        program.reraise(error, args, kwargs)
+    def __init__(
+        self,
+        program: Program,
+        static: frozenset[int | str],
+        long_way: Callable[..., Any],
+        settle: Callable[[Arguments, UndeclaredStates], Any],
+    ):
+        self._program = program
+        self._static = static
+        self._long_way = long_way
+        self._settle = settle
+        self._reads = program.reads
+        self._traces = program.traces
+        self._staged = program.staged
+        self._donated_args = program.host.donated_args
+        self._is_simple = not static and not self._donated_args
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal opened
+    def is_stale(self) -> bool:
+        """Says whether what the program has taken over may have changed, or a frame is open."""
+        return (
+            not self._reads.is_current
+            or self._program.traces != self._traces
+            or active_frame.get() is not None
+            or not self._reads.containers_unchanged()
+        )
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
-            is_good = program.good_at is epoch.now and get_frame() is None
-            if not is_good or not reads.contents_hold():
-                return otherwise(*args, **kwargs)
-            are_concrete = not kwargs and bool(simple)
-            for arg in args:
-                if type(arg) not in concrete_types and not is_concrete(arg):
-                    are_concrete = False
-                    break
-            if not are_concrete:
-                args = takers.take(args, kwargs)
-            # Another thread may move values, and this function may be called in it.
-            now = moves.now
-            is_up_to_date = opened is now
-            taken = gather(cells) if is_up_to_date else ()
-            if not is_up_to_date or moves.now is not now:
-                with moving:
-                    close_pools(cells)
-                    opened = moves.now
-                    taken = gather(cells)
-                    is_good = program.good_at is epoch.now
-                if not is_good:
-                    return start_again(*arguments(args), None)
+            if self.is_stale():
+                return self._long_way(*args, **kwargs)
+            program = self._program
+            donated, kept = _gather(program.donated), _gather(program.kept)
+            if self._is_simple and not kwargs and concrete_types.issuperset(map(type, args)):
+                inputs: Any = donated, _NONE_DONATED, kept, args, kwargs
+            else:
+                args, kwargs = split_arguments(args, kwargs, self._static, split_items)
+                inputs = lay_out(donated, kept, args, kwargs, self._donated_args)
             try:
-                result = call_staged(*(taken + args))
-            except RUN_ERRORS as error:
-                return failed(error, args)
-            if program.good_at is not epoch.now:  # it has just been traced for other arguments
-                return program.finish(result)
-            out, written, values = split_result(result, outs)
-            if values and are_traced(values, are_concrete):
+                result = self._staged(*inputs)
+            except _RUN_ERRORS as error:
+                return self._failed(error, args, kwargs)
+            if program.traces != self._traces:
+                return self._finish_trace(result)
+            out, writes = program.split_result(result)
+            if not _are_concrete(writes.values):
                 return program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
-            if type(out) is Partitioned:
-                out = returned(out)
-            if values:
-                store(written, values)
-            if is_alike and pool.is_due() and pool.open(written, result):
-                begin_row()
+            if type(out) not in concrete_types:
+                out = merge_output(out)
+            _store(writes)
             return out
         except Exception as error:
             hide_own_frames(error)
             raise
 
-    def begin_row() -> None:
-        install(in_a_row(program, simple, store, takers, failed, end_row))
+    def _finish_trace(self, result: Any) -> Any:
+        """Finishes a call that was traced for other arguments, which may have brought checks."""
+        if self._program.can_raise:
+            result = jax.block_until_ready(result)
+        return self._program.finish(result)
 
-    def end_row(*args: Any, **kwargs: Any) -> Any:
-        if not pool.is_open:
-            install(call)
-        return call(*args, **kwargs)
-
-    if pool.is_open:
-        pool.good_at = program.good_at
-        begin_row()
-    else:
-        install(call)
+    def _failed(self, error: Exception | UndeclaredStates, args: Any, kwargs: Any) -> Any:
+        if isinstance(error, UndeclaredStates):
+            return self._settle((args, kwargs), error)
+        self._program.reraise(error, args, kwargs)
 
 
-def arrays_of(cells: Iterable[Holding]) -> tuple[Any, ...]:
-    """Gathers the values of states that hold arrays."""
-    return tuple([cell._value for cell in cells])
+_NONE_DONATED: tuple[list[Any], dict[str, Any]] = ([], {})
 
 
-def inputs_of(cells: Iterable[Holding]) -> tuple[Any, ...]:
+def _gather(cells: Sequence[State]) -> tuple[Any, ...]:
     """Gathers the values of states as a program takes them."""
-    values = arrays_of(cells)
-    return tuple(
-        value if type(value) is Partitioned else as_partitioned(value, lambda cell=cell: repr(cell))
-        for cell, value in zip(cells, values, strict=True)
+    values = tuple([cell._value for cell in cells])
+    if concrete_types.issuperset(map(type, values)):
+        return values
+    pairs = zip(values, cells, strict=True)
+    return tuple([v if type(v) in concrete_types else input_of(v, cell) for v, cell in pairs])
+
+
+def _are_concrete(values: Iterable[Any]) -> bool:
+    """Says whether nothing in what was written is traced, by a plain transform that is running."""
+    if concrete_types.issuperset(map(type, values)):
+        return True
+    return all(
+        concrete_types.issuperset(map(type, value.dynamic))
+        if type(value) is Partitioned
+        else type(value) in concrete_types
+        for value in values
     )
+
+
+def _store(writes: Writes) -> None:
+    for cell, value in zip(writes.cells, writes.values, strict=True):
+        cell._value = value

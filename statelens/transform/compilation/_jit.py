@@ -24,7 +24,6 @@ def jit(
     donate_argnums: Any = None,
     donate_argnames: Any = None,
     donate_states: Any = None,
-    pack_states: Any = None,
     inline: bool = False,
     keep_unused: bool = False,
     max_traces: int | None = None,
@@ -46,19 +45,6 @@ def jit(
     for batches that are stacked. Threads that call functions which write the same states at once
     need a lock of their own, as for any object.
 
-    Where many states hold a few numbers each, and the program is called again and again,
-    `pack_states` makes a call faster, since it passes one array where there were many: on a CPU,
-    a step over states of four numbers took half of the time for a hundred of them, and a
-    twentieth for a thousand. What the function writes is packed, where a state holds one array
-    on one device; keys, trees and states that are only read stay as they are, and so does a
-    state with no other of its dtype (weak types count as others). A value that is read between
-    calls is cut out of the array; before a state is assigned, or another program takes it, all
-    are, and the next call puts them together again. Where all values are wanted between any two
-    calls, that costs more than it saves. Nor is it for models with large arrays: a call copies
-    their values, which donation doesn't do. And the program takes longer to compile: several
-    times as long, for a thousand states. Packing and donation go together; what was read of a
-    state before a call then stays good. Inside of other transforms nothing is packed.
-
     Args:
         fun: The function, or a method. Left out, `jit` gives a decorator.
         static_argnums: Positions of arguments that are part of the program; hashable ones.
@@ -68,8 +54,6 @@ def jit(
         donate_states: States whose memory the program may reuse, if it writes them: True for
             all, or a lens in any form. Their old values, and other names for these arrays,
             are deleted by a call, even if the program fails while it runs.
-        pack_states: States to keep in one array for each dtype between calls, if it writes
-            them: True for all, or a lens in any form. For many small ones; see above.
         inline: Whether to dissolve the program in one that calls it.
         keep_unused: Whether to keep arguments that the program doesn't use.
         max_traces: After how many traces to refuse another one, with an error that says
@@ -97,18 +81,6 @@ def jit(
         [3.0, 0.12, 0.005]
         >>> step.states.written
         (ParamState(f32[3], name='weight'),)
-
-        Many small states in a loop are passed as one array:
-
-        >>> states = [sl.State(jnp.zeros(2)) for _ in range(300)]
-        >>> @sl.jit(pack_states=True)
-        ... def advance():
-        ...     for state in states:
-        ...         state.value += 1
-        >>> for _ in range(10):
-        ...     advance()
-        >>> states[4].value
-        Array([10., 10.], dtype=float32)
     """
     make = functools.partial(
         JitFunction,
@@ -117,7 +89,6 @@ def jit(
         donate_argnums=donate_argnums,
         donate_argnames=donate_argnames,
         donate_states=donate_states,
-        pack_states=pack_states,
         inline=inline,
         keep_unused=keep_unused,
         max_traces=max_traces,

@@ -16,8 +16,9 @@ import jax.tree_util as jtu
 from ..._errors import ArgumentTypeError, SelectionError, explain, user_facing
 from ..._tree import Holder
 from ...lens import combine
-from ...state import State, active_frame, capture, is_alive
+from ...state import State, is_alive
 from .._core import (
+    Arguments,
     BoundMethod,
     Choice,
     Method,
@@ -28,20 +29,21 @@ from .._core import (
     constants,
     innermost,
     labels_of,
+    merge_arguments,
     merge_static,
     parse_argnames,
     parse_argnums,
     parse_count,
     positions_of,
-    prepared,
     reachable,
-    states_in,
+    run_and_commit,
+    split_arguments,
+    split_items,
 )
 from ._ahead_of_time import AheadOfTime
-from ._dispatch import dispatch
-from ._layout import InputSignature, StateLayout
-from ._packing import boxes
-from ._program import Program, Replay, signature_of, split_result
+from ._arguments import DONATED, InputSignature
+from ._dispatch import Dispatch
+from ._program import Program, Replay, signature_of
 from ._trace_guard import TraceGuard
 
 
@@ -78,7 +80,6 @@ class JitFunction:
         static_argnames: Any = None,
         donate_argnums: Any = None,
         donate_states: Any = None,
-        pack_states: Any = None,
         max_traces: int | None = None,
         **options: Any,
     ):
@@ -97,7 +98,6 @@ class JitFunction:
             "static_argnames": static_argnames,
             "donate_argnums": donate_argnums,
             "donate_states": donate_states,
-            "pack_states": pack_states,
             "max_traces": max_traces,
             **options,
         }
@@ -119,7 +119,6 @@ class JitFunction:
         donated |= positions_of(fun, donated_names, name)
         self._options = options
         self._donation = Choice(donate_states, "donate_states", name)
-        self._packing = Choice(pack_states, "pack_states", name)
         self.lends = self._donation.selector is not None
         # What is lent comes first, before the arguments.
         lent = {0} if self.lends else set[int]()
@@ -160,24 +159,19 @@ class JitFunction:
     @user_facing
     def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
-            captured = capture(self._fun, args, kwargs, frozen=states_in(args, kwargs))
-            captured.writes.commit()
-            return captured.out
-        return self._finished(*self._prepared(args, kwargs))
+            return run_and_commit(self._fun, args, kwargs)
+        return self._settle_and_run(self._split(args, kwargs))
 
-    def _install(self, call: Callable[..., Any]) -> None:
-        self.__call__ = call
-
-    def _finished(self, args: Any, kwargs: Any, undeclared: UndeclaredStates | None = None) -> Any:
+    def _settle_and_run(self, split: Arguments, undeclared: UndeclaredStates | None = None) -> Any:
+        args, kwargs = split
         program, result = self._settle(
             args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
         )
-        is_only = all(other is program or not other.holds() for other in self._serving())
-        # A program that takes values by themselves is for frames, where calls go this way.
-        is_plain = program.is_plain and is_only and not self.lends and not program.is_for_frames
+        # Two programs that are both current differ by arguments: which one is looked up each time.
+        is_only = all(other is program or not other.is_current() for other in self._programs)
         self.__call__ = self._call
-        if is_plain:
-            dispatch(program, self._static, self._call, self._finished, self._install)
+        if program.is_plain and is_only and not self.lends:
+            self.__call__ = Dispatch(program, self._static, self._call, self._settle_and_run)
         return program.finish(result)
 
     @user_facing
@@ -192,7 +186,7 @@ class JitFunction:
             What `jax.jit(f).trace` gives, with ``.jaxpr`` and ``.lower()``.
         """
         program, traced = self._look(args, kwargs)
-        return AheadOfTime(traced, program, self._prepared, repr(self))
+        return AheadOfTime(traced, program, self._split, repr(self))
 
     @user_facing
     def lower(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
@@ -218,11 +212,11 @@ class JitFunction:
         Returns:
             The output with a `jax.ShapeDtypeStruct` in place of each array.
         """
-        program, traced = self._look(args, kwargs)
-        return merge_static(split_result(traced.out_info, program.outs)[0])
+        _, traced = self._look(args, kwargs)
+        return merge_static(traced.out_info[0])
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
-        args, kwargs = self._prepared(args, kwargs)
+        args, kwargs = self._split(args, kwargs)
         return self._settle(
             args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
         )
@@ -235,32 +229,29 @@ class JitFunction:
         self._guard.clear()
         self.__call__ = self._call
 
-    def _prepared(
+    def _split(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not self.lends:
-            return prepared(args, kwargs, self._static, as_partitioned)
+            return split_arguments(args, kwargs, self._static, split_items)
         lent = None
         if args:
             lent, rest = self._donation.halves(args[0])
             args = rest, *args[1:]
-        positional, named = prepared(args, kwargs, self._static, as_partitioned)
+        positional, named = split_arguments(args, kwargs, self._static, split_items)
         return (as_partitioned(lent, lambda: "argument 0"), *positional), named
 
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
         """Returns the function to run, and its arguments as the caller gave them."""
-        positional = list(map(merge_static, args))
+        positional, named = merge_arguments(args, kwargs)
         if self.lends:
-            lent = positional.pop(0)
+            lent, *rest = positional
             if lent is not None:
-                positional[0] = combine(lent, positional[0])
-        return (
-            self._fun,
-            tuple(positional),
-            {name: merge_static(arg) for name, arg in kwargs.items()},
-        )
+                rest[0] = combine(lent, rest[0])
+            positional = tuple(rest)
+        return self._fun, positional, named
 
-    def stage(self, pure: Callable[..., Any], states: StateLayout) -> Any:
+    def stage(self, pure: Callable[..., Any]) -> Any:
         """Stages a pure function by `jax.jit`; see `_program.Host`."""
 
         def staged(*inputs: Any) -> Any:
@@ -269,9 +260,8 @@ class JitFunction:
         # What JAX's messages call the program, where they say it is, and what is given to it.
         staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
-        staged.__signature__ = InputSignature(self._fun, states, self.lends)  # type: ignore[attr-defined]
-        args = (states.count,) if self.donated_args else ()
-        return jax.jit(staged, donate_argnums=(*states.donated, *args), **self._options)
+        staged.__signature__ = InputSignature(self._fun, self.donated_args, self.lends)  # type: ignore[attr-defined]
+        return jax.jit(staged, donate_argnums=DONATED, **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""
@@ -322,25 +312,13 @@ class JitFunction:
 
     def _known(self, args: Any, kwargs: Any) -> Program | None:
         """Finds the program that has been made for such arguments, or that may do for them."""
-        holding = [program for program in self._serving() if program.holds()]
-        if len(holding) > 1:
+        current = [program for program in self._programs if program.is_current()]
+        if len(current) > 1:
             signature = signature_of((args, kwargs))
-            for program in holding:
+            for program in current:
                 if signature in program.signatures:
                     return program
-        return holding[-1] if holding else None
-
-    def _packs(self) -> bool:
-        """Says whether states may be packed here. In a frame each has a value by itself."""
-        return not self._packing.is_empty and active_frame.get() is None
-
-    def _serving(self) -> list[Program]:
-        """Lists the programs for calls from here, in a frame or outside of all."""
-        if self._packing.is_empty:
-            return self._programs
-        if self._packs():
-            return [program for program in self._programs if not program.is_for_frames]
-        return [program for program in self._programs if not program.blocks]
+        return current[-1] if current else None
 
     def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> tuple[Program, Any]:
         """Makes a program, by tracing the function with states that are believed to do.
@@ -349,26 +327,15 @@ class JitFunction:
         """
         if cells is None:
             roots = [self._fun, *constants(args, kwargs)]
-            found = dict.fromkeys(reachable(roots))
-            for known in self._programs if self._packs() else ():
-                found |= known.touched  # it may have been made for other shapes of the same
-            cells = [cell for cell in found if is_alive(cell)]
-        probe = Program(self, (), cells)
+            cells = [cell for cell in reachable(roots) if is_alive(cell)]
+        program = probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
-        donated = {cell: None for cell in probe.written if cell in self._donation}
-        packed = [cell for cell in probe.written if cell in self._packing]
-        is_for_frames = len(packed) > 1 and not self._packs()
+        donated = [cell for cell in probe.written if cell in self._donation]
         kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
-        packed = packed if self._packs() else []
-        lost, taken = boxes(list(donated), packed), boxes(kept, packed)
-        if not lost and taken == cells:
-            program = probe
-        else:
-            replay = Replay(probe, traced, (args, kwargs))
-            program = Program(self, lost, taken, replay)
-        program.is_for_frames = is_for_frames
+        if donated or kept != cells:
+            program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
         if probe.can_raise or can_raise(traced.jaxpr):
-            program.expect_errors()
+            program.expect_errors(probe.checks)
         self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
         return program, traced if program is probe else None
 

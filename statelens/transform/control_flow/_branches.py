@@ -12,21 +12,18 @@ import jax.core
 import jax.numpy as jnp
 
 from ..._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
-from ...state import capture
 from .._core import (
     Attempt,
-    are_alike,
     check_callable,
-    commit,
+    current_value,
     describe_difference,
+    describe_types,
     discover,
-    kinds,
     merge_static,
-    run,
+    run_and_commit,
     split_static,
-    states_before,
-    states_in,
 )
+from ._carry import are_alike, commit_carry, run_body
 from ._eager_cache import staged
 
 
@@ -169,19 +166,16 @@ def _run_branches(
     if jax.config.jax_disable_jit and not isinstance(index, jax.core.Tracer):  # type: ignore
         # Then JAX runs a single branch, in Python, and so do we.
         chosen = functions[min(max(int(index), 0), len(functions) - 1)]
-        given = tuple(map(merge_static, operands))
-        captured = capture(chosen, given, {}, frozen=states_in(given, {}))
-        captured.writes.commit()
-        return captured.out
+        return run_and_commit(chosen, operands)
 
     def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
-        before = states_before(attempt)
+        before = tuple(map(current_value, attempt.cells))
         written: dict[Any, None] = {}
         ends: list[Any] = []
 
         def branch(fun: Callable[..., Any]) -> Callable[..., Any]:
             def run_branch(*operands: Any) -> Any:
-                step = run(fun, attempt, before, tuple(map(merge_static, operands)))
+                step = run_body(fun, attempt, before, operands)
                 written.update(dict.fromkeys(step.written))
                 out = split_static(step.out, lambda: "the output")
                 ends.append((out, step.values))
@@ -201,7 +195,7 @@ def _run_branches(
         return attempt, values, merge_static(out)
 
     attempt, values, result = discover(attempted, name, functions[-1])
-    commit(attempt, values)
+    commit_carry(attempt, values)
     return result
 
 
@@ -214,7 +208,8 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
                 raise StructureError(
                     explain(
                         asked,
-                        f"one leaves {cell!r} as {kinds(one)}, another one as {kinds(other)}",
+                        f"one leaves {cell!r} as {describe_types(one)}, "
+                        f"another one as {describe_types(other)}",
                         "values of the same structure, shape and dtype in all branches",
                     )
                 )
@@ -222,7 +217,8 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
             raise StructureError(
                 explain(
                     asked,
-                    f"what one returns differs from another's: {describe_difference(other_out, out)}",
+                    f"what one returns differs from another's: "
+                    f"{describe_difference(other_out, out)}",
                     "outputs of the same structure, shape and dtype from all branches",
                 )
             )

@@ -17,16 +17,13 @@ from ...thread import is_pair, returned_no_pair
 from .._core import (
     Attempt,
     check_callable,
-    check_carry,
-    check_kept,
-    commit,
+    current_value,
     discover,
     merge_static,
     parse_count,
-    run,
     split_static,
-    states_before,
 )
+from ._carry import check_carry, check_kept, commit_carry, run_body
 from ._chunks import scan_in_chunks, while_in_chunks
 from ._eager_cache import staged
 from ._progress import as_progress_bar
@@ -69,10 +66,10 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
             values, inner = carry
             x_tree = merge_static(x)
             if is_loop:
-                out, written, after = run(f, attempt, values, x_tree)
+                out, written, after = run_body(f, attempt, values, x_tree)
                 new, y = None, out
             else:
-                out, written, after = run(f, attempt, values, (x_tree,), (inner,))
+                out, written, after = run_body(f, attempt, values, (x_tree,), (inner,))
                 new, y = _pair(out, name)
             attempt.require_exactly(written)
             check_kept(attempt, values, after, name)
@@ -95,7 +92,7 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
             progress.mark(done, is_first=done == first, **parts(x, carry, y))  # type: ignore
 
         first = 0 if progress is None else min(progress.every or 1, length)
-        start = (states_before(attempt), init)
+        start = (tuple(map(current_value, attempt.cells)), init)
         if again:
             kind: Any = {"kind": "checkpointed", **dict(settings)}
             if progress is None:
@@ -112,7 +109,7 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
         return attempt, values, (merge_static(carry), merge_static(ys))
 
     attempt, values, result = discover(attempted, name, f)
-    commit(attempt, values)
+    commit_carry(attempt, values)
     return result
 
 
@@ -147,7 +144,7 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
 
         def cond(carry: Any) -> Any:
             values, inner = carry
-            go_on, written, _ = run(cond_fun, attempt, values, (), (inner,))
+            go_on, written, _ = run_body(cond_fun, attempt, values, (), (inner,))
             if written:
                 raise SelectionError(
                     explain(
@@ -160,7 +157,7 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
 
         def body(carry: Any) -> Any:
             values, inner = carry
-            new, written, after = run(body_fun, attempt, values, (), (inner,))
+            new, written, after = run_body(body_fun, attempt, values, (), (inner,))
             attempt.require_exactly(written)
             check_kept(attempt, values, after, name)
             value = split_static(new, lambda: "the value")
@@ -177,7 +174,7 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
             is_first = done <= progress.due(0)  # type: ignore[union-attr]
             progress.mark(done, is_first=is_first, carry=merge_static(carry[1]))  # type: ignore
 
-        start = (states_before(attempt), init)
+        start = (tuple(map(current_value, attempt.cells)), init)
         zero = jnp.zeros((), jnp.int32)
         if name == "bounded_while_loop":
             kind: Any = {"kind": "bounded", "max_steps": max_steps, "base": base}
@@ -195,7 +192,7 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
         return attempt, end[0], merge_static(end[1])
 
     attempt, values, result = discover(attempted, name, body_fun)
-    commit(attempt, values)
+    commit_carry(attempt, values)
     return result
 
 

@@ -23,19 +23,19 @@ from ..._errors import (
     user_facing,
 )
 from ...lens import Units, units_of
-from ...state import State, capture, this_frame
+from ...state import State, this_frame
 from ...thread import overlaid_values
 from .._core import (
     Attempt,
     Wrapper,
     applied,
     check_callable,
+    commit,
+    current_value,
+    describe_types,
     discover,
-    finished,
-    kinds,
-    merge_static,
-    staged_writes,
-    states_before,
+    run,
+    split_writes,
     states_in,
 )
 
@@ -58,7 +58,7 @@ class _Custom(Wrapper):
 
     def _others(self, attempt: Attempt) -> tuple[Any, ...]:
         """Reads the other states that the function reads; they have no derivative through it."""
-        return jax.lax.stop_gradient(states_before(attempt))
+        return jax.lax.stop_gradient(tuple(map(current_value, attempt.cells)))
 
     def _run(
         self,
@@ -72,7 +72,7 @@ class _Custom(Wrapper):
         """Runs the function, or a rule of it, against values of the states."""
         given = self._given()
         overlaid = {} if given is None else overlaid_values(given.units, given.flatten(values))
-        known = dict(zip(attempt.cells, map(merge_static, others), strict=True))
+        known = dict(zip(attempt.cells, others, strict=True))
         inside = states_in(args, kwargs)
 
         def on_touch(cell: State) -> None:
@@ -81,10 +81,10 @@ class _Custom(Wrapper):
                 frame = this_frame()
                 frame.values[cell] = jax.tree.map(_stand_in, frame.peek(cell))
 
-        captured = capture(
+        captured = run(
             fun, args, kwargs, values={**known, **overlaid}, frozen=inside, on_touch=on_touch
         )
-        touched = [c for c in captured.touched if c not in inside and c not in overlaid]
+        touched = [c for c in captured.closed_over if c not in overlaid]
         attempt.cover(touched)
         for cell in captured.writes.cells:
             if cell in overlaid:
@@ -95,7 +95,7 @@ class _Custom(Wrapper):
                         "return the new value, and assign it outside of the function",
                     )
                 )
-        return captured.out, staged_writes(captured.writes)
+        return captured.out, split_writes(captured.writes)
 
     def _pair(self, found: Any, rule: str, asked: str, form: str) -> tuple[Any, Any]:
         if isinstance(found, tuple) and len(found) == 2:
@@ -142,7 +142,7 @@ class _CustomVjp(_Custom):
             self._missing("def_fwd" if self._fwd is None else "def_bwd")
         call = functools.partial(self._attempted, args, _stopped(kwargs))
         out, writes = discover(call, self.name, self._fun)
-        return finished(out, _stopped(writes))
+        return commit(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
@@ -200,8 +200,8 @@ class _CustomVjp(_Custom):
                 raise StructureError(
                     explain(
                         f"asked the backward rule of {self!r} for cotangents",
-                        f"that of argument {number} is {kinds(cotangent)}, and the argument is "
-                        f"{kinds(arg)}",
+                        f"that of argument {number} is {describe_types(cotangent)}, "
+                        f"and the argument is {describe_types(arg)}",
                         "a cotangent of the argument's shape",
                     )
                 )
@@ -229,7 +229,7 @@ class _CustomJvp(_Custom):
             self._missing("def_jvp")
         call = functools.partial(self._attempted, args, _stopped(kwargs))
         out, writes = discover(call, self.name, self._fun)
-        return finished(out, _stopped(writes))
+        return commit(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()

@@ -17,9 +17,9 @@ import jax.tree_util as jtu
 from ..._errors import ArgumentError, DifferentiationError, StructureError, explain
 from ..._tree import is_array, is_numeric
 from ...lens import Selector
-from ...state import NO_WRITES, Writes, capture
+from ...state import NO_WRITES, Writes
 from ...thread import value_and_aux
-from .._core import describe_difference, merge_static, split_numbers, written
+from .._core import describe_difference, merge_static, run, split_numbers, written
 from ._dtypes import Differentiable
 from ._targets import (
     Call,
@@ -135,7 +135,7 @@ class Plan:
         call = Call(list(self._args))
         for part, own in zip(self.parts, self._each(values), strict=True):
             part.apply(own, call)
-        captured = capture(
+        captured = run(
             self._fun, tuple(call.args), self._kwargs, values=call.values, frozen=call.frozen
         )
         # Nothing that is traced may be kept: it would outlive its trace.

@@ -17,8 +17,8 @@ import numpy as np
 from jax.extend.core import Literal
 
 from ..._errors import HIDDEN, NonFiniteError, explain
-from ...state import active_frame, has_tracers
-from .._core import remembering
+from ...state import has_tracers
+from .._core import Check, expect_errors
 
 _LIBRARIES = (
     *HIDDEN,
@@ -123,12 +123,12 @@ def _stage_report(
         if np.any(counts):
             raise NonFiniteError(_message(labels, counts, search, found, asked_by))
 
-    def locate(counts: jax.Array, inputs: Any) -> None:
-        jax.debug.callback(remembering(report), counts, search.run(inputs))
+    raising = Check(report)
 
-    frame = active_frame.get()
-    if frame is not None:
-        frame.expect_errors()
+    def locate(counts: jax.Array, inputs: Any) -> None:
+        jax.debug.callback(raising, counts, search.run(inputs))
+
+    expect_errors(raising)
     inputs = jax.lax.stop_gradient(search.inputs)
     jax.lax.cond(jnp.any(counts > 0), locate, lambda *_: None, counts, inputs)
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import Wrapper, applied, check_callable, finished, parse_argnums, prepared, pure
+from .._core import Wrapper, applied, check_callable, commit, parse_argnums, pure, split_arguments
 
 
 class _Checkpointed(Wrapper):
@@ -30,8 +30,8 @@ class _Checkpointed(Wrapper):
 
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        operands = prepared(args, kwargs, self._static)
-        return finished(*jax.checkpoint(pure(self._fun), **self._options)(*operands))
+        operands = split_arguments(args, kwargs, self._static)
+        return commit(*jax.checkpoint(pure(self._fun), **self._options)(*operands))
 
 
 @user_facing

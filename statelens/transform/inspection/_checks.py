@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from ...state import active_frame
-from .._core import Wrapper, check_callable, finished, prepared, pure, remembering
+from .._core import Check, Wrapper, check_callable, commit, expect_errors, pure, split_arguments
 
 check = _checkify.check
 check_error = _checkify.check_error
@@ -51,7 +50,7 @@ def error_if(x: Any, pred: Any, msg: str) -> Any:
         Array(1., dtype=float32...)
     """
     _check_arguments(pred, msg, "error_if")
-    _expect_errors()
+    expect_errors()
     return eqx.error_if(x, pred, msg)
 
 
@@ -92,10 +91,11 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
         if holds:
             refuse(args, kwargs)
         return
-    _expect_errors()
+    raising = Check(refuse)
+    expect_errors(raising)
     jax.lax.cond(
         holds,
-        lambda: jax.debug.callback(remembering(refuse), args, kwargs),
+        lambda: jax.debug.callback(raising, args, kwargs),
         lambda: None,
     )
 
@@ -147,8 +147,10 @@ class _Checked(Wrapper):
 
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        error, result = _checkify.checkify(pure(self._fun), self._errors)(*prepared(args, kwargs))
-        return error, finished(*result)
+        error, result = _checkify.checkify(pure(self._fun), self._errors)(
+            *split_arguments(args, kwargs)
+        )
+        return error, commit(*result)
 
 
 def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -163,12 +165,6 @@ def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
                 "a value for each {} in the text",
             )
         ) from None
-
-
-def _expect_errors() -> None:
-    frame = active_frame.get()
-    if frame is not None:
-        frame.expect_errors()
 
 
 def _check_arguments(pred: Any, msg: Any, asked_by: str) -> None:

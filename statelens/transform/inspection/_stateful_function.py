@@ -12,7 +12,7 @@ import jax
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ...lens import focus_on
-from ...state import State, capture
+from ...state import State
 from ...thread import functionalize
 from .._core import (
     check_callable,
@@ -20,10 +20,10 @@ from .._core import (
     parse_argnames,
     parse_argnums,
     positions_of,
-    prepared,
     read_lens,
+    run,
+    split_arguments,
     split_static,
-    states_in,
 )
 from ..compilation import TouchedStates
 
@@ -171,7 +171,7 @@ class StatefulFunction:
         """
         values = [cell.value for cell in self.states(*args, **kwargs).read]
         run = self.pure(*args, **kwargs)
-        positional, named = prepared(args, kwargs, self._static)
+        positional, named = split_arguments(args, kwargs, self._static)
 
         def flat(values: Any, args: Any, kwargs: Any) -> Any:
             given = {name: merge_static(arg) for name, arg in kwargs.items()}
@@ -226,13 +226,15 @@ class StatefulFunction:
     def get_jaxpr(self, *args: Any, **kwargs: Any) -> Any:
         """Gives the program, of the arguments and then the values of the states."""
         values = [cell.value for cell in self.states(*args, **kwargs).read]
-        return jax.make_jaxpr(self._swapped)(*prepared(args, kwargs, self._static), values)
+        return jax.make_jaxpr(self._swapped)(*split_arguments(args, kwargs, self._static), values)
 
     @user_facing
     def get_out_shapes(self, *args: Any, **kwargs: Any) -> Any:
         """Gives the shapes and dtypes of ``(out, new values of the states)``."""
         values = [cell.value for cell in self.states(*args, **kwargs).read]
-        out, after = jax.eval_shape(self._swapped, *prepared(args, kwargs, self._static), values)
+        out, after = jax.eval_shape(
+            self._swapped, *split_arguments(args, kwargs, self._static), values
+        )
         return merge_static(out), after
 
     def get_out_treedef(self, *args: Any, **kwargs: Any) -> Any:
@@ -248,15 +250,11 @@ class StatefulFunction:
         found: list[TouchedStates] = []
 
         def look(args: Any, kwargs: Any) -> Any:
-            args = tuple(map(merge_static, args))
-            kwargs = {name: merge_static(arg) for name, arg in kwargs.items()}
-            inside = states_in(args, kwargs)
-            captured = capture(self._fun, args, kwargs, frozen=inside)
-            read = tuple(cell for cell in captured.touched if cell not in inside)
-            found.append(TouchedStates(read, captured.writes.cells))
+            captured = run(self._fun, args, kwargs)
+            found.append(TouchedStates(tuple(captured.closed_over), captured.writes.cells))
             return split_static(captured.out, lambda: "the output")
 
-        out = jax.eval_shape(look, *prepared(args, kwargs, self._static))
+        out = jax.eval_shape(look, *split_arguments(args, kwargs, self._static))
         return merge_static(out), found[-1]
 
 

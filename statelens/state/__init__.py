@@ -21,7 +21,7 @@ from ._state import (
     refuse_ended,
 )
 from ._storage import ENDED, LazyValue
-from ._trace import TOP, concrete_types, current_trace, has_tracers
+from ._trace import TOP, are_concrete, concrete_types, current_trace, has_tracers
 
 __all__ = [
     "ENDED",
@@ -40,6 +40,7 @@ __all__ = [
     "State",
     "Writes",
     "active_frame",
+    "are_concrete",
     "capture",
     "concrete_types",
     "current_trace",

@@ -1,5 +1,6 @@
 """What JAX is tracing now: just enough to keep traced values where they belong."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.core
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-__all__ = ["TOP", "concrete_types", "current_trace", "has_tracers", "is_concrete"]
+__all__ = ["TOP", "are_concrete", "concrete_types", "current_trace", "has_tracers", "is_concrete"]
 
 
 def current_trace() -> Any:
@@ -34,7 +35,7 @@ concrete_types: set[type] = {bool, int, float, complex, np.ndarray}
 
 def is_concrete(value: Any) -> bool:
     """Says whether a value is an array or a number, and isn't traced."""
-    # A class that has been met is sooner looked up than asked about.
+    # A class that has been met is looked up faster than it is asked about.
     if type(value) in concrete_types:
         return True
     is_array = isinstance(value, (jax.Array, np.generic))
@@ -42,3 +43,8 @@ def is_concrete(value: Any) -> bool:
         concrete_types.add(type(value))
         return True
     return False
+
+
+def are_concrete(values: Iterable[Any]) -> bool:
+    """Says whether all values are arrays and numbers, and none is traced."""
+    return concrete_types.issuperset(map(type, values)) or all(map(is_concrete, values))

@@ -4,17 +4,16 @@ Once a program is all that the calls of a function need, they should cost what t
 program costs. So this does nothing else: whatever is out of the ordinary goes the long way.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from ..._errors import hide_own_frames
-from ...state import State, Writes, active_frame, concrete_types
+from ...state import State, Writes, active_frame, are_concrete, concrete_types, has_tracers
 from .._core import (
     PROGRAM_ERRORS,
     Arguments,
-    Partitioned,
     UndeclaredStates,
     merge_output,
     split_arguments,
@@ -69,7 +68,7 @@ class Dispatch:
                 return self._long_way(*args, **kwargs)
             program = self._program
             donated, kept = _gather(program.donated), _gather(program.kept)
-            if self._is_simple and not kwargs and concrete_types.issuperset(map(type, args)):
+            if self._is_simple and not kwargs and are_concrete(args):
                 inputs: Any = donated, _NONE_DONATED, kept, args, kwargs
             else:
                 args, kwargs = split_arguments(args, kwargs, self._static, split_items)
@@ -81,7 +80,7 @@ class Dispatch:
             if program.traces != self._traces:
                 return self._finish_trace(result)
             out, writes = program.split_result(result)
-            if not _are_concrete(writes.values):
+            if not _are_untraced(writes.values):
                 return program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
@@ -110,22 +109,14 @@ _NONE_DONATED: tuple[list[Any], dict[str, Any]] = ([], {})
 def _gather(cells: Sequence[State]) -> tuple[Any, ...]:
     """Gathers the values of states as a program takes them."""
     values = tuple([cell._value for cell in cells])
-    if concrete_types.issuperset(map(type, values)):
+    if are_concrete(values):
         return values
-    pairs = zip(values, cells, strict=True)
-    return tuple([v if type(v) in concrete_types else input_of(v, cell) for v, cell in pairs])
+    return tuple([input_of(value, cell) for value, cell in zip(values, cells, strict=True)])
 
 
-def _are_concrete(values: Iterable[Any]) -> bool:
+def _are_untraced(values: Sequence[Any]) -> bool:
     """Says whether nothing in what was written is traced, by a plain transform that is running."""
-    if concrete_types.issuperset(map(type, values)):
-        return True
-    return all(
-        concrete_types.issuperset(map(type, value.dynamic))
-        if type(value) is Partitioned
-        else type(value) in concrete_types
-        for value in values
-    )
+    return are_concrete(values) or not has_tracers(values)
 
 
 def _store(writes: Writes) -> None:

@@ -4,61 +4,68 @@ import argparse
 import dataclasses
 import datetime
 import importlib
-import pkgutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from rich.console import Console
 from rich.live import Live
 
-from . import parts, plots
+from . import micro, parts, plots
+from .adapters import not_installed
 from .machine import describe
-from .report import QUICK, Row, Settings, number, table, write
+from .report import described, number, page, table
+from .rows import Row, save
+from .settings import QUICK, Settings
 from .targets import ANY, TARGETS
 
 DESCRIPTION = "Measures statelens beside hand-written JAX and other libraries, on the same work."
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> None:
-    found = {name: part(name) for _, name, _ in pkgutil.iter_modules(parts.__path__)}
-    asked = arguments(list(found))
+    found = {
+        name: importlib.import_module(f"{folder.__name__}.{name}")
+        for folder in (parts, micro)
+        for name in folder.PARTS
+    }
+    asked = arguments(found)
     if asked.list:
         for name, module in found.items():
             console.print(f"[bold]{name:16}[/] {module.TITLE}")
         return
     machine = describe()
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(described(machine))
+    if absent := not_installed():
+        console.print(f"Not installed: {', '.join(absent)} (pip install -e '.[benchmarks]')")
     asked.output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for name in asked.parts or found:
         for row in shown(name, found[name], settings(asked)):
             rows.append(row)
-            write(asked.output, machine, rows)
+            save(asked.output / "rows.json", machine, rows)
+    (asked.output / "README.md").write_text(page(machine, rows) + "\n")
     plots.draw(asked.output, rows)
     summarize(rows)
-    console.print(f"Rows and plots are in {asked.output}")
+    console.print(f"Table, rows and plots are in {asked.output}")
 
 
-def part(name: str) -> ModuleType:
-    return importlib.import_module(f"{parts.__name__}.{name}")
-
-
-def arguments(names: Sequence[str]) -> argparse.Namespace:
+def arguments(parts: Mapping[str, ModuleType]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=DESCRIPTION)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(names)}")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(parts)}")
     parser.add_argument("--quick", action="store_true", help="a rough look")
+    parser.add_argument("--no-peers", action="store_true", help="only JAX and statelens")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each comparison")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="of small parameters")
-    parser.add_argument("--makes", type=int, metavar="N", help="how often to make anew")
+    parser.add_argument("--makes", type=int, metavar="N", help="how often to make again")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write to")
     asked = parser.parse_args()
-    if unknown := set(asked.parts) - set(names):
+    if unknown := set(asked.parts) - set(parts):
         parser.error(
-            f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(names)}"
+            f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(parts)}"
         )
     if asked.makes is not None and asked.makes < 2:
         parser.error("--makes takes 2 or more: what makes differ by is shown")
@@ -73,6 +80,7 @@ def settings(asked: argparse.Namespace) -> Settings:
         "budget": asked.budget,
         "sizes": asked.sizes and tuple(asked.sizes),
         "makes": asked.makes,
+        "peers": not asked.no_peers,
     }
     options = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(QUICK if asked.quick else Settings(), **options)

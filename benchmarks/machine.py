@@ -3,17 +3,19 @@
 import datetime
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
-PACKAGES = ("statelens", "jax", "jaxlib", "equinox", "flax", "brainstate", "penzai", "optax")
+import statelens
+
+PACKAGES = ("jax", "jaxlib", "equinox", "flax", "brainstate", "penzai", "optax")
 
 
 def describe() -> dict[str, Any]:
-    versions = {package: _version(package) for package in PACKAGES}
     return {
         "date": datetime.datetime.now().isoformat(" ", "minutes"),
         "CPU": _cpu(),
@@ -21,7 +23,8 @@ def describe() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "load": round(os.getloadavg()[0], 2),
         "Python": platform.python_version(),
-        **versions,
+        "statelens": f"{statelens.__version__} ({_commit()})",
+        **{package: _version(package) for package in PACKAGES},
     }
 
 
@@ -30,6 +33,14 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _commit() -> str:
+    """Gives the commit of the library that was imported, if it lies in a repository."""
+    folder = Path(statelens.__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "no commit"
 
 
 def _cpu() -> str:

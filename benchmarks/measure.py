@@ -5,7 +5,6 @@ is compared with the baseline's time in the same round, and the median of these 
 """
 
 import contextlib
-import dataclasses
 import gc
 import itertools
 import math
@@ -17,8 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .report import Row, Settings, rows_of
-from .targets import target_of
+from .settings import Settings
 
 Candidate = Callable[[], Any]
 
@@ -73,58 +71,6 @@ def _compared(
 ) -> dict[str, Ratio]:
     """Compares the times of each candidate with the baseline's in the same round."""
     return {name: _ratio([(each[name], each[baseline]) for each in rounds]) for name in candidates}
-
-
-def compare(
-    part: str,
-    work: str,
-    candidates: Mapping[str, Candidate],
-    baseline: str,
-    *,
-    settings: Settings,
-    size: int | None = None,
-    remade: Iterator[Mapping[str, Candidate]] | None = None,
-) -> Iterator[Row]:
-    """Times candidates; those that have a target for longer, beside the baseline alone.
-
-    Of two candidates that are the same program, one may be faster by 4%, for as long as they live,
-    because of where their many arrays lie. What is made anew has others.
-
-    Args:
-        part: The part's name.
-        work: What the candidates do.
-        candidates: What to call, by the library's name.
-        baseline: The name of the one that the others are compared with.
-        settings: How long to measure.
-        size: How much of the work there is, where that is varied.
-        remade: Gives those that have a target, and the baseline, made anew.
-
-    Returns:
-        Rows, in the order of the candidates.
-    """
-    judged = {name for name in candidates if target_of(part, work, name) is not None}
-    others = {name: candidates[name] for name in candidates if name not in judged}
-    measured = ratios(others, baseline, settings=settings)
-    longer = settings.longer()
-    if remade is not None:
-        each = dataclasses.replace(longer, budget=longer.budget / settings.makes)
-        makes = itertools.islice(remade, settings.makes)
-        measured |= _averaged([ratios(calls, baseline, settings=each) for calls in makes])
-    elif judged:
-        apart = {name: candidates[name] for name in candidates if name in {baseline, *judged}}
-        measured |= ratios(apart, baseline, settings=longer)
-    return rows_of(part, work, {name: measured[name] for name in candidates}, size)
-
-
-def _averaged(makes: list[dict[str, Ratio]]) -> dict[str, Ratio]:
-    """Averages what was measured of candidates that were made several times."""
-    averaged = {}
-    for name in makes[0]:
-        found = [measured[name] for measured in makes]
-        ratio, low, high, seconds, _ = map(statistics.mean, zip(*found, strict=True))
-        error = statistics.stdev(each.ratio for each in found) / math.sqrt(len(found)) / ratio
-        averaged[name] = Ratio(ratio, low, high, seconds, error)
-    return averaged
 
 
 def _rounds(candidates: Mapping[str, Candidate], settings: Settings) -> Iterator[dict[str, float]]:

@@ -1,10 +1,17 @@
-"""Rows as pictures, one for each part."""
+"""Rows as three pictures: real models, calls over N small parameters, growth."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import Row
+from .rows import Row
+
+PICTURES = {
+    "real_models": ("real_models", "training"),
+    "dispatch": ("dispatch",),
+    "growth": ("growth",),
+}
+"""What each picture shows: parts, with a panel for each work."""
 
 COLUMNS = 3
 HUES = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")
@@ -12,34 +19,36 @@ COLORS = [*(f"tab:{hue}" for hue in HUES), "black", "gold", "navy", "salmon"]
 
 
 def draw(folder: Path, rows: Iterable[Row]) -> None:
-    """Draws a picture of each part, with a panel for each work."""
+    rows = list(rows)
+    for name, parts in PICTURES.items():
+        works: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.part in parts:
+                works.setdefault(row.work, []).append(row)
+        if works:
+            _draw(folder / f"{name}.png", works)
+
+
+def _draw(file: Path, works: dict[str, list[Row]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    by_part: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        if row.ratio is not None:
-            by_part.setdefault(row.part, {}).setdefault(row.work, []).append(row)
-    for part, works in by_part.items():
-        columns = min(len(works), COLUMNS)
-        lines = -(-len(works) // columns)
-        figure, panels = pyplot.subplots(
-            lines,
-            columns,
-            figsize=(5.5 * columns, 4.5 * lines),
-            squeeze=False,
-            layout="constrained",
-        )
-        for panel in panels.flat[len(works) :]:
-            panel.set_axis_off()
-        for panel, (work, of_work) in zip(panels.flat, works.items(), strict=False):
-            grows = len({row.size for row in of_work}) > 1
-            (_lines if grows else _bars)(panel, of_work)
-            panel.set_title(work)
-        figure.savefig(folder / f"{part}.png", dpi=120)
-        pyplot.close(figure)
+    columns = min(len(works), COLUMNS)
+    lines = -(-len(works) // columns)
+    size = (5.5 * columns, 4.5 * lines)
+    figure, panels = pyplot.subplots(
+        lines, columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    for panel in panels.flat[len(works) :]:
+        panel.set_axis_off()
+    for panel, (work, of_work) in zip(panels.flat, works.items(), strict=False):
+        grows = len({row.size for row in of_work}) > 1
+        (_lines if grows else _bars)(panel, of_work)
+        panel.set_title(work)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
 
 
 def _lines(panel: Any, rows: Sequence[Row]) -> None:

@@ -6,7 +6,8 @@ import brainstate
 import jax.numpy as jnp
 from brainstate import transform
 
-from . import Call, FirstCall, Problem, affine
+from ..calls import Call, FirstCall
+from ..problems import Problem, affine
 
 NAME = "brainstate"
 
@@ -68,14 +69,13 @@ def gradients(problem: Problem) -> dict[str, Call]:
     return {NAME: lambda: function(x, y)[::-1]}
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
-    model, x, y = Model(problem), problem.x, problem.y
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
+    model = Model(problem)
 
-    def fresh() -> FirstCall:
-        step = transform.jit(step_function(model, problem))
-        return FirstCall(lambda: step.lower(x, y), lambda: step(x, y))
+    def make() -> Any:
+        return transform.jit(step_function(model, problem))
 
-    return {NAME: fresh}
+    return {NAME: FirstCall(make, (problem.x, problem.y))}
 
 
 def derivatives(problem: Problem, compiled: bool) -> dict[str, dict[str, Call]]:

@@ -6,7 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from . import Call, FirstCall, Problem, affine, threaded
+from ..calls import Call, FirstCall, Training, threaded, training
+from ..problems import ADAM, Problem, affine
 
 NAME = "Equinox filter_jit"
 
@@ -72,20 +73,30 @@ def evaluations(problem: Problem) -> dict[str, Call]:
     return {NAME: lambda: filtered(model, x), "Equinox, jax.jit": lambda: plain(model, x)}
 
 
+def trainings(problem: Problem) -> dict[str, Training]:
+    loss_of = loss_function(problem)
+
+    def step(model: Model, memory: Any, x: Any, y: Any) -> Any:
+        loss, grads = eqx.filter_value_and_grad(loss_of)(model, x, y)
+        updates, memory = ADAM.update(grads, memory, model)
+        return loss, eqx.apply_updates(model, updates), memory
+
+    def begun(jit: Any) -> Training:
+        model = Model(problem)
+        return training(jit(step), jit(loss_of), model, ADAM.init(model), problem.x, problem.y)
+
+    return {NAME: begun(eqx.filter_jit), "Equinox, jax.jit": begun(jax.jit)}
+
+
 def gradients(problem: Problem) -> dict[str, Call]:
     function = eqx.filter_value_and_grad(loss_function(problem))
     model, x, y = Model(problem), problem.x, problem.y
     return {"Equinox": lambda: function(model, x, y)}
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
-    model, x, y = Model(problem), problem.x, problem.y
-
-    def fresh() -> FirstCall:
-        step = eqx.filter_jit(step_function(problem))
-        return FirstCall(lambda: step.lower(model, x, y), lambda: step(model, x, y)[0])
-
-    return {NAME: fresh}
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
+    args = Model(problem), problem.x, problem.y
+    return {NAME: FirstCall(lambda: eqx.filter_jit(step_function(problem)), args)}
 
 
 def derivatives(problem: Problem, compiled: bool) -> dict[str, dict[str, Call]]:

@@ -5,8 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from . import BASELINE, Call, FirstCall, Problem, affine, threaded
+from ..calls import Call, FirstCall, Training, threaded, training
+from ..problems import ADAM, Problem, affine
+from . import BASELINE
 
 
 def parameters(problem: Problem) -> list[Any]:
@@ -46,20 +49,28 @@ def evaluations(problem: Problem) -> dict[str, Call]:
     return {BASELINE: lambda: predict(params, x)}
 
 
+def trainings(problem: Problem) -> dict[str, Training]:
+    loss_of, params = loss_function(problem), parameters(problem)
+    memory, structure = jax.tree.flatten(ADAM.init(params))
+
+    def step(params: list[Any], memory: list[Any], x: Any, y: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(params, x, y)
+        updates, new = ADAM.update(grads, structure.unflatten(memory), params)
+        return loss, optax.apply_updates(params, updates), jax.tree.leaves(new)
+
+    batch = problem.x, problem.y
+    return {BASELINE: training(jax.jit(step), jax.jit(loss_of), params, memory, *batch)}
+
+
 def gradients(problem: Problem) -> dict[str, Call]:
     function = jax.value_and_grad(loss_function(problem))
     params, x, y = parameters(problem), problem.x, problem.y
     return {"jax.value_and_grad": lambda: function(params, x, y)}
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
-    params, x, y = parameters(problem), problem.x, problem.y
-
-    def fresh() -> FirstCall:
-        step = jax.jit(step_function(problem))
-        return FirstCall(lambda: step.lower(params, x, y), lambda: step(params, x, y)[0])
-
-    return {BASELINE: fresh}
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
+    args = parameters(problem), problem.x, problem.y
+    return {BASELINE: FirstCall(lambda: jax.jit(step_function(problem)), args)}
 
 
 def derivatives(problem: Problem, compiled: bool) -> dict[str, dict[str, Call]]:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from . import Call, FirstCall, Problem, affine
+from ..calls import Call, FirstCall, Training
+from ..problems import ADAM, Problem, affine
 
 
 class Layer(nnx.Module):
@@ -52,17 +53,15 @@ def steps(problem: Problem, donate: bool = False) -> dict[str, Call]:
         return partial(jitted, Model(problem), x, y)
 
     step = nnx.jit(step_function(problem), **donation)
-    calls = {
+    in_trees = step_function(problem, graph=False)
+    partially = nnx.jit_partial(in_trees, Model(problem), graph=False, **donation)
+    return {
         "NNX jit": bound(step),
         "NNX jit, cached_partial": partial(nnx.cached_partial(step, Model(problem)), x, y),
         "NNX, functional loop": _functional(problem, donation),
+        "NNX jit, tree mode": bound(nnx.jit(in_trees, graph=False, **donation)),
+        "NNX jit_partial, tree mode": partial(partially, x, y),
     }
-    if hasattr(nnx, "jit_partial"):  # this flax has the tree mode
-        in_trees = step_function(problem, graph=False)
-        calls["NNX jit, tree mode"] = bound(nnx.jit(in_trees, graph=False, **donation))
-        partially = nnx.jit_partial(in_trees, Model(problem), graph=False, **donation)
-        calls["NNX jit_partial, tree mode"] = partial(partially, x, y)
-    return calls
 
 
 def _functional(problem: Problem, donation: dict[str, Any]) -> Call:
@@ -89,37 +88,43 @@ def evaluations(problem: Problem) -> dict[str, Call]:
         return model(x)
 
     jitted, model, x = nnx.jit(predict), Model(problem), problem.x
-    calls = {
+    return {
         "NNX jit": partial(jitted, model, x),
         "NNX jit, cached_partial": partial(nnx.cached_partial(jitted, model), x),
+        "NNX jit, tree mode": partial(nnx.jit(predict, graph=False), model, x),
+        "NNX jit_partial, tree mode": partial(nnx.jit_partial(predict, model, graph=False), x),
     }
-    if hasattr(nnx, "jit_partial"):
-        calls["NNX jit, tree mode"] = partial(nnx.jit(predict, graph=False), model, x)
-        partially = nnx.jit_partial(predict, model, graph=False)
-        calls["NNX jit_partial, tree mode"] = partial(partially, x)
-    return calls
+
+
+def trainings(problem: Problem) -> dict[str, Training]:
+    loss_of, model, batch = loss_function(problem), Model(problem), (problem.x, problem.y)
+    optimizer = nnx.Optimizer(model, ADAM, wrt=nnx.Param)
+
+    def step(model: Model, optimizer: Any, x: Any, y: Any) -> Any:
+        loss, grads = nnx.value_and_grad(loss_of)(model, x, y)
+        optimizer.update(model, grads)
+        return loss
+
+    train = nnx.cached_partial(nnx.jit(step), model, optimizer)
+    evaluate = nnx.cached_partial(nnx.jit(loss_of), model)
+    calls = Training(partial(train, *batch), partial(evaluate, *batch))
+    return {"NNX jit, cached_partial": calls}
 
 
 def gradients(problem: Problem) -> dict[str, Call]:
     model, x, y = Model(problem), problem.x, problem.y
-    calls = {"NNX": partial(nnx.value_and_grad(loss_function(problem)), model, x, y)}
-    if hasattr(nnx, "jit_partial"):
-        in_trees = nnx.value_and_grad(loss_function(problem), graph=False)
-        calls["NNX, tree mode"] = partial(in_trees, model, x, y)
-    return calls
+    loss_of = loss_function(problem)
+    return {
+        "NNX": partial(nnx.value_and_grad(loss_of), model, x, y),
+        "NNX, tree mode": partial(nnx.value_and_grad(loss_of, graph=False), model, x, y),
+    }
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
-    def maker(**mode: Any) -> Call:
-        model, x, y = Model(problem), problem.x, problem.y
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
+    def of(**mode: Any) -> FirstCall:
+        def make() -> Any:
+            return nnx.jit(step_function(problem, **mode), **mode)
 
-        def fresh() -> FirstCall:
-            step = nnx.jit(step_function(problem, **mode), **mode)
-            return FirstCall(lambda: step.lower(model, x, y), lambda: step(model, x, y))
+        return FirstCall(make, (Model(problem), problem.x, problem.y))
 
-        return fresh
-
-    calls = {"NNX jit": maker()}
-    if hasattr(nnx, "jit_partial"):
-        calls["NNX jit, tree mode"] = maker(graph=False)
-    return calls
+    return {"NNX jit": of(), "NNX jit, tree mode": of(graph=False)}

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from penzai import pz
 
-from . import Call, FirstCall, Problem, affine
+from ..calls import Call, FirstCall
+from ..problems import Problem, affine
 
 NAME = "Penzai"
 
@@ -90,15 +91,7 @@ def gradients(problem: Problem) -> dict[str, Call]:
     return {NAME: call}
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
     stateless, params = pz.unbind_params(built(problem), freeze=True)
-    x, y = problem.x, problem.y
-
-    def fresh() -> FirstCall:
-        step = jax.jit(step_function(problem))
-        return FirstCall(
-            lambda: step.lower(params, stateless, x, y),
-            lambda: step(params, stateless, x, y)[0],
-        )
-
-    return {NAME: fresh}
+    args = params, stateless, problem.x, problem.y
+    return {NAME: FirstCall(lambda: jax.jit(step_function(problem)), args)}

@@ -1,1 +1,4 @@
-"""One file for each part: a `TITLE`, and `rows(settings)`, which gives rows as it measures."""
+"""What programs feel. A part is a file with a `TITLE`, and `rows(settings)`, which measures."""
+
+PARTS = ("real_models", "training", "memory", "programs", "growth", "lenses", "importing")
+"""In the order of the table."""

@@ -9,9 +9,10 @@ from jax.flatten_util import ravel_pytree
 
 import statelens as sl
 
-from ..adapters import Call, checked
-from ..measure import ratios
-from ..report import Row, Settings, rows_of
+from ..calls import Call, checked
+from ..compare import compare
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "how the cost of derivatives grows, to the way that grows the least by hand"
 
@@ -22,8 +23,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     for work, calls_at, sizes in WORKS:
         for size in sizes[:2] if settings.quick else sizes:
             calls = checked(calls_at(size))
-            measured = ratios(calls, next(iter(calls)), settings=settings)
-            yield from rows_of("growth", work, measured, size)
+            by_hand = next(iter(calls))
+            yield from compare("growth", work, calls, by_hand, settings=settings, size=size)
 
 
 def curvature(size: int) -> dict[str, Call]:

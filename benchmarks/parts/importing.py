@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from ..report import Row, Settings, missing
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "import after jax and equinox, in new interpreters, to 60 ms"
 
@@ -28,7 +29,11 @@ print(time.perf_counter() - start)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    there = {name: module for name, module in MODULES.items() if find_spec(module.split(".")[0])}
+    there = {
+        name: module
+        for name, module in MODULES.items()
+        if find_spec(module.split(".")[0]) and (settings.peers or name == "statelens")
+    }
     taken: dict[str, list[float]] = {name: [] for name in there}
     with tempfile.TemporaryDirectory() as folder:
         # As where packages are installed: bytecode is there from the second round on.
@@ -40,7 +45,6 @@ def rows(settings: Settings) -> Iterator[Row]:
         low, middle, high = statistics.quantiles(times[1:], n=4, method="inclusive")
         relative = (middle / 0.06, low / 0.06, high / 0.06)
         yield Row("importing", "import", name, None, *relative, middle)
-    yield from missing("importing", [name for name in MODULES if name not in there])
 
 
 def _seconds(module: str, environment: dict[str, str]) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 
 import statelens as sl
 
-from ..measure import ratios
-from ..report import Row, Settings, rows_of
+from ..compare import compare
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "a lens on a tree of so many leaves, to jax.tree.flatten and unflatten"
 
@@ -21,8 +22,7 @@ BASELINE = "flatten, unflatten"
 def rows(settings: Settings) -> Iterator[Row]:
     for size in (1_000, 10_000) if settings.quick else (10_000, 100_000):
         for work, calls in _works(_tree(size)).items():
-            measured = ratios(calls, BASELINE, settings=settings)
-            yield from rows_of("lenses", work, measured, size)
+            yield from compare("lenses", work, calls, BASELINE, settings=settings, size=size)
 
 
 def _tree(size: int) -> Any:

@@ -7,7 +7,8 @@ import optax
 
 from ..cases import HAND, Case
 from ..models import MODELS, step
-from ..report import Row, Settings
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "peak memory of a training step with donation, to jax.jit with donation by hand"
 
@@ -20,7 +21,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         peaks = {name: peak(case) for name, case in cases.items()}
         for name, found in peaks.items():
             note = f"{found:,} bytes"
-            yield Row("memory", work, name, ratio=found / peaks[HAND], note=note)
+            yield Row("memory", work, name, None, found / peaks[HAND], note=note)
 
 
 def peak(case: Case) -> int:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ..cases import HAND
 from ..pairs import WORKS
 from ..programs import Program, difference, program
-from ..report import Row, Settings
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "StableHLO operations of the same work, to those by hand"
 
@@ -19,7 +20,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             together = found.operations | by_hand.operations
             ratio = together.total() / by_hand.operations.total()
             is_same = not difference(found, by_hand)
-            yield Row("programs", work, name, ratio=ratio, note=_described(found, is_same))
+            yield Row("programs", work, name, None, ratio, note=_described(found, is_same))
 
 
 def _described(program: Program, is_same: bool) -> str:

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import optax
 
-from ..adapters import checked
+from ..calls import checked
 from ..cases import HAND
-from ..measure import ratios
+from ..compare import compare
 from ..models import MODELS, step
 from ..programs import operations
-from ..report import Row, Settings, rows_of
+from ..rows import Row
+from ..settings import Settings
 
 AGAIN = "jax, once more"
 
@@ -17,8 +18,9 @@ TITLE = "a training step by Adam of models of Equinox layers, to jax.jit over a 
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    for work, make in MODELS.items():
-        cases = step(*make(settings.quick), optax.adam(1e-3))
+    quickly_compiled = "MLP", "256-step GRU"
+    for work in quickly_compiled if settings.quick else MODELS:
+        cases = step(*MODELS[work](small=False), optax.adam(1e-3))
         programs = {
             name: operations(case.function.lower(*case.args)) for name, case in cases.items()
         }
@@ -30,5 +32,4 @@ def rows(settings: Settings) -> Iterator[Row]:
         calls = checked({name: case.stepper() for name, case in cases.items()})
         # With arrays of its own: if it shared them, they would lie in caches for one of the two.
         calls[AGAIN] = cases[HAND].stepper()
-        measured = ratios(calls, HAND, settings=settings.longer())
-        yield from rows_of("real_models", work, measured, notes=notes)
+        yield from compare("real_models", work, calls, HAND, settings=settings, notes=notes)

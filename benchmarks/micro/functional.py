@@ -7,10 +7,12 @@ import jax
 
 import statelens as sl
 
-from ..adapters import Call, checked, equinox_, perceptron, small_parameters, threaded
-from ..adapters import statelens_functional as functional
-from ..measure import compare
-from ..report import Row, Settings
+from ..adapters import equinox_, functional
+from ..calls import Call, checked, threaded
+from ..compare import compare
+from ..problems import perceptron, small_parameters
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "a jitted training step over an Equinox model, to eqx.filter_jit"
 

@@ -1,4 +1,4 @@
-"""Several training steps in one call, by a scan over their batches."""
+"""Many stateful steps in one call, by a loop over their batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,27 +8,38 @@ import jax.numpy as jnp
 
 import statelens as sl
 
-from ..adapters import BASELINE, Call, Problem, checked, jax_flat, small_parameters, threaded
-from ..adapters import statelens_facade as facade
-from ..adapters import statelens_functional as functional
-from ..measure import compare
-from ..report import Row, Settings
+from ..adapters import BASELINE, facade, functional, jax_flat
+from ..calls import Call, checked, threaded
+from ..compare import compare
+from ..problems import Problem, small_parameters
+from ..rows import Row
+from ..settings import Settings
 
-TITLE = "k steps in one call at N = 100, to k calls of jax.jit over a flat list"
+TITLE = "steps over N small parameters in one call, to as many calls, and to lax.scan"
+
+BY_HAND = "jax.jit of lax.scan"
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    problem = small_parameters(100)
-    for count in (8, 32):
-        calls = {BASELINE: _one_by_one(problem, count), **in_one_call(problem, count)}
+    yield from _to_single_calls(settings)
+    for size in settings.sizes[:2]:
+        problem = small_parameters(size)
         yield from compare(
-            "steps_per_call",
-            f"{count} steps in one call",
-            checked(calls),
-            BASELINE,
+            "loops",
+            "scan of 1,000 steps",
+            checked(_in_one_call(problem, 1_000)),
+            BY_HAND,
             settings=settings,
-            size=100,
+            size=size,
+            remade=_remade(problem),
         )
+
+
+def _to_single_calls(settings: Settings) -> Iterator[Row]:
+    problem = small_parameters(100)
+    calls = {BASELINE: _one_by_one(problem, 32), **_in_one_call(problem, 32)}
+    work = "32 steps in one call"
+    yield from compare("loops", work, checked(calls), BASELINE, settings=settings, size=100)
 
 
 def _one_by_one(problem: Problem, count: int) -> Call:
@@ -42,7 +53,14 @@ def _one_by_one(problem: Problem, count: int) -> Call:
     return call
 
 
-def in_one_call(problem: Problem, count: int) -> dict[str, Call]:
+def _remade(problem: Problem) -> Iterator[dict[str, Call]]:
+    """Makes what is judged again, and what it is compared with."""
+    while True:
+        calls = _in_one_call(problem, 1_000)
+        yield checked({name: calls[name] for name in (BY_HAND, facade.NAME)})
+
+
+def _in_one_call(problem: Problem, count: int) -> dict[str, Call]:
     """Calls of so many steps each; they give the last loss."""
     xs, ys = (jnp.stack([each] * count) for each in (problem.x, problem.y))
     by_hand, threading = jax_flat.step_function(problem), functional.step_function(problem)
@@ -69,7 +87,7 @@ def in_one_call(problem: Problem, count: int) -> dict[str, Call]:
         return sl.transform.for_loop(stateful, xs, ys)[-1]
 
     return {
-        "jax.jit of lax.scan": threaded(scanned, jax_flat.parameters(problem), xs, ys),
+        BY_HAND: threaded(scanned, jax_flat.parameters(problem), xs, ys),
         facade.NAME: lambda: looped(xs, ys),
         functional.NAME: threaded(scanned_model, functional.Model(problem), xs, ys),
     }

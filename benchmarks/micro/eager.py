@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 
-from ..adapters import asked, checked, not_installed, perceptron
-from ..measure import compare
-from ..report import Row, Settings, missing
+from ..adapters import asked
+from ..calls import checked
+from ..compare import compare
+from ..problems import perceptron
+from ..rows import Row
+from ..settings import Settings
 
 TITLE = "eager value and gradient, to jax.value_and_grad"
 
@@ -13,6 +16,5 @@ PROBLEMS = {"regressor": perceptron(1, 1), "10-layer MLP": perceptron(*[8] * 11)
 
 def rows(settings: Settings) -> Iterator[Row]:
     for work, problem in PROBLEMS.items():
-        calls = checked(asked("gradients", problem))
+        calls = checked(asked("gradients", problem, settings=settings))
         yield from compare("eager", work, calls, "jax.value_and_grad", settings=settings)
-    yield from missing("eager", not_installed())

@@ -6,7 +6,8 @@ import jax
 
 import statelens as sl
 
-from . import Call, FirstCall, Problem, threaded
+from ..calls import Call, FirstCall, Training, threaded, training
+from ..problems import ADAM, Problem
 from .equinox_ import Model
 
 NAME = "statelens, unbound lens"
@@ -37,20 +38,27 @@ def evaluations(problem: Problem) -> dict[str, Call]:
     return {NAME: lambda: predict(model, x)}
 
 
+def trainings(problem: Problem) -> dict[str, Training]:
+    loss_of, model, lens = loss_function(problem), Model(problem), sl.inexact
+
+    def step(model: Model, memory: Any, x: Any, y: Any) -> Any:
+        loss, grads = sl.value_and_grad(loss_of, lens)(model, x, y)
+        updates, memory = ADAM.update(grads, memory, lens.partition(model)[0])
+        return loss, lens.apply_updates(model, updates), memory
+
+    memory, batch = ADAM.init(lens.partition(model)[0]), (problem.x, problem.y)
+    return {NAME: training(sl.jit(step), sl.jit(loss_of), model, memory, *batch)}
+
+
 def gradients(problem: Problem) -> dict[str, Call]:
     function = sl.value_and_grad(loss_function(problem), sl.inexact)
     model, x, y = Model(problem), problem.x, problem.y
     return {NAME: lambda: function(model, x, y)}
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
-    model, x, y = Model(problem), problem.x, problem.y
-
-    def fresh() -> FirstCall:
-        step = sl.jit(step_function(problem))
-        return FirstCall(lambda: step.lower(model, x, y), lambda: step(model, x, y)[0])
-
-    return {NAME: fresh}
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
+    args = Model(problem), problem.x, problem.y
+    return {NAME: FirstCall(lambda: sl.jit(step_function(problem)), args)}
 
 
 def derivatives(problem: Problem, compiled: bool) -> dict[str, dict[str, Call]]:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 import statelens as sl
 
-from . import Call, FirstCall, Problem, affine
+from ..calls import Call, FirstCall, Training
+from ..problems import ADAM, Problem, affine
 
 NAME = "statelens"
 
@@ -59,20 +61,36 @@ def evaluations(problem: Problem) -> dict[str, Call]:
     return {NAME: lambda: predict(x)}
 
 
+def trainings(problem: Problem) -> dict[str, Training]:
+    model, x, y = Model(problem), problem.x, problem.y
+    params, loss_of = model.states(sl.ParamState), loss_function(model, problem)
+    memory = sl.State(ADAM.init(params.values_dict()))
+
+    @sl.jit
+    def step(x: Any, y: Any) -> Any:
+        grads, loss = sl.grad(loss_of, params, return_value=True)(x, y)
+        values = params.values_dict()
+        updates, memory.value = ADAM.update(grads, memory.value, values)
+        params.assign(optax.apply_updates(values, updates))
+        return loss
+
+    evaluate = sl.jit(loss_of)
+    return {NAME: Training(lambda: step(x, y), lambda: evaluate(x, y))}
+
+
 def gradients(problem: Problem) -> dict[str, Call]:
     model, x, y = Model(problem), problem.x, problem.y
     function = sl.value_and_grad(loss_function(model, problem), model.states(sl.ParamState))
     return {NAME: lambda: function(x, y)}
 
 
-def first_calls(problem: Problem) -> dict[str, Call]:
-    model, x, y = Model(problem), problem.x, problem.y
+def first_calls(problem: Problem) -> dict[str, FirstCall]:
+    model = Model(problem)
 
-    def fresh() -> FirstCall:
-        step = sl.jit(step_function(model, problem))
-        return FirstCall(lambda: step.lower(x, y), lambda: step(x, y))
+    def make() -> Any:
+        return sl.jit(step_function(model, problem))
 
-    return {NAME: fresh}
+    return {NAME: FirstCall(make, (problem.x, problem.y))}
 
 
 def derivatives(problem: Problem, compiled: bool) -> dict[str, dict[str, Call]]:

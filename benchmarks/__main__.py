@@ -15,7 +15,7 @@ from rich.live import Live
 from . import micro, parts, plots
 from .adapters import not_installed
 from .machine import describe
-from .report import described, number, page, table
+from .report import described, limit, number, page, table
 from .rows import Row, save
 from .settings import QUICK, Settings
 from .targets import ANY, TARGETS
@@ -71,7 +71,7 @@ def arguments(parts: Mapping[str, ModuleType]) -> argparse.Namespace:
         parser.error("--makes takes 2 or more: what makes differ by is shown")
     if asked.output is None:
         today = f"{datetime.date.today()}{'-quick' if asked.quick else ''}"
-        asked.output = Path(__file__).parent / "results" / today
+        asked.output = Path("build") / "benchmarks" / today
     return asked
 
 
@@ -107,7 +107,7 @@ def summarize(rows: Sequence[Row]) -> None:
         size = "" if row.size is None else f" at {row.size:,}"
         console.print(
             f"[red]missed[/] {row.part}, {row.work}{size}, {row.library}: "
-            f"{number(row.ratio)}, not {number(row.target)}"
+            f"{number(row.ratio)}, not {limit(row)}"
         )
     reached = {(row.part, work, row.library) for row in judged for work in (row.work, ANY)}
     for target in TARGETS:

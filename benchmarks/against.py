@@ -31,7 +31,6 @@ def _compared(before: Iterable[Row], after: Iterable[Row]) -> Iterator[list[str]
     for place in {**new, **old}:
         mine, theirs = new.get(place), old.get(place)
         part, work, library, size = place
-        any_row = mine or theirs
         yield [
             part,
             work,
@@ -39,7 +38,7 @@ def _compared(before: Iterable[Row], after: Iterable[Row]) -> Iterator[list[str]
             "" if size is None else f"{size:,}",
             _ratio(theirs),
             _ratio(mine),
-            limit(any_row),
+            limit(new.get(place) or old[place]),
             "" if mine is None else verdict(mine),
             "" if theirs is None else duration(theirs.seconds),
             "" if mine is None else duration(mine.seconds),

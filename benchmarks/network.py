@@ -9,7 +9,7 @@ import statelens as sl
 
 
 def layers() -> list[dict[str, jax.Array]]:
-    """Makes the parameters of a small network, anew each time."""
+    """Makes the parameters of a small network."""
     return [
         {"bias": jnp.full(m, 0.1, float), "weight": jnp.linspace(-1.0, 1.0, n * m).reshape(n, m)}
         for n, m in ((3, 5), (5, 4), (4, 3))

@@ -20,7 +20,7 @@ TITLE = "a training step by Adam of models of Equinox layers, to jax.jit over a 
 def rows(settings: Settings) -> Iterator[Row]:
     quickly_compiled = "MLP", "256-step GRU"
     for work in quickly_compiled if settings.quick else MODELS:
-        cases = step(*MODELS[work](small=False), optax.adam(1e-3))
+        cases = step(*MODELS[work](False), optax.adam(1e-3))
         programs = {
             name: operations(case.function.lower(*case.args)) for name, case in cases.items()
         }

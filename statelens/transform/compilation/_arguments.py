@@ -1,7 +1,6 @@
-"""What a staged function takes: the values of states, and arguments; donated ones apart.
+"""What a staged function takes: what is donated, the values of states, and arguments.
 
-JAX donates whole arguments of a staged function. So it has five: what is donated of states and
-of arguments, and the rest of both.
+JAX donates whole arguments of a staged function, so what is donated is the first of them.
 """
 
 import inspect
@@ -12,23 +11,26 @@ import jax.tree_util as jtu
 
 from .._core import Arguments, Partitioned
 
-DONATED = (0, 1)
-"""Which of the inputs are donated."""
+
+class Donated(NamedTuple):
+    """What is donated: the values of states, arguments by position, and those by name."""
+
+    states: tuple[Any, ...]
+    positional: list[Any]
+    named: dict[str, Any]
 
 
 class Inputs(NamedTuple):
     """What a staged function is called with; all of it may be split.
 
     Attributes:
-        donated_states: The values of states that are donated.
-        donated_args: The arguments that are: those by position, and those by name.
+        donated: What is donated; an empty tuple for nothing.
         states: The values of the other states.
         args: Positional arguments; None in the places of those that are donated.
-        kwargs: Keyword arguments likewise, without those that are donated.
+        kwargs: Keyword arguments, without those that are donated.
     """
 
-    donated_states: tuple[Any, ...]
-    donated_args: tuple[list[Any], dict[str, Any]]
+    donated: Donated | tuple[()]
     states: tuple[Any, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -36,16 +38,15 @@ class Inputs(NamedTuple):
     @property
     def values(self) -> tuple[Any, ...]:
         """The values of all states, those that are donated first."""
-        return (*self.donated_states, *self.states)
+        return (*self.donated.states, *self.states) if self.donated else self.states
 
     def arguments(self, donated: frozenset[int | str]) -> Arguments:
         """Puts arguments together again; `donated` as for `lay_out`."""
-        positional, named = self.donated_args
-        if not positional and not named:
+        if not self.donated:
             return self.args, self.kwargs
-        taken = iter(positional)
+        taken = iter(self.donated.positional)
         args = [next(taken) if n in donated else arg for n, arg in enumerate(self.args)]
-        return tuple(args), {**self.kwargs, **named}
+        return tuple(args), {**self.kwargs, **self.donated.named}
 
 
 def lay_out(
@@ -56,13 +57,12 @@ def lay_out(
     donated: frozenset[int | str],
 ) -> Inputs:
     """Lays out values and arguments, given the positions and names that are donated."""
-    if not donated:
-        return Inputs(donated_states, ([], {}), states, args, dict(kwargs))
+    if not donated and not donated_states:
+        return Inputs((), states, args, dict(kwargs))
     positional = [arg for n, arg in enumerate(args) if n in donated]
     named = {name: arg for name, arg in kwargs.items() if name in donated}
     return Inputs(
-        donated_states,
-        (positional, named),
+        Donated(donated_states, positional, named),
         states,
         tuple(None if n in donated else arg for n, arg in enumerate(args)),
         {name: arg for name, arg in kwargs.items() if name not in donated},
@@ -92,11 +92,12 @@ class InputSignature(inspect.Signature):
     def bind(self, /, *given: Any, **kwargs: Any) -> inspect.BoundArguments:
         """Names each leaf of what a staged function is given."""
         inputs = Inputs(*given)
-        labels = [*range(len(inputs.args)), *sorted({*inputs.kwargs, *inputs.donated_args[1]})]
+        donated = inputs.donated or Donated((), [], {})
+        labels = [*range(len(inputs.args)), *sorted({*inputs.kwargs, *donated.named})]
         names = self._names(labels)
         args = [names[label] for label in labels if isinstance(label, int)]
         named = {label: names[label] for label in labels if isinstance(label, str)}
-        count = len(inputs.donated_states)
+        count = len(donated.states)
         states = [f"state_{number}" for number in range(len(inputs.values))]
         layout = lay_out(
             tuple(states[:count]), tuple(states[count:]), tuple(args), named, self._donated

@@ -41,7 +41,7 @@ from .._core import (
     split_items,
 )
 from ._ahead_of_time import AheadOfTime
-from ._arguments import DONATED, InputSignature
+from ._arguments import InputSignature
 from ._dispatch import Dispatch
 from ._program import Program, Replay, signature_of
 from ._trace_guard import TraceGuard
@@ -171,7 +171,8 @@ class JitFunction:
         is_only = all(other is program or not other.is_current() for other in self._programs)
         self.__call__ = self._call
         if program.is_plain and is_only and not self.lends:
-            self.__call__ = Dispatch(program, self._static, self._call, self._settle_and_run)
+            dispatch = Dispatch(program, self._static, self._call, self._settle_and_run)
+            self.__call__ = dispatch.call
         return program.finish(result)
 
     @user_facing
@@ -261,7 +262,7 @@ class JitFunction:
         staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
         staged.__signature__ = InputSignature(self._fun, self.donated_args, self.lends)  # type: ignore[attr-defined]
-        return jax.jit(staged, donate_argnums=DONATED, **self._options)
+        return jax.jit(staged, donate_argnums=0, **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""

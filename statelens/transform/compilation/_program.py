@@ -74,10 +74,10 @@ class Program:
         taken: Both, in this order.
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
-        staged: The staged function of `Inputs`; it gives the output, and the values that were
-            written by a number for the states: the states themselves, in an output's structure,
-            would be kept alive by JAX's caches.
-        traces: How often it has been traced.
+        staged: The staged function of `Inputs`. It gives the output, the values that were written,
+            and as many times None as there are sets before theirs in `written_sets`: the states
+            themselves, in an output's structure, would be kept alive by JAX's caches.
+        written_sets: The sets of states that its traces have written.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
         can_raise: Whether it may raise an error while it runs.
@@ -97,8 +97,7 @@ class Program:
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()
-        self.traces = 0
-        self._written_by_trace: list[tuple[State, ...]] = []
+        self.written_sets: list[tuple[State, ...]] = []
         self.can_raise = False
         self.checks: dict[Any, None] = {}
         self.host = host
@@ -149,7 +148,8 @@ class Program:
 
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""
-        out, writes = self.split_result(result)
+        out, values, *_ = result
+        cells = self.cells_written(result)
         # Before anything is committed: nodes of other libraries may refuse to be made.
         out = merge_output(out)
         frame = active_frame.get()
@@ -160,14 +160,18 @@ class Program:
                 frame.reads.update(self.reads)
             if self.can_raise:
                 frame.expect_errors(self.checks)
-        if frame is None and not has_tracers(writes):
+        if frame is None and not has_tracers(values):
             # Whatever transform of JAX is running, the program has run, and just once. Values
             # are merged when someone looks at them.
-            for cell, value in zip(writes.cells, writes.values, strict=True):
+            for cell, value in zip(cells, values, strict=True):
                 cell.store(value)
         else:
-            commit(None, writes)
+            commit(None, Writes(cells, values))
         return out
+
+    def cells_written(self, result: tuple[Any, ...]) -> tuple[State, ...]:
+        """Returns the states whose values are in what the staged function has given."""
+        return self.written_sets[len(result) - 2]
 
     def _pure(self, *given: Any) -> Any:
         inputs = Inputs(*given)
@@ -191,18 +195,13 @@ class Program:
         return self._result(out, touched, writes, args, kwargs)
 
     def _result(self, out: Any, touched: Iterable[State], writes: Writes, *args: Any) -> Any:
-        self.traces += 1
+        self.reads.is_current = False  # callers that know an earlier trace look again
         self.signatures.add(signature_of(args))
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)
-        if writes.cells not in self._written_by_trace:
-            self._written_by_trace.append(writes.cells)
-        return out, {self._written_by_trace.index(writes.cells): writes.values}
-
-    def split_result(self, result: Any) -> tuple[Any, Writes]:
-        """Takes apart what the staged function has given: the output, and what was written."""
-        out, ((trace, values),) = result[0], result[1].items()
-        return out, Writes(self._written_by_trace[trace], values)
+        if writes.cells not in self.written_sets:
+            self.written_sets.append(writes.cells)
+        return out, writes.values, *(None,) * self.written_sets.index(writes.cells)
 
 
 class Replay:
@@ -226,7 +225,7 @@ class Replay:
         self._signature = signature_of(args)
         self._run = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
         self._out_tree = jax.tree.structure(traced.out_info)
-        self._split_result = program.split_result
+        self._cells_written = program.cells_written
 
     def fits(self, values: Mapping[State, Any], args: Any) -> bool:
         """Says whether a trace with these values and arguments would be the same."""
@@ -237,12 +236,13 @@ class Replay:
     def __call__(self, values: Mapping[State, Any], args: Any, kwargs: Any) -> tuple[Any, Writes]:
         """Repeats the trace; gives its output and what it wrote."""
         inputs = lay_out((), (), args, kwargs, self._donated_args)
-        leaves = jax.tree.leaves(inputs.donated_args)
+        leaves = jax.tree.leaves(inputs.donated)
         for cell, count in zip(self._cells, self._counts, strict=True):
             # What no equation takes may be anything.
             leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
         leaves += jax.tree.leaves((inputs.args, inputs.kwargs))
-        return self._split_result(self._out_tree.unflatten(self._run(*leaves)))
+        result = self._out_tree.unflatten(self._run(*leaves))
+        return result[0], Writes(self._cells_written(result), result[1])
 
 
 def input_of(value: Any, cell: State) -> Any:

@@ -10,14 +10,13 @@ from ._flatten import (
     Remainder,
     Repeat,
     Site,
+    TreeDef,
     a_leaf,
     ancestors,
     atoms,
     cells,
     flatten,
     flatten_as,
-    flatten_typed,
-    flatten_up_to,
     flatten_with_path,
     has_owners,
     hidden_cells,
@@ -28,24 +27,20 @@ from ._flatten import (
     map_cells,
     sites,
 )
-from ._outline import Flat, TreeDef, leaf_types, remember
 from ._path import GraphKey, Path, as_path, closest, format, from_jax, parse, resolve
 from ._pattern import Lengths, Pattern, format_pattern, matches, scan_pattern
-from ._positions import Positions
 from ._protocols import MISSING, Cell, Holder, Stop, is_watched, looking, open_hidden
 from ._scanner import Scanner
 
 __all__ = [
     "MISSING",
     "Cell",
-    "Flat",
     "GraphKey",
     "Holder",
     "Index",
     "Lengths",
     "Path",
     "Pattern",
-    "Positions",
     "Remainder",
     "Repeat",
     "Scanner",
@@ -60,8 +55,6 @@ __all__ = [
     "closest",
     "flatten",
     "flatten_as",
-    "flatten_typed",
-    "flatten_up_to",
     "flatten_with_path",
     "format",
     "format_pattern",
@@ -72,14 +65,12 @@ __all__ = [
     "is_numeric",
     "is_watched",
     "kinds",
-    "leaf_types",
     "leaves_with_path",
     "looking",
     "map_cells",
     "matches",
     "open_hidden",
     "parse",
-    "remember",
     "resolve",
     "scan_pattern",
     "sites",

@@ -11,9 +11,9 @@ the same positions.
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.core
@@ -22,10 +22,12 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._errors import StructureError, explain
-from ._outline import Flat, TreeDef, flatten_again, is_stop, leaf_types
 from ._path import Path, format, from_jax, step
 from ._pattern import format_slice
 from ._protocols import MISSING, Cell, Holder, Stop, Watch, is_watched
+
+TreeDef: TypeAlias = Any
+"""A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
 
 
 @jtu.register_pytree_node_class
@@ -85,25 +87,17 @@ class Site(NamedTuple):
 
 
 _is_none = functools.partial(operator.is_, None)
+
+
+def _is_stop(node: Any) -> bool:
+    return node is None or isinstance(node, Stop)
+
+
 _LEAF = jtu.tree_structure(0)
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     """Flattens a tree down to cells, other leaves and `None`."""
-    again = flatten_again(tree)
-    return _flatten_anew(tree) if again is None else again[:2]
-
-
-def flatten_typed(tree: Any) -> Flat:
-    """Flattens a tree as `flatten` does, with the class of each leaf."""
-    again = flatten_again(tree)
-    if again is not None:
-        return again
-    leaves, treedef = _flatten_anew(tree)
-    return leaves, treedef, list(map(type, leaves))
-
-
-def _flatten_anew(tree: Any) -> tuple[list[Any], TreeDef]:
     if is_array(tree):
         return [tree], _LEAF
     # To ask an Equinox module for its class costs two Python calls.
@@ -112,7 +106,7 @@ def _flatten_anew(tree: Any) -> tuple[list[Any], TreeDef]:
         flat = _flatten_plainly(tree, _is_none)
         if flat is not None:
             return flat
-    return jax.tree.flatten(tree, is_leaf=is_stop)
+    return jax.tree.flatten(tree, is_leaf=_is_stop)
 
 
 def _flatten_plainly(
@@ -135,34 +129,26 @@ def _flatten_plainly(
     return None if watch.met else flat
 
 
-def flatten_up_to(treedef: TreeDef, tree: Any) -> list[Any] | None:
-    """Flattens a tree that is known to have a structure, at half the cost of not knowing.
-
-    Args:
-        treedef: The structure, as `flatten` gives it.
-        tree: The tree.
-
-    Returns:
-        What lies in the places of the leaves, which may be whole trees; None if there is
-        another structure above. To find that out may be slow.
-    """
+def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
+    """Flattens a tree that should have a structure, at half the cost; None if it has another."""
     try:
-        return treedef.flatten_up_to(tree)
+        leaves = treedef.flatten_up_to(tree)
     except Exception:  # JAX writes out what doesn't fit, and anything may come of that
         return None
+    return leaves if _are_leaves(leaves) else None
 
 
-def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
-    """Does what `flatten_up_to` does, and gives None where a leaf would be a whole tree."""
-    leaves = flatten_up_to(treedef, tree)
-    return leaves if leaves is not None and leaf_types(leaves) is not None else None
+def _are_leaves(nodes: Sequence[Any]) -> bool:
+    """Says whether none is a tree with something below; one of each class tells."""
+    one_of_each = dict(zip(map(type, nodes), nodes, strict=True))
+    return all(_is_stop(node) or jtu.all_leaves([node]) for node in one_of_each.values())
 
 
 def flatten_with_path(
     tree: Any,
 ) -> tuple[list[tuple[Path, tuple[Path, ...]]], list[Any], TreeDef]:
     """Flattens a tree as `flatten` does, with each leaf's path and its other paths."""
-    entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=is_stop)
+    entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=_is_stop)
     return [from_jax(keys) for keys, _ in entries], [leaf for _, leaf in entries], treedef
 
 

@@ -9,7 +9,7 @@ from .._tree import (
     TreeDef,
     a_leaf,
     closest,
-    flatten_typed,
+    flatten,
     format,
     is_array,
     leaves_with_path,
@@ -56,14 +56,14 @@ def focus_on(
         PathError: A pattern that isn't optional matches nothing.
         SelectionError: Nothing is selected.
     """
-    flat = flatten_typed(tree)
-    entries = select(selector, tree, flat)
+    leaves, treedef = flatten(tree)
+    entries = select(selector, tree, leaves, treedef)
     if required_by is not None:
         if entries.unmatched:
             raise PathError(_unmatched(entries.unmatched[0], tree, required_by))
         if not (entries or may_be_empty or _is_optional(selector)):
             raise SelectionError(_empty(selector, tree, required_by))
-    return Focused(flat[0], flat[1], entries)
+    return Focused(leaves, treedef, entries)
 
 
 def _is_optional(selector: Selector) -> bool:

@@ -23,12 +23,11 @@ from .._tree import (
     Repeat,
     TreeDef,
     flatten,
-    flatten_up_to,
+    flatten_as,
     flatten_with_path,
     format,
     is_array,
     kinds,
-    leaf_types,
 )
 from ._selection import Entry, Selection
 
@@ -43,7 +42,7 @@ def read(leaves: list[Any], entry: Entry) -> Any:
 
 def read_all(leaves: list[Any], selection: Selection) -> list[Any]:
     """Returns what each entry of a selection stands for."""
-    units = selection.units.read(leaves)
+    units = [leaves[position] for position in selection.positions]
     for numbers in selection.parts.values():
         for number in numbers:
             units[number] = read(leaves, selection[number])
@@ -62,9 +61,8 @@ def split(leaves: list[Any], treedef: TreeDef, selection: Selection) -> tuple[An
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
     rest = list(leaves)
-    found = selection.units.read(leaves)
-    selection.units.write(focus, found)
-    selection.units.write(rest, [None] * len(found))
+    for position in selection.positions:
+        focus[position], rest[position] = leaves[position], None
     for position, numbers in selection.parts.items():
         parts = [selection[number] for number in numbers]
         focus[position], rest[position] = _split_unit(leaves[position], parts)
@@ -113,43 +111,31 @@ def combine(*halves: Any) -> Any:
 
 def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
     merged, treedef = flatten(halves[0])
-    crowded = False
-
-    def clash(one: Any, other: Any) -> Any:
-        nonlocal crowded
-        crowded = True
-
     columns = [merged]
     for half in halves[1:]:
-        column = flatten_up_to(treedef, half)
+        column = flatten_as(treedef, half)
         if column is None:
             _refuse_structure(halves[0], half, prefix)
         columns.append(column)
         merged = [
-            a if b is None else b if a is None else clash(a, b)
+            a if b is None else b if a is None else _CLASH
             for a, b in zip(merged, column, strict=True)
         ]
-    types = leaf_types(merged)
-    if crowded or types is None:
-        for half, column in zip(halves, columns, strict=True):
-            if leaf_types(column) is None:
-                _refuse_structure(halves[0], half, prefix)
-        merged = [
-            _merge(column, halves[0], position, prefix)
-            for position, column in enumerate(zip(*columns, strict=True))
-        ]
-        types = list(map(type, merged))
-    if Repeat in set(types):
-        for position, leaf in enumerate(merged):
-            if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
-                merged[position] = merged[leaf.position]
+    for position, leaf in enumerate(merged):
+        if leaf is _CLASH:
+            column = [column[position] for column in columns]
+            merged[position] = _merge(column, halves[0], position, prefix)
+    for position, leaf in enumerate(merged):
+        if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
+            merged[position] = merged[leaf.position]
     return treedef.unflatten(merged)
 
 
-def _merge(column: tuple[Any, ...], tree: Any, position: int, prefix: Path) -> Any:
+_CLASH = object()
+
+
+def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     present = [leaf for leaf in column if leaf is not None]
-    if len(present) < 2:
-        return present[0] if present else None
     remainders = [leaf for leaf in present if isinstance(leaf, Remainder)]
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
@@ -231,13 +217,15 @@ def replace(
     """
     leaves = list(leaves)
     paths, positions = selection.paths, selection.positions
-    numbers, places = selection.arrays
-    olds, news = places.read(leaves), numbers.read(values)
+    places = [positions[number] for number in selection.arrays]
+    olds = [leaves[place] for place in places]
+    news = [values[number] for number in selection.arrays]
     if not _are_alike(olds, news):
         news = [value.value if isinstance(value, Cell) else value for value in news]
         if not free:
-            news = list(map(like, numbers.read(paths), olds, news))
-    places.write(leaves, news)
+            news = list(map(like, [paths[number] for number in selection.arrays], olds, news))
+    for place, new in zip(places, news, strict=True):
+        leaves[place] = new
     for number in selection.cells:
         position, value = positions[number], values[number]
         leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)

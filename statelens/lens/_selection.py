@@ -12,17 +12,15 @@ from typing import Any, NamedTuple, overload
 
 from .._tree import (
     Cell,
-    Flat,
     Index,
     Path,
-    Positions,
     Site,
+    TreeDef,
     flatten,
     flatten_with_path,
     has_owners,
     kinds,
     looking,
-    remember,
     sites,
 )
 from ._coverage import WHOLE, Parts, Scope, Selector, Sight, walk
@@ -59,9 +57,7 @@ class Selection(Sequence[Entry]):
     Attributes:
         paths: The path of each entry.
         positions: Where the unit of each entry lies first.
-        units: These positions, to be read and written all at once.
-        arrays: The numbers of the entries that are whole arrays, and the positions of these
-            arrays, likewise.
+        arrays: The numbers of the entries that are whole arrays.
         cells: The numbers of those that are whole cells.
         parts: The numbers of those that are parts of a unit, by the unit's position.
         repeats: Positions of units that occur again, each with its first position.
@@ -82,7 +78,7 @@ class Selection(Sequence[Entry]):
         self.repeats = {
             again: entry.positions[0] for entry in self.entries for again in entry.positions[1:]
         }
-        arrays: list[int] = []
+        self.arrays: list[int] = []
         self.cells: list[int] = []
         self.parts: dict[int, list[int]] = {}
         for number, entry in enumerate(self.entries):
@@ -90,9 +86,7 @@ class Selection(Sequence[Entry]):
             if entry.atom is not None or entry.index is not None:
                 self.parts.setdefault(position, []).append(number)
             else:
-                (self.cells if position in cells else arrays).append(number)
-        self.units = Positions(self.positions)
-        self.arrays = Positions(arrays), Positions([self.positions[number] for number in arrays])
+                (self.cells if position in cells else self.arrays).append(number)
 
     @overload
     def __getitem__(self, number: int) -> Entry: ...
@@ -113,18 +107,9 @@ _MOST_SEEN = 4
 _cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDict()
 
 
-def select(selector: Selector, tree: Any, flat: Flat) -> Selection:
-    """Returns what a selector selects in a tree, computed once for each structure.
-
-    Args:
-        selector: The selector.
-        tree: The tree.
-        flat: The same tree, as `_units.flatten_typed` gives it.
-
-    Returns:
-        The selection.
-    """
-    leaves, treedef, types = flat
+def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
+    """Returns what a selector selects in a flattened tree, computed once for each structure."""
+    types = list(map(type, leaves))
     sight = sight_of(selector)
     key = (selector, treedef)
     try:
@@ -136,7 +121,6 @@ def select(selector: Selector, tree: Any, flat: Flat) -> Selection:
         if seen.holds(sight, leaves, types):
             return selection
     selection = _select(selector, tree)
-    remember(tree, treedef)
     _cache[key] = ((_Seen(sight, leaves, types), selection), *known[: _MOST_SEEN - 1])
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ..._errors import ArgumentError, ArgumentTypeError, UntouchedStateError, explain
-from ..._tree import Cell, Path, Positions, TreeDef, cells, format, has_owners, hidden_cells
+from ..._tree import Cell, Path, TreeDef, cells, format, has_owners, hidden_cells
 from ...lens import Selector, Units, combine, focus_on, is_bound, read_all, split, units_of
 from ...state import Captured, State
 from ...thread import overlaid_values, values_in
@@ -94,7 +94,7 @@ class Leaves(NamedTuple):
     values: list[Any]
     leaves: list[Any]
     treedef: TreeDef
-    places: Positions
+    places: Sequence[int]
 
     def apply(self, values: Any, call: Call) -> None:
         call.args[0] = self._tree(self.leaves, values)
@@ -107,7 +107,8 @@ class Leaves(NamedTuple):
 
     def _tree(self, leaves: list[Any], values: Any) -> Any:
         leaves = list(leaves)
-        self.places.write(leaves, values)
+        for place, value in zip(self.places, values, strict=True):
+            leaves[place] = value
         return self.treedef.unflatten(leaves)
 
 
@@ -231,7 +232,7 @@ def tree_part(
         values = [unit.value if isinstance(unit, Cell) else unit for unit in units]
     allowed.check_all(lambda number: format(entries.paths[number]), values, asked_by)
     if as_list and not (entries.parts or entries.has_owners):
-        return Leaves(units, leaves, treedef, entries.units)
+        return Leaves(units, leaves, treedef, entries.positions)
     return Tree(*split(leaves, treedef, entries))
 
 

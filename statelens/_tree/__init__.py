@@ -29,23 +29,23 @@ from ._flatten import (
 )
 from ._path import GraphKey, Path, as_path, closest, format, from_jax, parse, resolve
 from ._pattern import Lengths, Pattern, format_pattern, matches, scan_pattern
-from ._protocols import MISSING, Cell, Holder, Stop, is_watched, looking, open_hidden
+from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
 from ._scanner import Scanner
 
 __all__ = [
     "MISSING",
     "Cell",
     "GraphKey",
-    "Holder",
     "Index",
     "Lengths",
+    "LensLeaf",
+    "MutableNode",
     "Path",
     "Pattern",
     "Remainder",
     "Repeat",
     "Scanner",
     "Site",
-    "Stop",
     "TreeDef",
     "a_leaf",
     "ancestors",
@@ -63,7 +63,7 @@ __all__ = [
     "hidden_cells",
     "is_array",
     "is_numeric",
-    "is_watched",
+    "is_probed",
     "kinds",
     "leaves_with_path",
     "looking",

@@ -24,7 +24,7 @@ import numpy as np
 from .._errors import StructureError, explain
 from ._path import Path, format, from_jax, step
 from ._pattern import format_slice
-from ._protocols import MISSING, Cell, Holder, Stop, Watch, is_watched
+from ._protocols import MISSING, Cell, CellProbe, LensLeaf, MutableNode, is_probed
 
 TreeDef: TypeAlias = Any
 """A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
@@ -32,7 +32,7 @@ TreeDef: TypeAlias = Any
 
 @jtu.register_pytree_node_class
 @dataclass(frozen=True)
-class Remainder(Stop):
+class Remainder(LensLeaf):
     """Stands in the rest for an array of which a part lies in the focus.
 
     Attributes:
@@ -44,7 +44,7 @@ class Remainder(Stop):
     index: "Index"
 
     def tree_flatten(self) -> tuple[tuple[Any], "Index"]:
-        is_watched()
+        is_probed()
         return (self.array,), self.index
 
     @classmethod
@@ -54,7 +54,7 @@ class Remainder(Stop):
 
 @jtu.register_pytree_node_class
 @dataclass(frozen=True)
-class Repeat(Stop):
+class Repeat(LensLeaf):
     """Stands in the rest where a cell of the focus is reached once more.
 
     Attributes:
@@ -64,7 +64,7 @@ class Repeat(Stop):
     position: int
 
     def tree_flatten(self) -> tuple[tuple[()], int]:
-        is_watched()
+        is_probed()
         return (), self.position
 
     @classmethod
@@ -90,7 +90,7 @@ _is_none = functools.partial(operator.is_, None)
 
 
 def _is_stop(node: Any) -> bool:
-    return node is None or isinstance(node, Stop)
+    return node is None or isinstance(node, LensLeaf)
 
 
 _LEAF = jtu.tree_structure(0)
@@ -101,7 +101,7 @@ def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
     if is_array(tree):
         return [tree], _LEAF
     # To ask an Equinox module for its class costs two Python calls.
-    if not issubclass(type(tree), (Stop, Holder)):
+    if not issubclass(type(tree), (LensLeaf, MutableNode)):
         # Most trees have nothing to stop at, and JAX goes through them without asking Python.
         flat = _flatten_plainly(tree, _is_none)
         if flat is not None:
@@ -116,7 +116,7 @@ def _flatten_plainly(
 
     (An error from within would end it sooner, but JAX loses count of its recursion by that.)
     """
-    watch = Watch()
+    watch = CellProbe()
     try:
         flat = jtu.tree_flatten(tree, is_leaf)
     except Exception:
@@ -276,7 +276,7 @@ def hidden_cells(tree: Any) -> dict[Any, Path]:
     """Lists the cells behind attributes of mutable nodes in a tree with their paths."""
 
     def is_holder(node: Any) -> bool:
-        return isinstance(node, Holder)
+        return isinstance(node, MutableNode)
 
     if not has_owners(tree):
         return {}

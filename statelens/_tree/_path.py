@@ -18,7 +18,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._errors import PathError, explain, user_facing
-from ._protocols import MISSING, Cell, Holder
+from ._protocols import MISSING, Cell, MutableNode
 from ._scanner import Scanner
 
 __all__ = ["Path", "format", "parse", "resolve"]
@@ -180,7 +180,7 @@ def _plain_key(key: Any) -> Hashable:
 
 def step(node: Any, key: Hashable) -> Any:
     """Returns the child of `node` under `key`, or `MISSING`; no cell is touched by that."""
-    if isinstance(node, Holder) and isinstance(key, str):
+    if isinstance(node, MutableNode) and isinstance(key, str):
         child = node._read_attribute(key)
         if child is not MISSING:
             return child.look() if child is node._cell_of(key) else child

@@ -10,11 +10,11 @@ MISSING: Any = object()
 """Stands for an attribute or a child that isn't there."""
 
 
-class Stop:
+class LensLeaf:
     """A node at which lenses stop, though JAX goes on below it: a cell, or a marker."""
 
 
-class Cell(Stop):
+class Cell(LensLeaf):
     """A box around a pytree of arrays that lenses treat as one unit.
 
     `statelens.State` is the only kind; the lens knows no more of it than this. (It has no
@@ -52,7 +52,7 @@ class Cell(Stop):
         """All but the value, as JAX keeps it in a tree structure."""
 
 
-class Holder:
+class MutableNode:
     """A mutable node whose attributes are cells, though some read as plain values.
 
     `statelens.nn.Module` is the only kind. (It has no metaclass for the reason that a cell has.)
@@ -113,7 +113,7 @@ def open_hidden(cell: Cell) -> Any:
     return cell.look() if _looking.get() else cell.value
 
 
-class Watch:
+class CellProbe:
     """A watch for stops, on a flattening that would pass through them.
 
     Attributes:
@@ -131,10 +131,10 @@ class Watch:
         _watch.reset(self._token)
 
 
-_watch: ContextVar[Watch | None] = ContextVar("statelens_watch", default=None)
+_watch: ContextVar[CellProbe | None] = ContextVar("statelens_watch", default=None)
 
 
-def is_watched() -> bool:
+def is_probed() -> bool:
     """Tells a watch of a stop; says whether there is one, so that nothing is to be done."""
     watch = _watch.get()
     if watch is None:

@@ -14,7 +14,7 @@ from ._lens import Lens, lens, partition
 from ._partition import combine, numel, read_all, split
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
 from ._spec import LensSpec, selector_of
-from ._state_forms import Units, is_bound, units_of
+from ._state_forms import StateForm, is_bound, units_of
 from ._tie import tie
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "Lens",
     "LensSpec",
     "Selector",
-    "Units",
+    "StateForm",
     "View",
     "arrays",
     "at",

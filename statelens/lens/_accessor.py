@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import SelectionError, explain
 from .._tree import Cell, Path, Site, atoms, flatten, flatten_with_path, leaves_with_path
-from ._coverage import WHOLE, Pick, Scope, Selector, Sight
+from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Accessed(Selector):
     """Units that a function of the tree returns, as `equinox.tree_at` selects them."""
 
     function: Callable[[Any], Any]
-    sight = Sight.VALUES
+    key_depth = CacheKeyDepth.VALUES
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         accessed = scope.once(self, lambda: self._accessed(scope.tree))
         inside = [path for path, _ in atoms(site.unit)]
         full = [[(path + inner) for path in site.paths] for inner in inside]

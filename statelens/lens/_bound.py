@@ -16,8 +16,8 @@ from .._errors import (
 )
 from .._tree import (
     Cell,
-    Holder,
     Index,
+    MutableNode,
     Path,
     ancestors,
     as_path,
@@ -27,10 +27,10 @@ from .._tree import (
     format,
     looking,
 )
-from ._coverage import Selector, Sight
+from ._coverage import CacheKeyDepth, Selector
 from ._focus import focus_on
 from ._partition import like, read_all
-from ._selection import Entry, sight_of
+from ._selection import Entry, key_depth_of
 from ._selectors import Not, Or, both
 from ._spec import LensSpec, selector_of
 
@@ -109,7 +109,9 @@ class BoundLens(Mapping[Path, Any]):
         self.selector = selector
         self.module = module
         # What depends on values or labels of cells can't be kept.
-        self._can_keep = isinstance(module, Holder) and sight_of(selector) <= Sight.CLASSES
+        self._can_keep = (
+            isinstance(module, MutableNode) and key_depth_of(selector) <= CacheKeyDepth.CLASSES
+        )
         self._kept: Any = None
         self.taken_apart: tuple[Mapping[Path, Unit], str, Any] | None = None
 
@@ -151,7 +153,7 @@ class BoundLens(Mapping[Path, Any]):
         nodes = ancestors(self.module, entry.path)
         for depth in reversed(range(len(entry.path))):
             node = nodes[depth]
-            cell = node._cell_of(entry.path[depth]) if isinstance(node, Holder) else None
+            cell = node._cell_of(entry.path[depth]) if isinstance(node, MutableNode) else None
             if cell is not None:
                 return View(cell, entry.path[depth + 1 :], entry.index)
         raise StateTypeError(

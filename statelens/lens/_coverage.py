@@ -22,10 +22,10 @@ class _Whole(enum.Enum):
 
 WHOLE = _Whole.WHOLE
 Parts: TypeAlias = Mapping[Path, Index | None]
-Pick: TypeAlias = _Whole | Parts | None
+Coverage: TypeAlias = _Whole | Parts | None
 
 
-def intersect(a: Pick, b: Pick) -> Pick:
+def intersect(a: Coverage, b: Coverage) -> Coverage:
     """Returns what both picks have."""
     if a is None or b is None:
         return None
@@ -36,7 +36,7 @@ def intersect(a: Pick, b: Pick) -> Pick:
     return {path: _narrower(a[path], b[path]) for path in a if path in b} or None
 
 
-def unite(a: Pick, b: Pick) -> Pick:
+def unite(a: Coverage, b: Coverage) -> Coverage:
     """Returns what either pick has."""
     if a is WHOLE or b is WHOLE:
         return WHOLE
@@ -50,7 +50,7 @@ def unite(a: Pick, b: Pick) -> Pick:
     return {**a, **b, **both}
 
 
-def complement(pick: Pick, unit: Any) -> Pick:
+def complement(pick: Coverage, unit: Any) -> Coverage:
     """Returns what a pick leaves of a unit."""
     if pick is None:
         return WHOLE
@@ -123,7 +123,7 @@ class Scope:
         return self.once(("below", path), lambda: Scope(node, self.matched))
 
 
-class Sight(enum.IntEnum):
+class CacheKeyDepth(enum.IntEnum):
     """How closely a selector looks at units, beyond their paths; each includes the former."""
 
     CLASSES = enum.auto()
@@ -143,16 +143,16 @@ class Selector(abc.ABC):
         sight: What the answer depends on, apart from that of its parts.
     """
 
-    sight: Sight = Sight.CLASSES
+    key_depth: CacheKeyDepth = CacheKeyDepth.CLASSES
 
     @abc.abstractmethod
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         """Returns how much of the unit is selected."""
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         """Says whether a node of the tree is selected, for ``a / b``."""
         is_unit = isinstance(node, Cell) or is_array(node)
-        return is_unit and self.pick(Site((path,), (0,), node), scope) is WHOLE
+        return is_unit and self.coverage(Site((path,), (0,), node), scope) is WHOLE
 
     def written(self, level: int = 0) -> str:
         """Writes the selector; what can't be read back starts with ``@``."""

@@ -23,7 +23,7 @@ from .._tree import (
     looking,
     sites,
 )
-from ._coverage import WHOLE, Parts, Scope, Selector, Sight, walk
+from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector, walk
 from ._selectors import ByPath, Optional
 
 
@@ -110,7 +110,7 @@ _cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDi
 def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     types = list(map(type, leaves))
-    sight = sight_of(selector)
+    sight = key_depth_of(selector)
     key = (selector, treedef)
     try:
         known = _cache.get(key, ())
@@ -128,29 +128,31 @@ def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -
 
 
 @functools.lru_cache(maxsize=_CACHE_SIZE)
-def sight_of(selector: Selector) -> Sight:
+def key_depth_of(selector: Selector) -> CacheKeyDepth:
     """Returns how closely a selector looks at units, with all that it is made of."""
-    return max(part.sight for part in walk(selector))
+    return max(part.key_depth for part in walk(selector))
 
 
 class _Seen:
     """What a selection depends on beyond the tree's structure."""
 
-    def __init__(self, sight: Sight, leaves: list[Any], types: list[type]):
+    def __init__(self, sight: CacheKeyDepth, leaves: list[Any], types: list[type]):
         self._types = types
         self._has_cells = any(issubclass(kind, Cell) for kind in set(types))
         self._cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
-        self._kinds = kinds(arrays) if sight >= Sight.ARRAYS else []
+        self._kinds = kinds(arrays) if sight >= CacheKeyDepth.ARRAYS else []
 
-    def holds(self, sight: Sight, leaves: list[Any], types: list[type]) -> bool:
+    def holds(self, sight: CacheKeyDepth, leaves: list[Any], types: list[type]) -> bool:
         """Says whether it is the same for other leaves."""
         if types != self._types:
             return False
         cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
-        return cells == self._cells and (sight < Sight.ARRAYS or kinds(arrays) == self._kinds)
+        return cells == self._cells and (
+            sight < CacheKeyDepth.ARRAYS or kinds(arrays) == self._kinds
+        )
 
 
-def _cells(sight: Sight, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+def _cells(sight: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
     """Lists what is seen of cells, and all arrays that are seen."""
     seen: list[Any] = []
     arrays = list(leaves)
@@ -158,9 +160,9 @@ def _cells(sight: Sight, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
     for position, leaf in enumerate(leaves):
         if isinstance(leaf, Cell):
             seen.append(first.setdefault(id(leaf), position))
-            if sight >= Sight.LABELS:
+            if sight >= CacheKeyDepth.LABELS:
                 seen.append(leaf.metadata)
-            if sight >= Sight.VALUES:
+            if sight >= CacheKeyDepth.VALUES:
                 inner, structure = flatten(leaf.look())
                 seen.append((structure, tuple(map(type, inner))))
                 arrays += inner
@@ -176,7 +178,7 @@ def _select(selector: Selector, tree: Any) -> Selection:
     for site in sites(paths, leaves):
         if isinstance(site.unit, Cell):
             cells.update(site.positions)
-        pick = selector.pick(site, scope)
+        pick = selector.coverage(site, scope)
         if pick is WHOLE:
             entries.append(Entry(site.paths[0], site.positions, None, (), None))
         elif pick:

@@ -29,14 +29,14 @@ from .._tree import (
     leaves_with_path,
     matches,
 )
-from ._coverage import WHOLE, Pick, Scope, Selector, Sight, complement, intersect, unite
+from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector, complement, intersect, unite
 
 
 @dataclass(frozen=True)
 class Everything(Selector):
     """``...``: all units."""
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         return WHOLE
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
@@ -55,15 +55,15 @@ class ByPath(Selector):
     """
 
     pattern: Pattern | str
-    sight = Sight.VALUES
+    key_depth = CacheKeyDepth.VALUES
 
     def _matches(self, path: Path, scope: Scope) -> bool:
         if isinstance(self.pattern, str):
             return re.fullmatch(self.pattern, format(path)) is not None
         return matches(self.pattern, path, scope.lengths(path))
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        pick: Pick = None
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        pick: Coverage = None
         if any(self._matches(path, scope) for path in site.paths):
             pick = WHOLE
         elif isinstance(site.unit, Cell):
@@ -93,7 +93,7 @@ class OfClass(Selector):
 
     cls: type
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         if issubclass(self.cls, Cell):
             return WHOLE if isinstance(site.unit, self.cls) else None
         nodes = [node for path in site.paths for node in scope.nodes(path)]
@@ -111,9 +111,9 @@ class Predicate(Selector):
     """Units for which a function of path and unit says so; asked once for each structure."""
 
     function: Callable[[Path, Any], Any]
-    sight = Sight.ARRAYS
+    key_depth = CacheKeyDepth.ARRAYS
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         return WHOLE if any(self.function(path, site.unit) for path in site.paths) else None
 
     def __str__(self) -> str:
@@ -126,9 +126,9 @@ class OfArrays(Selector):
 
     label: str
     function: Callable[[Any], Any]
-    sight = Sight.ARRAYS
+    key_depth = CacheKeyDepth.ARRAYS
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         inside = atoms(site.unit)
         picked = {path: None for path, leaf in inside if self.function(leaf)}
         return WHOLE if picked and len(picked) == len(inside) else picked or None
@@ -150,17 +150,17 @@ class Compared(Selector):
     attribute: str
     comparison: Callable[[Any, Any], bool]
     value: Any
-    sight = Sight.ARRAYS
+    key_depth = CacheKeyDepth.ARRAYS
 
     _SYMBOLS: ClassVar = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         if self.attribute == "name":
             if any(self._is_named(path) for path in site.paths):
                 return WHOLE
             inside = [path for path, _ in atoms(site.unit)]
             return {path: None for path in inside if self._is_named(path)} or None
-        return OfArrays(str(self), self._holds).pick(site, scope)
+        return OfArrays(str(self), self._holds).coverage(site, scope)
 
     def _is_named(self, path: Path) -> bool:
         return bool(path) and self.comparison(path[-1], self.value)
@@ -177,9 +177,9 @@ class Tagged(Selector):
     """Cells that bear a tag."""
 
     tag: str
-    sight = Sight.LABELS
+    key_depth = CacheKeyDepth.LABELS
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         return WHOLE if isinstance(site.unit, Cell) and self.tag in site.unit.tag else None
 
     def __str__(self) -> str:
@@ -192,9 +192,9 @@ class Masked(Selector):
 
     leaves: tuple[bool, ...]
     structure: TreeDef
-    sight = Sight.VALUES
+    key_depth = CacheKeyDepth.VALUES
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
         mask = scope.once(self, lambda: self._by_path(scope.tree))
         marked = {path for path, _ in atoms(site.unit) if self._marks(mask, site, path)}
         if not marked:
@@ -233,8 +233,8 @@ class And(Selector):
     a: Selector
     b: Selector
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        return intersect(self.a.pick(site, scope), self.b.pick(site, scope))
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        return intersect(self.a.coverage(site, scope), self.b.coverage(site, scope))
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         return self.a.covers(path, node, scope) and self.b.covers(path, node, scope)
@@ -258,8 +258,8 @@ class Or(Selector):
     a: Selector
     b: Selector
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        return unite(self.a.pick(site, scope), self.b.pick(site, scope))
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        return unite(self.a.coverage(site, scope), self.b.coverage(site, scope))
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         return self.a.covers(path, node, scope) or self.b.covers(path, node, scope)
@@ -277,8 +277,8 @@ class Not(Selector):
 
     a: Selector
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        return complement(self.a.pick(site, scope), site.unit)
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        return complement(self.a.coverage(site, scope), site.unit)
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         return not self.a.covers(path, node, scope)
@@ -296,8 +296,8 @@ class Optional(Selector):
 
     a: Selector
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        return self.a.pick(site, scope)
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        return self.a.coverage(site, scope)
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         return self.a.covers(path, node, scope)
@@ -316,14 +316,14 @@ class Within(Selector):
     a: Selector
     b: Selector
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        picked: Pick = None
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        picked: Coverage = None
         for path in site.paths:
             for depth, node in enumerate(scope.nodes(path)):
                 if node is not MISSING and self.a.covers(path[:depth], node, scope):
                     inside = scope.below(node, path[:depth])
                     below = Site((path[depth:],), site.positions, site.unit)
-                    picked = unite(picked, self.b.pick(below, inside))
+                    picked = unite(picked, self.b.coverage(below, inside))
         return picked
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
@@ -347,10 +347,10 @@ class Sliced(Selector):
 
     a: Selector
     index: Index
-    sight = Sight.ARRAYS
+    key_depth = CacheKeyDepth.ARRAYS
 
-    def pick(self, site: Site, scope: Scope) -> Pick:
-        pick = self.a.pick(site, scope)
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        pick = self.a.coverage(site, scope)
         if pick is None:
             return None
         inside = dict(atoms(site.unit))

@@ -12,7 +12,7 @@ from .._tree import Cell, Path, format
 from ._bound import BoundLens, Unit, View
 
 
-class Units(NamedTuple):
+class StateForm(NamedTuple):
     """States given by their owner, flat, and how to give back in the same form.
 
     Attributes:
@@ -49,7 +49,7 @@ def is_bound(spec: Any) -> bool:
     return isinstance(spec, (list, tuple)) and any(map(is_bound, spec))
 
 
-def units_of(spec: Any, asked_by: str) -> Units:
+def units_of(spec: Any, asked_by: str) -> StateForm:
     """Lists live states in whatever form they are given.
 
     Args:
@@ -72,7 +72,7 @@ def units_of(spec: Any, asked_by: str) -> Units:
     return known[2]
 
 
-def _checked_units_of(spec: Any, asked_by: str) -> Units:
+def _checked_units_of(spec: Any, asked_by: str) -> StateForm:
     found = _units_of(spec, (), asked_by)
     if not found.units:
         raise SelectionError(
@@ -86,10 +86,12 @@ def _checked_units_of(spec: Any, asked_by: str) -> Units:
     return found
 
 
-def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
+def _units_of(spec: Any, path: Path, asked_by: str) -> StateForm:
     if isinstance(spec, (Cell, View)):
         units: list[Unit] = [spec]
-        return Units([path], units, lambda given: given[0], lambda value: [value], _cells_of(units))
+        return StateForm(
+            [path], units, lambda given: given[0], lambda value: [value], _cells_of(units)
+        )
     if isinstance(spec, BoundLens):
         spec = spec.units(required_by=asked_by)
         keys: list[Any] = list(spec)
@@ -111,7 +113,7 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
     paths: list[Path] = []
     units: list[Unit] = []
     # What is nested below each key; nothing where there is a state.
-    below: list[Units | None] = []
+    below: list[StateForm | None] = []
     for key, tail in zip(keys, tails, strict=True):
         inner, part = spec[key], None
         if isinstance(inner, (Cell, View)):
@@ -160,7 +162,7 @@ def _units_of(spec: Any, path: Path, asked_by: str) -> Units:
 
     is_pytree = all(part is None or part.is_pytree for part in below)
     is_pytree = is_pytree and _are_sortable(keys)
-    return Units(paths, units, rebuild, flatten, _cells_of(units), is_pytree)
+    return StateForm(paths, units, rebuild, flatten, _cells_of(units), is_pytree)
 
 
 def _cells_of(units: list[Unit]) -> list[Cell]:
@@ -185,7 +187,7 @@ def _label(unit: Unit, path: Path) -> str:
     return format((*path, *inner)) or type(cell).__name__
 
 
-def _refuse_twice(found: Units, asked_by: str) -> None:
+def _refuse_twice(found: StateForm, asked_by: str) -> None:
     cells = found.cells
     if len(set(map(id, cells))) == len(cells):
         return

@@ -23,18 +23,18 @@ import jax.tree_util as jtu
 from .._tree import (
     Cell,
     GraphKey,
-    Holder,
+    LensLeaf,
+    MutableNode,
     Path,
-    Stop,
     TreeDef,
     from_jax,
     is_array,
-    is_watched,
+    is_probed,
     looking,
 )
 
 
-class Node(Holder, abc.ABC):
+class Node(MutableNode, abc.ABC):
     """A mutable node: what the graph is made of."""
 
     @abc.abstractmethod
@@ -121,11 +121,11 @@ class Structure:
 
 
 def _is_stop(value: Any) -> bool:
-    return value is None or isinstance(value, (Holder, Stop))
+    return value is None or isinstance(value, (MutableNode, LensLeaf))
 
 
 def _is_method(value: Any) -> bool:
-    return isinstance(value, MethodType) and isinstance(value.__self__, Holder)
+    return isinstance(value, MethodType) and isinstance(value.__self__, MutableNode)
 
 
 _LEAF = jax.tree.structure(0)
@@ -134,7 +134,7 @@ _PLAIN = (bool, int, float, str)
 
 def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
     # Most attributes are leaves themselves, for which there is no need of JAX.
-    if isinstance(value, (Holder, Stop)) or type(value) in _PLAIN:
+    if isinstance(value, (MutableNode, LensLeaf)) or type(value) in _PLAIN:
         return [value], _LEAF
     return jax.tree.flatten(value, is_leaf=_is_stop)
 
@@ -163,14 +163,14 @@ class _Walk:
         return Reference(number)
 
     def _leaf(self, leaf: Any) -> Leaf:
-        if isinstance(leaf, Holder):
+        if isinstance(leaf, MutableNode):
             known = self._nodes.get(id(leaf))
             return self.visit(cast(Node, leaf)) if known is None else Reference(known)
         if _is_method(leaf):
             return Method(self._leaf(leaf.__self__).number, leaf.__func__)  # type: ignore[union-attr]
         if isinstance(leaf, Cell) and id(leaf) in self._cells:
             return Child(self._cells[id(leaf)])
-        if leaf is None or isinstance(leaf, Stop) or is_array(leaf):
+        if leaf is None or isinstance(leaf, LensLeaf) or is_array(leaf):
             if isinstance(leaf, Cell):
                 self._cells[id(leaf)] = len(self.children)
             self.children.append(leaf)
@@ -193,7 +193,7 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
     Returns:
         The graph's children, and its structure.
     """
-    if is_watched():
+    if is_probed():
         return [], _NOTHING
     structure = root._made_from
     if structure is not None and structure.root is not None and structure.root() is root:

@@ -28,7 +28,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
-from .._tree import MISSING, Cell, Holder, Path, flatten, is_array, looking, open_hidden
+from .._tree import MISSING, Cell, MutableNode, Path, flatten, is_array, looking, open_hidden
 from ..lens import BoundLens, LensSpec, first_match, numel, selector_of
 from ..state import Readers, State, active_frame, own, owned
 from ._graph import (
@@ -55,7 +55,7 @@ class _Held(State):
 
 
 # What `vars` and `getattr` give, past the `__getattribute__` that they would go through.
-_vars = vars(Holder)["__dict__"].__get__
+_vars = vars(MutableNode)["__dict__"].__get__
 _getattribute = object.__getattribute__
 
 _HELD = "_statelens_held"
@@ -382,7 +382,7 @@ _register(Module)
 
 
 def _is_owner(value: Any) -> bool:
-    return isinstance(value, (Cell, Holder))
+    return isinstance(value, (Cell, MutableNode))
 
 
 def _has_owners(value: Any) -> bool:

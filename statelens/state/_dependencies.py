@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._tree import MISSING, Cell, Holder
+from .._tree import MISSING, Cell, MutableNode
 
 # Modules first: to be asked for what they are not is expensive for them.
-_OWNERS = (Holder, Cell)
+_OWNERS = (MutableNode, Cell)
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
@@ -49,7 +49,7 @@ class Readers:
 
 
 class _Read(NamedTuple):
-    node: "weakref.ref[Holder]"
+    node: "weakref.ref[MutableNode]"
     name: str | None
     value: Callable[[], Any]
 
@@ -72,7 +72,7 @@ class Reads:
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
         self._cell_types: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
-    def record(self, node: Holder, name: str | None, value: Any) -> None:
+    def record(self, node: MutableNode, name: str | None, value: Any) -> None:
         """Records that an attribute was read; None for the names of all that there are."""
         key = id(node), name
         known = self._attributes.get(key)
@@ -89,7 +89,7 @@ class Reads:
         if known is None or known[0]() is not cell:
             self._cell_types[id(cell)] = weakref.ref(cell), _type_of(value)
 
-    def rerecord(self, node: Holder, name: str, value: Any) -> None:
+    def rerecord(self, node: MutableNode, name: str, value: Any) -> None:
         """Records what the traced function itself has set; JAX takes that for done."""
         if (id(node), name) in self._attributes:
             del self._attributes[id(node), name]
@@ -144,7 +144,7 @@ class Reads:
                 changes.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
         return changes
 
-    def _changed(self) -> Iterator[tuple[Holder, str | None, Any, Any]]:
+    def _changed(self) -> Iterator[tuple[MutableNode, str | None, Any, Any]]:
         """Gives what was read and is no longer the same, before and now."""
         for ref, name, value in list(self._attributes.values()):
             node = ref()
@@ -226,7 +226,7 @@ def _is_seen_through(value: Any) -> bool:
 
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive."""
-    return weakref.ref(value) if isinstance(value, Holder) else lambda: value
+    return weakref.ref(value) if isinstance(value, MutableNode) else lambda: value
 
 
 def _described(value: Any) -> str:

@@ -17,7 +17,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._errors import FrozenTreeError, TracerLeakError, explain
-from .._tree import Holder, Path, TreeDef, flatten, format, is_array
+from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import active_frame
 from ._dependencies import Reads
 from ._state import State, refuse_leak
@@ -147,7 +147,7 @@ class Frame:
         self.made[cell] = None
         self.values[cell] = value
 
-    def may_grow(self, node: Holder) -> bool:
+    def may_grow(self, node: MutableNode) -> bool:
         """Says whether states may be added to an older node, and how to take them away."""
         if self._undo is None:
             return False

@@ -21,7 +21,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._errors import StateTypeError, TracerLeakError, explain, hide_own_frames, user_facing
-from .._tree import Cell, is_watched
+from .._tree import Cell, is_probed
 from ..lens import Lens, lens
 from ._context import active_frame
 from ._storage import ENDED, held_value
@@ -350,7 +350,7 @@ def _register(cls: type[State]) -> None:
     key = jtu.GetAttrKey("value")
 
     def flatten(state: State) -> tuple[tuple[Any, ...], Hashable]:
-        return ((), None) if is_watched() else ((state.value,), state.metadata)
+        return ((), None) if is_probed() else ((state.value,), state.metadata)
 
     jtu.register_pytree_with_keys(
         cls,

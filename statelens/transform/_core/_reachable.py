@@ -16,7 +16,7 @@ import jax
 import jax.core
 import numpy as np
 
-from ..._tree import Holder, cells, format
+from ..._tree import MutableNode, cells, format
 from ...lens import BoundLens, View
 from ...state import State
 
@@ -122,7 +122,7 @@ _STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
     (Mapping, lambda node: node.values()),
     ((list, tuple, set, frozenset), lambda node: node),
     (weakref.ref, lambda node: [node()]),
-    (Holder, _of_object),
+    (MutableNode, _of_object),
 ]
 
 
@@ -176,7 +176,7 @@ def owners_of(function: Callable[..., Any]) -> list[Any]:
             found += closed_over(layer)
         else:
             found.append(layer)
-    return [each for each in found if isinstance(each, (State, Holder))]
+    return [each for each in found if isinstance(each, (State, MutableNode))]
 
 
 def labels_of(function: Callable[..., Any]) -> dict[State, str]:
@@ -185,7 +185,7 @@ def labels_of(function: Callable[..., Any]) -> dict[State, str]:
     for layer in unwrapped(function):
         step = _step_from(type(layer))
         for owner in [layer, *(step(layer) if step else ())]:
-            for cell, path in cells(owner).items() if isinstance(owner, Holder) else ():
+            for cell, path in cells(owner).items() if isinstance(owner, MutableNode) else ():
                 if isinstance(cell, State):
                     found.setdefault(cell, format(path))
     return found

@@ -14,7 +14,7 @@ import jax
 import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError, SelectionError, explain, user_facing
-from ..._tree import Holder
+from ..._tree import MutableNode
 from ...lens import combine
 from ...state import State, is_alive
 from .._core import (
@@ -141,7 +141,7 @@ class JitFunction:
         """
         if instance is None:
             return self
-        if not isinstance(instance, Holder) and not jtu.all_leaves([instance]):
+        if not isinstance(instance, MutableNode) and not jtu.all_leaves([instance]):
             return MethodType(self, instance)  # type: ignore[arg-type]
         key, bound = id(instance), self._bound
         if key not in bound:

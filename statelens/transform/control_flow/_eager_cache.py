@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..._tree import Holder
+from ..._tree import MutableNode
 from ...state import TOP, State, current_trace
 from .._core import call_of, closed_over, is_foreign, unwrapped
 from ..compilation import JitFunction
@@ -183,7 +183,7 @@ def _inside(value: Any) -> Iterator[Any]:
         yield from value
     elif isinstance(value, dict):
         yield from (*value.keys(), *value.values())
-    elif not isinstance(value, (Holder, State, ModuleType, type, *_PLAIN)):
+    elif not isinstance(value, (MutableNode, State, ModuleType, type, *_PLAIN)):
         # Of a module, what a trace has read is noted while it is traced.
         yield from getattr(value, "__dict__", {}).values()
 

@@ -22,7 +22,7 @@ from ..._errors import (
     explain,
     user_facing,
 )
-from ...lens import Units, units_of
+from ...lens import StateForm, units_of
 from ...state import State, this_frame
 from ...thread import overlaid_values
 from .._core import (
@@ -50,10 +50,10 @@ class _Custom(Wrapper):
         self._states = states
         self._given()
 
-    def _given(self) -> Units | None:
+    def _given(self) -> StateForm | None:
         return None if self._states is None else units_of(self._states, self.name)
 
-    def _values(self, given: Units | None) -> Any:
+    def _values(self, given: StateForm | None) -> Any:
         return None if given is None else given.rebuild([unit.value for unit in given.units])
 
     def _others(self, attempt: Attempt) -> tuple[Any, ...]:
@@ -207,7 +207,7 @@ class _CustomVjp(_Custom):
                 )
 
     @staticmethod
-    def _part(perturbed: Any, given: Units | None) -> Any:
+    def _part(perturbed: Any, given: StateForm | None) -> Any:
         return perturbed[1] if given is None else perturbed
 
 

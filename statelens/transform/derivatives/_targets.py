@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ..._errors import ArgumentError, ArgumentTypeError, UntouchedStateError, explain
 from ..._tree import Cell, Path, TreeDef, cells, format, has_owners, hidden_cells
-from ...lens import Selector, Units, combine, focus_on, is_bound, read_all, split, units_of
+from ...lens import Selector, StateForm, combine, focus_on, is_bound, read_all, split, units_of
 from ...state import Captured, State
 from ...thread import overlaid_values, values_in
 from .._core import read_lens
@@ -67,7 +67,7 @@ class States(NamedTuple):
         is_list: Whether they are a list.
     """
 
-    given: Units
+    given: StateForm
     values: Any
     is_list: bool
 

@@ -6,13 +6,9 @@ knows nothing of states beyond the protocol that a cell fulfils.
 """
 
 from ._flatten import (
-    Index,
-    Remainder,
-    Repeat,
     Site,
     TreeDef,
     a_leaf,
-    ancestors,
     atoms,
     cells,
     flatten,
@@ -27,7 +23,9 @@ from ._flatten import (
     map_cells,
     sites,
 )
-from ._path import GraphKey, Path, as_path, closest, format, from_jax, parse, resolve
+from ._index import Index
+from ._parse import as_path, parse
+from ._path import GraphKey, Path, ancestors, closest, format, from_jax, resolve
 from ._pattern import Lengths, Pattern, format_pattern, matches, scan_pattern
 from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
 from ._scanner import Scanner
@@ -42,8 +40,6 @@ __all__ = [
     "MutableNode",
     "Path",
     "Pattern",
-    "Remainder",
-    "Repeat",
     "Scanner",
     "Site",
     "TreeDef",

@@ -12,74 +12,21 @@ the same positions.
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.core
-import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from .._errors import StructureError, explain
-from ._path import Path, format, from_jax, step
-from ._pattern import format_slice
-from ._protocols import MISSING, Cell, CellProbe, LensLeaf, MutableNode, is_probed
+from ._path import Path, from_jax
+from ._protocols import Cell, CellProbe, LensLeaf, MutableNode
 
 TreeDef: TypeAlias = Any
 """A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
 
 
-@jtu.register_pytree_node_class
-@dataclass(frozen=True)
-class Remainder(LensLeaf):
-    """Stands in the rest for an array of which a part lies in the focus.
-
-    Attributes:
-        array: The whole array.
-        index: Which part lies in the focus.
-    """
-
-    array: Any
-    index: "Index"
-
-    def tree_flatten(self) -> tuple[tuple[Any], "Index"]:
-        is_probed()
-        return (self.array,), self.index
-
-    @classmethod
-    def tree_unflatten(cls, index: "Index", children: tuple[Any]) -> Self:
-        return cls(children[0], index)
-
-
-@jtu.register_pytree_node_class
-@dataclass(frozen=True)
-class Repeat(LensLeaf):
-    """Stands in the rest where a cell of the focus is reached once more.
-
-    Attributes:
-        position: Where the cell itself lies among the leaves.
-    """
-
-    position: int
-
-    def tree_flatten(self) -> tuple[tuple[()], int]:
-        is_probed()
-        return (), self.position
-
-    @classmethod
-    def tree_unflatten(cls, position: int, children: tuple[()]) -> Self:
-        return cls(position)
-
-
 class Site(NamedTuple):
-    """A unit and where it lies.
-
-    Attributes:
-        paths: The unit's path, and after it the others by which a shared cell is reached.
-        positions: Where it lies among the leaves, once for each time it occurs.
-        unit: The cell or array.
-    """
+    """A unit, all its paths, and its positions among the leaves: a shared cell has several."""
 
     paths: tuple[Path, ...]
     positions: tuple[int, ...]
@@ -87,12 +34,6 @@ class Site(NamedTuple):
 
 
 _is_none = functools.partial(operator.is_, None)
-
-
-def _is_stop(node: Any) -> bool:
-    return node is None or isinstance(node, LensLeaf)
-
-
 _LEAF = jtu.tree_structure(0)
 
 
@@ -106,27 +47,29 @@ def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
         flat = _flatten_plainly(tree, _is_none)
         if flat is not None:
             return flat
-    return jax.tree.flatten(tree, is_leaf=_is_stop)
+    return jax.tree.flatten(tree, is_leaf=_is_leaf)
+
+
+def _is_leaf(node: Any) -> bool:
+    return node is None or isinstance(node, LensLeaf)
 
 
 def _flatten_plainly(
     tree: Any, is_leaf: Callable[[Any], Any] | None = None
 ) -> tuple[list[Any], TreeDef] | None:
-    """Flattens a tree without stops; gives None for any other.
-
-    (An error from within would end it sooner, but JAX loses count of its recursion by that.)
-    """
-    watch = CellProbe()
+    """Flattens a tree without cells and mutable nodes; gives None for any other."""
+    # (An error from within would end it early, but makes JAX lose count of its recursion.)
+    probe = CellProbe()
     try:
         flat = jtu.tree_flatten(tree, is_leaf)
     except Exception:
-        # A node that flattens cells by itself may choke on what they give to a watch.
-        if not watch.met:
+        # A node that flattens cells by itself may choke on what they give to a probe.
+        if not probe.met:
             raise
         return None
     finally:
-        watch.end()
-    return None if watch.met else flat
+        probe.end()
+    return None if probe.met else flat
 
 
 def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
@@ -141,34 +84,23 @@ def flatten_as(treedef: TreeDef, tree: Any) -> list[Any] | None:
 def _are_leaves(nodes: Sequence[Any]) -> bool:
     """Says whether none is a tree with something below; one of each class tells."""
     one_of_each = dict(zip(map(type, nodes), nodes, strict=True))
-    return all(_is_stop(node) or jtu.all_leaves([node]) for node in one_of_each.values())
+    return all(_is_leaf(node) or jtu.all_leaves([node]) for node in one_of_each.values())
 
 
 def flatten_with_path(
     tree: Any,
 ) -> tuple[list[tuple[Path, tuple[Path, ...]]], list[Any], TreeDef]:
     """Flattens a tree as `flatten` does, with each leaf's path and its other paths."""
-    entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=_is_stop)
+    entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)
     return [from_jax(keys) for keys, _ in entries], [leaf for _, leaf in entries], treedef
 
 
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
-_MOST_TYPES = 1024
-_are_arrays: dict[type, bool] = {}
 
 
 def is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array: of JAX, of NumPy, traced, or a shape and dtype."""
-    known = _are_arrays.get(type(leaf))
-    if known is not None:
-        return known
-    found = isinstance(leaf, _ARRAY_TYPES)
-    # What is traced may be an array or not; for all others the type says it.
-    if not isinstance(leaf, jax.core.Tracer):
-        if len(_are_arrays) >= _MOST_TYPES:
-            _are_arrays.clear()
-        _are_arrays[type(leaf)] = found
-    return found
+    return isinstance(leaf, _ARRAY_TYPES)
 
 
 def is_numeric(leaf: Any) -> bool:
@@ -182,8 +114,6 @@ def a_leaf(leaf: Any) -> str:
 
 
 _aval = operator.attrgetter("aval")
-_shape = operator.attrgetter("shape")
-_dtype = operator.attrgetter("dtype")
 
 
 def kinds(leaves: list[Any]) -> list[Any]:
@@ -192,8 +122,6 @@ def kinds(leaves: list[Any]) -> list[Any]:
         # JAX has one object for all that are equal, so that comparing costs next to nothing.
         return list(map(_aval, leaves))
     except AttributeError:
-        if set(map(type, leaves)) == {np.ndarray}:
-            return [*map(_shape, leaves), *map(_dtype, leaves)]
         return [
             getattr(x, "aval", None) or (getattr(x, "shape", None), getattr(x, "dtype", None))
             for x in leaves
@@ -204,16 +132,12 @@ def sites(paths: list[tuple[Path, tuple[Path, ...]]], leaves: list[Any]) -> list
     """Lists the units among flattened leaves, a shared cell once, in order."""
     found: dict[int, Site] = {}
     for position, ((path, others), leaf) in enumerate(zip(paths, leaves, strict=True)):
-        if isinstance(leaf, Cell):
-            first = found.get(id(leaf))
-            if first is not None:
-                found[id(leaf)] = Site(
-                    (*first.paths, path, *others), (*first.positions, position), leaf
-                )
-                continue
-            found[id(leaf)] = Site((path, *others), (position,), leaf)
-        elif is_array(leaf):
-            found[~position] = Site((path, *others), (position,), leaf)
+        is_cell = isinstance(leaf, Cell)
+        if is_cell or is_array(leaf):
+            # Arrays are never taken for shared: each has a key of its own.
+            key = id(leaf) if is_cell else ~position
+            earlier = found.get(key, Site((), (), leaf))
+            found[key] = Site((*earlier.paths, path, *others), (*earlier.positions, position), leaf)
     return list(found.values())
 
 
@@ -234,16 +158,6 @@ def leaves_with_path(tree: Any) -> list[tuple[Path, Any]]:
         if unit is not None
         for inner, leaf in atoms(unit)
     ]
-
-
-def ancestors(tree: Any, path: Path) -> list[Any]:
-    """Lists the nodes from the root to `path`, as far as keys lead there."""
-    nodes = [tree]
-    for key in path:
-        nodes.append(step(nodes[-1], key))
-        if nodes[-1] is MISSING:
-            break
-    return nodes
 
 
 def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
@@ -286,84 +200,3 @@ def hidden_cells(tree: Any) -> dict[Any, Path]:
         if is_holder(node)
         for below, cell in node._hidden_cells().items()
     }
-
-
-@dataclass(frozen=True)
-class Index:
-    """A NumPy basic index: a part of an array.
-
-    Attributes:
-        items: An integer, the three numbers of a slice, or an ellipsis, for each axis.
-    """
-
-    items: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, index: Any) -> Self:
-        """Reads what stands between the brackets of an indexing expression."""
-        items = index if isinstance(index, tuple) else (index,)
-        return cls(tuple(map(cls._item, items)))
-
-    @staticmethod
-    def _item(item: Any) -> Any:
-        if item is Ellipsis:
-            return item
-        if isinstance(item, slice):
-            return (item.start, item.stop, item.step)
-        if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
-            return int(item)
-        raise StructureError(
-            explain(
-                f"asked for a part of an array by the index {item!r}",
-                f"a part is chosen by integers, slices and '...', not by {type(item).__name__}",
-                "choose a contiguous part, as in lens('embed.weight')[100:110]",
-            )
-        )
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What stands between the brackets, for NumPy and JAX."""
-        return tuple(slice(*item) if isinstance(item, tuple) else item for item in self.items)
-
-    def __str__(self) -> str:
-        return f"[{', '.join(map(self._written, self.items)) or '...'}]"
-
-    @staticmethod
-    def _written(item: Any) -> str:
-        if item is Ellipsis:
-            return "..."
-        return format_slice(*item) if isinstance(item, tuple) else str(item)
-
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the part of an array of some shape."""
-        return np.broadcast_to(np.empty(()), shape)[self.key].shape
-
-    def read(self, array: Any) -> Any:
-        """Returns the part of an array."""
-        if isinstance(array, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(self.shape(array.shape), array.dtype)
-        return array[self.key]
-
-    def write(self, array: Any, part: Any) -> Any:
-        """Returns the array with another part; nothing else of it changes."""
-        if isinstance(array, jax.ShapeDtypeStruct):
-            return array
-        if isinstance(array, np.ndarray) and not isinstance(part, jax.Array):
-            array = array.copy()
-            array[self.key] = part
-            return array
-        return jnp.asarray(array).at[self.key].set(part)
-
-    def check(self, path: Path, array: Any) -> None:
-        """Refuses an index that the array at `path` doesn't have."""
-        shape = np.shape(array) if not is_array(array) else array.shape
-        try:
-            self.shape(shape)
-        except IndexError as error:
-            raise StructureError(
-                explain(
-                    f"asked for the part {self} of '{format(path)}'",
-                    f"its shape is {shape}: {error}",
-                    "an index within the shape",
-                )
-            ) from None

@@ -7,7 +7,6 @@ quoted in brackets, ``['a b']``, so that the text key ``'0'`` and the position `
 look alike. `parse` and `format` are inverse on keys that are Python literals.
 """
 
-import ast
 import difflib
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -19,9 +18,6 @@ import numpy as np
 
 from .._errors import PathError, explain, user_facing
 from ._protocols import MISSING, Cell, MutableNode
-from ._scanner import Scanner
-
-__all__ = ["Path", "format", "parse", "resolve"]
 
 Path = tuple[Hashable, ...]
 
@@ -30,94 +26,13 @@ _NAME = re.compile(r"[^\W\d]\w*\Z")
 
 @dataclass(frozen=True)
 class GraphKey:
-    """The key path entry of a leaf in a graph that is flattened all at once.
-
-    Attributes:
-        paths: The leaf's path from the graph's root, and after it the other paths by
-            which the same leaf is reached.
-    """
+    """The key path entry of a leaf in a graph: its path from the root, and its other paths."""
 
     paths: tuple[Path, ...]
 
     def __str__(self) -> str:
         text = format(self.paths[0])
         return text if text.startswith("[") or not text else f".{text}"
-
-
-@user_facing
-def parse(text: str) -> Path:
-    """Reads a written path.
-
-    Args:
-        text: A path such as ``"layers[0].weight"`` or ``"table['a b']"``; the empty text
-            is the root.
-
-    Returns:
-        The keys from the root to the leaf.
-
-    Raises:
-        PatternError: The text isn't a path; the message points at the character.
-
-    Example:
-        >>> import statelens as sl
-        >>> sl.path.parse("layers[0].weight")
-        ('layers', 0, 'weight')
-    """
-    scanner = Scanner(text, "path")
-    keys: list[Hashable] = []
-    while not scanner.done:
-        keys.append(scan_key(scanner, first=not keys))
-    return tuple(keys)
-
-
-def scan_key(scanner: Scanner, *, first: bool) -> Hashable:
-    """Reads one key, ``.name`` or ``[literal]``, at the scanner's position.
-
-    Args:
-        scanner: The text, with the position to read at.
-        first: Whether this is the first key, which has no dot before its name.
-
-    Returns:
-        The key.
-    """
-    if scanner.peek == "[":
-        start = scanner.at
-        return literal(scanner, scanner.bracket(), start)
-    if not first and not scanner.take("."):
-        scanner.fail(f"expected '.', '[' or the end, not {scanner.peek!r}")
-    return scan_name(scanner)
-
-
-def scan_name(scanner: Scanner) -> str:
-    """Reads a Python name; other text keys have to be quoted in brackets."""
-    name = scanner.match(r"[^\W\d]\w*")
-    if name is None:
-        digits = scanner.lookahead(r"\d+")
-        if digits:
-            scanner.fail(
-                "a number is no name",
-                f"[{digits}] for a position or an integer key",
-                f"['{digits}'] for a text key",
-            )
-        scanner.fail(
-            "expected a name" + (f", not {scanner.peek!r}" if scanner.peek else ""),
-            "quote a key that is no name, as in ['a b']",
-        )
-    return name
-
-
-def literal(scanner: Scanner, text: str, start: int) -> Hashable:
-    """Reads the content of a bracket as a Python literal that can be a dictionary key."""
-    try:
-        key = ast.literal_eval(text.strip())
-        hash(key)
-    except (ValueError, SyntaxError, TypeError):
-        scanner.fail(
-            f"{text.strip()!r} in brackets is no key",
-            "an integer as in [0], or quoted text as in ['a b']",
-            at=start + 1,
-        )
-    return key
 
 
 def format(path: Path) -> str:
@@ -145,15 +60,14 @@ def format_key(key: Hashable) -> str:
     return f"[{key!r}]"
 
 
+def format_slice(start: int | None, stop: int | None, step: int | None) -> str:
+    """Writes a slice as it stands between brackets."""
+    text = f"{'' if start is None else start}:{'' if stop is None else stop}"
+    return text if step is None else f"{text}:{step}"
+
+
 def from_jax(keys: Iterable[Any]) -> tuple[Path, tuple[Path, ...]]:
-    """Converts a JAX key path.
-
-    Args:
-        keys: Key path entries as `jax.tree_util.tree_flatten_with_path` gives them.
-
-    Returns:
-        The path, and the other paths by which the same leaf is reached.
-    """
+    """Converts a JAX key path to a path and the other paths by which the leaf is reached."""
     first: list[Hashable] = []
     others: list[Path] = []
     for key in keys:
@@ -178,8 +92,17 @@ def _plain_key(key: Any) -> Hashable:
     return jtu.keystr((key,), simple=True)
 
 
-def step(node: Any, key: Hashable) -> Any:
-    """Returns the child of `node` under `key`, or `MISSING`; no cell is touched by that."""
+def ancestors(tree: Any, path: Path) -> list[Any]:
+    """Lists the nodes from the root to `path`, as far as keys lead there; touches no cell."""
+    nodes = [tree]
+    for key in path:
+        nodes.append(_look_at_child(nodes[-1], key))
+        if nodes[-1] is MISSING:
+            break
+    return nodes
+
+
+def _look_at_child(node: Any, key: Hashable) -> Any:
     if isinstance(node, MutableNode) and isinstance(key, str):
         child = node._read_attribute(key)
         if child is not MISSING:
@@ -227,21 +150,6 @@ def resolve(tree: Any, path: Path) -> Any:
             )
         node = child
     return node
-
-
-def as_path(key: Any) -> Path:
-    """Reads a path that is given as a tuple of keys or as text."""
-    if isinstance(key, tuple):
-        return key
-    if isinstance(key, str):
-        return parse(key)
-    raise PathError(
-        explain(
-            f"asked to set or get the path {key!r}",
-            f"that is a {type(key).__name__}, not a path",
-            "a tuple of keys, as in ('layers', 0), or text, as in 'layers[0]'",
-        )
-    )
 
 
 def closest(path: str, candidates: Iterable[Path], count: int = 3) -> list[str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from ._path import Path, format_key, literal, scan_name
+from ._parse import literal, scan_name
+from ._path import Path, format_key, format_slice
 from ._scanner import Scanner
 
 # The length of the sequence that a key indexes, or None where it doesn't index one. Few
@@ -111,12 +112,6 @@ _SPAN = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?")
 Pattern: TypeAlias = tuple[Element | AnyPath, ...]
 
 
-def format_slice(start: int | None, stop: int | None, step: int | None) -> str:
-    """Writes a slice as it stands between brackets."""
-    text = f"{'' if start is None else start}:{'' if stop is None else stop}"
-    return text if step is None else f"{text}:{step}"
-
-
 def format_pattern(pattern: Pattern) -> str:
     """Writes a pattern as text that `scan_pattern` reads back."""
     return "".join(map(str, pattern)).removeprefix(".")
@@ -125,13 +120,7 @@ def format_pattern(pattern: Pattern) -> str:
 def matches(pattern: Pattern, path: Path, lengths: Lengths) -> bool:
     """Says whether a pattern matches a whole path.
 
-    Args:
-        pattern: The parsed pattern.
-        path: The keys from the root.
-        lengths: Gives for a depth the length of the sequence that the key there indexes.
-
-    Returns:
-        Whether it matches.
+    `lengths` gives for a depth the length of the sequence that the key there indexes.
     """
     # The depths that the elements read so far can have led to.
     depths = {0}

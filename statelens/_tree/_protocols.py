@@ -69,25 +69,17 @@ class MutableNode:
 
     @abc.abstractmethod
     def _snapshot(self) -> Callable[[], None]:
-        """Returns what takes back all changes of attributes from now on."""
+        """Returns a function that undoes all changes of attributes from now on."""
 
     @abc.abstractmethod
     def _read_attribute(self, name: str | None) -> Any:
-        """Returns what an attribute is: the cell behind it, if there is one.
-
-        None gives the names of all attributes. Nothing takes note of this.
-        """
+        """Returns an attribute, or the cell behind it, unrecorded; for None all names."""
 
     @abc.abstractmethod
     def _keep(self, kept: Any, look: Callable[[], Any]) -> Any:
-        """Returns what was kept of an earlier look, if it still holds, or else of a new one.
+        """Returns `kept`, or what `look` finds if `kept` is None or out of date.
 
-        Args:
-            kept: What this gave before, or None.
-            look: Looks at the node, and at no values and labels of cells.
-
-        Returns:
-            An object with what was found in its attribute `found`.
+        `look` may depend on no values and labels of cells; what it found is in `.found`.
         """
 
     @abc.abstractmethod
@@ -114,30 +106,25 @@ def open_hidden(cell: Cell) -> Any:
 
 
 class CellProbe:
-    """A watch for stops, on a flattening that would pass through them.
-
-    Attributes:
-        met: Whether there was one. What was flattened is of no use then.
-    """
+    """Notices in `met` whether a flattening passes through a leaf of lenses or a mutable node."""
 
     __slots__ = ("_token", "met")
 
     def __init__(self) -> None:
         self.met = False
-        self._token = _watch.set(self)
+        self._token = _probe.set(self)
 
     def end(self) -> None:
-        """Ends the watch."""
-        _watch.reset(self._token)
+        _probe.reset(self._token)
 
 
-_watch: ContextVar[CellProbe | None] = ContextVar("statelens_watch", default=None)
+_probe: ContextVar[CellProbe | None] = ContextVar("statelens_probe", default=None)
 
 
 def is_probed() -> bool:
-    """Tells a watch of a stop; says whether there is one, so that nothing is to be done."""
-    watch = _watch.get()
-    if watch is None:
+    """Reports a node to the open probe; if there is one, what the node flattens to is unused."""
+    probe = _probe.get()
+    if probe is None:
         return False
-    watch.met = True
+    probe.met = True
     return True

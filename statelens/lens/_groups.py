@@ -6,10 +6,10 @@ from itertools import combinations
 from typing import Any
 
 from .._errors import PathError, SelectionError, explain, user_facing
-from .._tree import Cell, Repeat, flatten, format
+from .._tree import Cell, flatten, format
 from ._focus import focus_on
 from ._lens import Lens
-from ._partition import split
+from ._partition import Repeat, split
 from ._selectors import And, Not, Or
 from ._spec import LensSpec, selector_of
 

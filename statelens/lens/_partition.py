@@ -8,28 +8,63 @@ again.
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn, cast
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self, cast
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 
 from .._errors import StructureError, explain, user_facing
 from .._tree import (
     Cell,
     Index,
+    LensLeaf,
     Path,
-    Remainder,
-    Repeat,
     TreeDef,
     flatten,
     flatten_as,
     flatten_with_path,
     format,
     is_array,
+    is_probed,
     kinds,
 )
 from ._selection import Entry, Selection
+
+
+@jtu.register_pytree_node_class
+@dataclass(frozen=True)
+class Remainder(LensLeaf):
+    """Stands in the rest for an array of which a part lies in the focus."""
+
+    array: Any
+    index: Index
+
+    def tree_flatten(self) -> tuple[tuple[Any], Index]:
+        is_probed()
+        return (self.array,), self.index
+
+    @classmethod
+    def tree_unflatten(cls, index: Index, children: tuple[Any]) -> Self:
+        return cls(children[0], index)
+
+
+@jtu.register_pytree_node_class
+@dataclass(frozen=True)
+class Repeat(LensLeaf):
+    """Stands in the rest where the cell at another position among the leaves occurs again."""
+
+    position: int
+
+    def tree_flatten(self) -> tuple[tuple[()], int]:
+        is_probed()
+        return (), self.position
+
+    @classmethod
+    def tree_unflatten(cls, position: int, children: tuple[()]) -> Self:
+        return cls(position)
 
 
 def read(leaves: list[Any], entry: Entry) -> Any:

@@ -5,17 +5,19 @@ of one structure, computed once. A `Lens` is a selector with operations, a `Boun
 the live cells of a module. Groups, ties and differences are built on these.
 """
 
-from ._bound import BoundLens, View, first_match
+from ._bound import BoundLens, first_match
 from ._coverage import Selector
 from ._diff import diff
-from ._focus import focus_on
 from ._groups import groups
 from ._lens import Lens, lens, partition
-from ._partition import combine, numel, read_all, split
+from ._partition import combine, split
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
+from ._replace import numel, read_all
+from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 from ._state_forms import StateForm, is_bound, units_of
 from ._tie import tie
+from ._units import View
 
 __all__ = [
     "BoundLens",

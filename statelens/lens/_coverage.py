@@ -1,21 +1,21 @@
-"""Picks: how much of a unit is selected.
+"""Coverage: how much of a unit a selector selects.
 
-A selector looks at one unit and answers with a *pick*: nothing (`None`), all of it
-(`WHOLE`), or some of its atoms, each of them whole or a part of the array. Picks form a
+A selector looks at one unit and answers with its *coverage*: nothing (`None`), all of it
+(`WHOLE`), or some of its atoms, each of them whole or a part of the array. Coverages form a
 Boolean algebra, and selectors combine by it.
 """
 
 import abc
 import enum
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from .._errors import SelectionError, explain
 from .._tree import Cell, Index, Lengths, Path, Site, ancestors, atoms, is_array
 
 
 class _Whole(enum.Enum):
-    """The pick of a whole unit."""
+    """The coverage of a whole unit."""
 
     WHOLE = enum.auto()
 
@@ -26,7 +26,7 @@ Coverage: TypeAlias = _Whole | Parts | None
 
 
 def intersect(a: Coverage, b: Coverage) -> Coverage:
-    """Returns what both picks have."""
+    """Returns what both cover."""
     if a is None or b is None:
         return None
     if a is WHOLE:
@@ -37,7 +37,7 @@ def intersect(a: Coverage, b: Coverage) -> Coverage:
 
 
 def unite(a: Coverage, b: Coverage) -> Coverage:
-    """Returns what either pick has."""
+    """Returns what either covers."""
     if a is WHOLE or b is WHOLE:
         return WHOLE
     if not a or not b:
@@ -50,13 +50,13 @@ def unite(a: Coverage, b: Coverage) -> Coverage:
     return {**a, **b, **both}
 
 
-def complement(pick: Coverage, unit: Any) -> Coverage:
-    """Returns what a pick leaves of a unit."""
-    if pick is None:
+def complement(coverage: Coverage, unit: Any) -> Coverage:
+    """Returns what a coverage leaves of a unit."""
+    if coverage is None:
         return WHOLE
-    if pick is WHOLE:
+    if coverage is WHOLE:
         return None
-    for index in pick.values():
+    for index in coverage.values():
         if index is not None:
             raise SelectionError(
                 explain(
@@ -65,7 +65,7 @@ def complement(pick: Coverage, unit: Any) -> Coverage:
                     "hold the whole array still, or focus on the part itself",
                 )
             )
-    return {path: None for path, _ in atoms(unit) if path not in pick} or None
+    return {path: None for path, _ in atoms(unit) if path not in coverage} or None
 
 
 def _narrower(a: Index | None, b: Index | None) -> Index | None:
@@ -85,12 +85,7 @@ def _same(a: Index | None, b: Index | None) -> Index | None:
 
 
 class Scope:
-    """The tree that a selector looks at, and what selectors found out about it.
-
-    Attributes:
-        tree: The tree in which paths start.
-        matched: The patterns that have matched something.
-    """
+    """The tree that a selector looks at, with the selectors that have matched in it."""
 
     def __init__(self, tree: Any, matched: set["Selector"]):
         self.tree = tree
@@ -124,10 +119,10 @@ class Scope:
 
 
 class CacheKeyDepth(enum.IntEnum):
-    """How closely a selector looks at units, beyond their paths; each includes the former."""
+    """What a selection depends on beyond the tree's structure; each includes those before it."""
 
     CLASSES = enum.auto()
-    """Their classes."""
+    """The classes of leaves."""
     LABELS = enum.auto()
     """Names and tags of cells."""
     VALUES = enum.auto()
@@ -140,10 +135,15 @@ class Selector(abc.ABC):
     """Says how much of each unit is selected. Immutable and hashable.
 
     Attributes:
-        sight: What the answer depends on, apart from that of its parts.
+        key_depth: What the answer depends on, apart from that of its parts.
+        is_optional: Whether it is meant that nothing may be selected.
     """
 
-    key_depth: CacheKeyDepth = CacheKeyDepth.CLASSES
+    key_depth: ClassVar[CacheKeyDepth] = CacheKeyDepth.CLASSES
+
+    @property
+    def is_optional(self) -> bool:
+        return False
 
     @abc.abstractmethod
     def coverage(self, site: Site, scope: Scope) -> Coverage:
@@ -160,9 +160,12 @@ class Selector(abc.ABC):
 
     def parts(self) -> tuple["Selector", ...]:
         """Returns the selectors that this one is made of."""
-        return ()
+        return tuple(part for part in vars(self).values() if isinstance(part, Selector))
 
+    def required(self) -> list["Selector"]:
+        """Lists the patterns in it that have to match something."""
+        return [pattern for part in self.parts() for pattern in part.required()]
 
-def walk(selector: Selector) -> list[Selector]:
-    """Lists a selector and all that it is made of."""
-    return [selector] + [inner for part in selector.parts() for inner in walk(part)]
+    def full_key_depth(self) -> CacheKeyDepth:
+        """Returns what the answer depends on, with that of its parts."""
+        return max([self.key_depth, *(part.full_key_depth() for part in self.parts())])

@@ -6,11 +6,11 @@ from itertools import combinations
 from typing import Any
 
 from .._errors import PathError, SelectionError, explain, user_facing
-from .._tree import Cell, flatten, format
-from ._focus import focus_on
+from .._tree import flatten, format
+from ._algebra import And, Not, Or
 from ._lens import Lens
-from ._partition import Repeat, split
-from ._selectors import And, Not, Or
+from ._partition import Repeat, label, split
+from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 
 
@@ -90,14 +90,12 @@ class Groups:
         """
         self._check(tree)
         leaves, treedef = flatten(tree)
-        labels: list[Any] = [None] * len(leaves)
+        labels: dict[int, dict[int | None, str]] = {}
         for name in self:
             for entry in focus_on(self[name].selector, tree).entries:
                 for position in entry.positions:
-                    labels[position] = _labelled(
-                        leaves[position], labels[position], name, entry.atom
-                    )
-        return treedef.unflatten(labels)
+                    labels.setdefault(position, {})[entry.atom] = name
+        return treedef.unflatten(label(leaves, labels, None))
 
     def _check(self, tree: Any) -> None:
         for name, selector in self._selectors.items():
@@ -137,17 +135,6 @@ class Groups:
                         "first_match=True, if the first one is to win",
                     )
                 )
-
-
-def _labelled(leaf: Any, label: Any, name: str, atom: int | None) -> Any:
-    if not isinstance(leaf, Cell):
-        return name
-    atoms, treedef = flatten(leaf.look())
-    labels: list[Any] = [None] * len(atoms) if label is None else flatten(label.value)[0]
-    chosen = range(len(atoms)) if atom is None else [atom]
-    for position in chosen:
-        labels[position] = None if atoms[position] is None else name
-    return leaf.with_value(treedef.unflatten(labels))
 
 
 @user_facing

@@ -14,45 +14,29 @@ lenses, hashed, compared, and, when it is built of patterns, written as text and
     66
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from .._errors import (
-    ArgumentTypeError,
-    PathError,
-    SelectionError,
-    StructureError,
-    explain,
-    user_facing,
-)
-from .._tree import (
-    Cell,
-    Index,
-    Path,
-    a_leaf,
-    as_path,
-    closest,
-    flatten_as,
-    format,
-    is_array,
-    looking,
-)
+from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
+from .._tree import Cell, Index, Path, format, is_array, looking
+from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
 from ._coverage import Selector
-from ._focus import Focused, focus_on
-from ._partition import difference, numel, read, read_all, replace, split, values_of
-from ._replace import added, cast_floats, held_still, masked, refuse_others
-from ._selectors import And, Not, Or, Sliced, Within
+from ._partition import label, split
+from ._replace import numel, read, read_all
+from ._selection import focus_on
 from ._spec import LensSpec, selector_of
+from ._updates import TreeUpdates
 
 __all__ = ["Lens", "lens", "partition"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, repr=False)
-class Lens:
+class Lens(TreeUpdates):
     """A selection of units by path, class, predicate or mask; see `lens`.
 
     ``a & b`` is what both select, ``a | b`` what either does, ``a - b`` what only the first
@@ -83,11 +67,11 @@ class Lens:
 
     @user_facing
     def __sub__(self, other: LensSpec) -> "Lens":
-        return Lens(And(self.selector, Not(selector_of(other))))
+        return Lens(without(self.selector, selector_of(other)))
 
     @user_facing
     def __rsub__(self, other: LensSpec) -> "Lens":
-        return Lens(And(selector_of(other), Not(self.selector)))
+        return Lens(without(selector_of(other), self.selector))
 
     @user_facing
     def __truediv__(self, other: LensSpec) -> "Lens":
@@ -122,7 +106,7 @@ class Lens:
         return f"lens({str(self)!r})"
 
     @user_facing
-    def partition(self, tree: Any) -> tuple[Any, Any]:
+    def partition(self, tree: T) -> tuple[T, T]:
         """Splits a tree in the focus and the rest.
 
         Args:
@@ -193,142 +177,6 @@ class Lens:
         return read(leaves, entries[0])
 
     @user_facing
-    def set(self, tree: Any, values: Mapping[Any, Any], *, replace: bool = False) -> Any:
-        """Returns the tree with other values in the focus.
-
-        Args:
-            tree: Any pytree.
-            values: One value (or state that has it) for each selected path, as `get` gives
-                them; a path may be written as text.
-            replace: Whether a value may differ in structure, shape or dtype.
-
-        Returns:
-            A tree of the same structure; what isn't selected is the same object.
-
-        Raises:
-            ArgumentTypeError: `values` isn't a mapping.
-            PathError: The paths aren't those that are selected, or nothing is.
-            StructureError: A value differs in structure, shape or dtype.
-
-        Example:
-            >>> import jax.numpy as jnp, statelens as sl
-            >>> sl.lens("b").set({"b": jnp.zeros(1), "w": jnp.ones(1)}, {"b": jnp.ones(1)})
-            {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
-        """
-        if not hasattr(values, "items"):
-            raise ArgumentTypeError(
-                explain(
-                    f"asked to set what {self!r} selects",
-                    f"there is {a_leaf(values)} for them, without paths",
-                    "a dictionary with a value for each path, as lens.get(tree) gives it",
-                    "lens.update(tree, lambda value: ...), for one rule for all of them",
-                )
-            )
-        focused = focus_on(self.selector, tree, required_by="set")
-        by_path = values if isinstance(values, dict) else dict(values.items())
-        if tuple(by_path) != focused.entries.paths:
-            by_path = {as_path(key): value for key, value in by_path.items()}
-            self._check_paths(by_path, focused)
-            by_path = {path: by_path[path] for path in focused.entries.paths}
-        return _replaced(focused, list(by_path.values()), replace)
-
-    def _check_paths(self, values: Mapping[Path, Any], focused: Focused) -> None:
-        selected = dict.fromkeys(focused.entries.paths)
-        for path in values:
-            if path not in selected:
-                near = closest(format(path), selected)
-                raise PathError(
-                    explain(
-                        f"asked to set '{format(path)}', which {self!r} doesn't select",
-                        f"the closest that it selects: {', '.join(near) or 'none'}",
-                        "a path that the lens selects, or a wider lens",
-                    )
-                )
-        for path in selected:
-            if path not in values:
-                raise PathError(
-                    explain(
-                        f"asked to set what {self!r} selects",
-                        f"there is no value for '{format(path)}'",
-                        "a narrower lens, or a value for each path that get(tree) lists",
-                    )
-                )
-
-    @user_facing
-    def update(
-        self,
-        tree: Any,
-        function: Callable[..., Any],
-        *,
-        with_path: bool = False,
-        replace: bool = False,
-    ) -> Any:
-        """Returns the tree with a function applied to each value in the focus.
-
-        Args:
-            tree: Any pytree.
-            function: Maps a value to a new one; for a state, its whole value.
-            with_path: Whether to call ``function(path, value)``.
-            replace: Whether a value may change in structure, shape or dtype.
-
-        Returns:
-            A tree of the same structure; what isn't selected is the same object.
-
-        Raises:
-            PathError: A pattern matches nothing.
-            StructureError: A value changed in structure, shape or dtype.
-
-        Example:
-            >>> import jax.numpy as jnp, statelens as sl
-            >>> sl.lens("b").update({"b": jnp.ones(1)}, lambda b: 2 * b)
-            {'b': Array([2.], dtype=float32)}
-        """
-        focused = focus_on(self.selector, tree, required_by="update")
-        values = values_of(focused.leaves, focused.entries)
-        if with_path:
-            results = list(map(function, focused.entries.paths, values))
-        else:
-            results = list(map(function, values))
-        return _replaced(focused, results, replace)
-
-    @user_facing
-    def apply_updates(self, tree: Any, updates: Any) -> Any:
-        """Returns the tree with updates added to the focus, as `optax.apply_updates` does.
-
-        Args:
-            tree: Any pytree.
-            updates: A tree of the focus' structure, as an Optax optimiser gives it.
-
-        Returns:
-            The new tree. Nothing is cast: an update of a wider dtype is refused.
-
-        Raises:
-            StructureError: The updates don't fit the focus.
-
-        Example:
-            >>> import jax.numpy as jnp, statelens as sl
-            >>> tree = {"b": jnp.ones(1), "w": jnp.ones(1)}
-            >>> sl.lens("b").apply_updates(tree, {"b": -jnp.ones(1), "w": None})
-            {'b': Array([0.], dtype=float32), 'w': Array([1.], dtype=float32)}
-        """
-        focused = focus_on(self.selector, tree, required_by="apply_updates")
-        steps = flatten_as(focused.treedef, updates)
-        if steps is None:
-            raise StructureError(
-                explain(
-                    f"asked to apply updates to {self!r}",
-                    f"of tree and updates, {difference(tree, updates)}",
-                    "the updates of an optimiser whose init was given this lens' focus",
-                )
-            )
-        units = read_all(focused.leaves, focused.entries)
-        values = [
-            added(unit, entry, steps) for unit, entry in zip(units, focused.entries, strict=True)
-        ]
-        refuse_others(tree, focused.entries, steps)
-        return _replaced(focused, values, False)
-
-    @user_facing
     def mask(self, tree: Any) -> Any:
         """Returns a tree of booleans: an Equinox `filter_spec`, or a mask for Optax.
 
@@ -351,6 +199,7 @@ class Lens:
             leaves, treedef, entries = focus_on(
                 self.selector, tree, required_by="a mask", may_be_empty=True
             )
+        labels: dict[int, dict[int | None, bool]] = {}
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(
@@ -360,7 +209,9 @@ class Lens:
                         "partition, get or update, which know of parts",
                     )
                 )
-        return treedef.unflatten(masked(leaves, entries))
+            for position in entry.positions:
+                labels.setdefault(position, {})[entry.atom] = True
+        return treedef.unflatten(label(leaves, labels, False))
 
     @user_facing
     def paths(self, tree: Any) -> tuple[Path, ...]:
@@ -422,62 +273,7 @@ class Lens:
         return [leaf for leaf in jax.tree.leaves(values) if is_array(leaf)]
 
     @user_facing
-    def stop_gradient(self, tree: Any) -> Any:
-        """Returns the tree with no gradient flowing through the focus.
-
-        Args:
-            tree: Any pytree.
-
-        Returns:
-            The tree with `jax.lax.stop_gradient` on each selected array.
-
-        Example:
-            >>> import jax, jax.numpy as jnp, statelens as sl
-            >>> tree = {"b": jnp.ones(()), "w": jnp.ones(())}
-            >>> held = sl.lens("b").stop_gradient
-            >>> jax.grad(lambda t: held(t)["b"] * t["w"])(tree)
-            {'b': Array(0., dtype=float32), 'w': Array(1., dtype=float32)}
-        """
-        return self._map_arrays(tree, held_still, "stop_gradient")
-
-    @user_facing
-    def cast(self, tree: Any, dtype: Any) -> Any:
-        """Returns the tree with the floating-point arrays in the focus cast.
-
-        Args:
-            tree: Any pytree.
-            dtype: The dtype to cast to. Integers, booleans and keys in the focus
-                stay, and so do complex arrays when the dtype is real.
-
-        Returns:
-            The new tree.
-
-        Example:
-            >>> import jax.numpy as jnp, statelens as sl
-            >>> sl.lens(...).cast({"n": jnp.arange(1), "w": jnp.ones(1)}, jnp.bfloat16)
-            {'n': Array([0], dtype=int32), 'w': Array([1], dtype=bfloat16)}
-        """
-        for entry in focus_on(self.selector, tree).entries:
-            if entry.index is not None:
-                raise SelectionError(
-                    explain(
-                        f"asked to cast the part {entry.index} of '{format(entry.path)}'",
-                        "an array has one dtype",
-                        "a lens on the whole array",
-                    )
-                )
-        return self._map_arrays(tree, lambda x: cast_floats(x, dtype), "cast")
-
-    def _map_arrays(self, tree: Any, function: Callable[[Any], Any], required_by: str) -> Any:
-        focused = focus_on(self.selector, tree, required_by=required_by)
-        values = jax.tree.map(
-            lambda x: function(x) if is_array(x) else x,
-            values_of(focused.leaves, focused.entries),
-        )
-        return _replaced(focused, values, True)
-
-    @user_facing
-    def bind(self, module: Any) -> BoundLens:
+    def bind(self, module: Any) -> BoundLens[Any]:
         """Binds the lens to the live states of a module.
 
         Args:
@@ -500,10 +296,6 @@ class Lens:
         bound = BoundLens(self.selector, module)
         bound.units(required_by="bind")
         return bound
-
-
-def _replaced(focused: Focused, values: list[Any], free: bool) -> Any:
-    return replace(focused.leaves, focused.treedef, focused.entries, values, free=free)
 
 
 @user_facing
@@ -543,7 +335,7 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
 
 
 @user_facing
-def partition(tree: Any, spec: LensSpec) -> tuple[Any, Any]:
+def partition(tree: T, spec: LensSpec) -> tuple[T, T]:
     """Splits a tree along a lens; `Lens.partition` as a function.
 
     Args:

@@ -1,4 +1,4 @@
-"""Halves: taking a tree apart along a selection, putting it together, replacing parts.
+"""Halves: taking a tree apart along a selection, and putting it together.
 
 `partition` leaves `None` in the holes, so that both halves can go into Optax, Equinox and
 any JAX transform. Where a hole alone would lose something, the rest holds a marker: a
@@ -6,15 +6,12 @@ any JAX transform. Where a hole alone would lose something, the rest holds a mar
 again.
 """
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 
 from .._errors import StructureError, explain, user_facing
 from .._tree import (
@@ -29,9 +26,11 @@ from .._tree import (
     format,
     is_array,
     is_probed,
-    kinds,
 )
+from ._messages import difference
 from ._selection import Entry, Selection
+
+T = TypeVar("T")
 
 
 @jtu.register_pytree_node_class
@@ -67,31 +66,6 @@ class Repeat(LensLeaf):
         return cls(position)
 
 
-def read(leaves: list[Any], entry: Entry) -> Any:
-    """Returns what an entry of a selection stands for: a unit, or a part of one."""
-    unit = leaves[entry.positions[0]]
-    if entry.atom is not None:
-        unit = flatten(unit.value)[0][entry.atom]
-    return unit if entry.index is None else entry.index.read(unit)
-
-
-def read_all(leaves: list[Any], selection: Selection) -> list[Any]:
-    """Returns what each entry of a selection stands for."""
-    units = [leaves[position] for position in selection.positions]
-    for numbers in selection.parts.values():
-        for number in numbers:
-            units[number] = read(leaves, selection[number])
-    return units
-
-
-def values_of(leaves: list[Any], selection: Selection) -> list[Any]:
-    """Returns the value of each entry of a selection; that of a cell is what is in it."""
-    values = read_all(leaves, selection)
-    for number in selection.cells:
-        values[number] = values[number].value
-    return values
-
-
 def split(leaves: list[Any], treedef: TreeDef, selection: Selection) -> tuple[Any, Any]:
     """Splits a flattened tree in the focus and the rest."""
     focus: list[Any] = [None] * len(leaves)
@@ -116,8 +90,29 @@ def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
     return unit.with_value(inside), unit.with_value(outside)
 
 
+def label(
+    leaves: list[Any], labels: Mapping[int, Mapping[int | None, Any]], other: Any
+) -> list[Any]:
+    """Lists a label for each leaf, in a cell for each leaf of its value.
+
+    Labels are given by a leaf's position and, in a cell, an atom's: None for all of them.
+    """
+    labelled = []
+    for position, leaf in enumerate(leaves):
+        own = labels.get(position, {})
+        if isinstance(leaf, Cell):
+            atoms, treedef = flatten(leaf.look())
+            every = own.get(None, other)
+            inside = [None if x is None else own.get(atom, every) for atom, x in enumerate(atoms)]
+            leaf = leaf.with_value(treedef.unflatten(inside))
+        elif leaf is not None:
+            leaf = own.get(None, other)
+        labelled.append(leaf)
+    return labelled
+
+
 @user_facing
-def combine(*halves: Any) -> Any:
+def combine(*halves: T) -> T:
     """Puts halves of a tree together; the inverse of `Lens.partition`.
 
     Args:
@@ -216,143 +211,3 @@ def _refuse_structure(first: Any, second: Any, prefix: Path) -> NoReturn:
     raise StructureError(
         explain("asked to combine halves of a tree", found, "halves of one and the same tree")
     )
-
-
-def difference(first: Any, second: Any, prefix: Path = ()) -> str:
-    """Says where two trees of different structures differ, for a message."""
-    ours, theirs = (
-        [path for (path, _), _ in zip(*flatten_with_path(tree)[:2], strict=True)]
-        for tree in (first, second)
-    )
-    differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
-    if differing:
-        return f"they differ at '{format(prefix + differing[0])}', which only one of them has"
-    return f"they differ in their nodes: {type(first).__name__}, {type(second).__name__}"
-
-
-def replace(
-    leaves: list[Any],
-    treedef: TreeDef,
-    selection: Selection,
-    values: Sequence[Any],
-    *,
-    free: bool,
-) -> Any:
-    """Puts values in the places of a selection's entries.
-
-    Args:
-        leaves: The tree's leaves.
-        treedef: Its structure.
-        selection: Which places.
-        values: What to put there, one for each entry.
-        free: Whether a value may differ from the old one in structure, shape or dtype.
-
-    Returns:
-        The new tree; what isn't replaced is the same object.
-    """
-    leaves = list(leaves)
-    paths, positions = selection.paths, selection.positions
-    places = [positions[number] for number in selection.arrays]
-    olds = [leaves[place] for place in places]
-    news = [values[number] for number in selection.arrays]
-    if not _are_alike(olds, news):
-        news = [value.value if isinstance(value, Cell) else value for value in news]
-        if not free:
-            news = list(map(like, [paths[number] for number in selection.arrays], olds, news))
-    for place, new in zip(places, news, strict=True):
-        leaves[place] = new
-    for number in selection.cells:
-        position, value = positions[number], values[number]
-        leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)
-    for position, numbers in selection.parts.items():
-        pairs = [(selection[number], values[number]) for number in numbers]
-        leaves[position] = _replace_parts(leaves[position], pairs, free=free)
-    for position, first in selection.repeats.items():
-        leaves[position] = leaves[first]
-    return treedef.unflatten(leaves)
-
-
-def _replace_cell(cell: Cell, path: Path, value: Any, *, free: bool) -> Cell:
-    if value is cell:
-        return cell
-    value = value.value if isinstance(value, Cell) else value
-    return cell.with_value(value if free else like(path, cell.value, value))
-
-
-def _replace_parts(unit: Any, pairs: list[tuple[Entry, Any]], *, free: bool) -> Any:
-    if not isinstance(unit, Cell):
-        ((entry, value),) = pairs
-        return put(unit, entry, value.value if isinstance(value, Cell) else value, free=free)
-    leaves, treedef = flatten(unit.value)
-    for entry, value in pairs:
-        atom = cast(int, entry.atom)
-        leaves[atom] = put(leaves[atom], entry, value, free=free)
-    return unit.with_value(treedef.unflatten(leaves))
-
-
-def put(old: Any, entry: Entry, value: Any, *, free: bool) -> Any:
-    """Returns what takes the place of an array, or of an entry's part of it."""
-    if entry.index is None:
-        return value if free else like(entry.path, old, value)
-    return entry.index.write(old, like(entry.path, entry.index.read(old), value))
-
-
-def like(path: Path, old: Any, new: Any) -> Any:
-    """Checks that a value has the structure, shapes and dtypes of what it replaces.
-
-    Args:
-        path: Where it is to go, for the message.
-        old: What is there.
-        new: What is to go there.
-
-    Returns:
-        The new value; a Python number that takes an array's place becomes an array.
-
-    Raises:
-        StructureError: It differs; nothing is cast in passing.
-    """
-    if new is old or (is_array(old) and _are_alike([old], [new])):
-        return new
-    olds, old_structure = flatten(old)
-    news, new_structure = flatten(new)
-    if old_structure != new_structure:
-        _refuse_change(path, "structure", old_structure, new_structure)
-    for position, (before, after) in enumerate(zip(olds, news, strict=True)):
-        if is_array(before) and type(after) in (bool, int, float, complex):
-            news[position] = after = _as_array(after, before)
-        if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
-            _refuse_change(path, "structure", type(before).__name__, type(after).__name__)
-        if is_array(before) and before.shape != after.shape:
-            _refuse_change(path, "shape", before.shape, after.shape)
-        if is_array(before) and before.dtype != after.dtype:
-            _refuse_change(path, "dtype", before.dtype, after.dtype)
-    return new_structure.unflatten(news)
-
-
-def _are_alike(olds: list[Any], news: list[Any]) -> bool:
-    """Says whether each array takes the place of one of its kind, as is nearly always so."""
-    if all(map(operator.is_, olds, news)):
-        return True
-    return list(map(type, olds)) == list(map(type, news)) and kinds(olds) == kinds(news)
-
-
-def _as_array(number: Any, like: Any) -> Any:
-    # With its dtype named, the array isn't weakly typed.
-    dtype = jnp.result_type(number)
-    return jnp.asarray(number, like.dtype if like.dtype == dtype else dtype)
-
-
-def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
-    raise StructureError(
-        explain(
-            f"asked to put a value at '{format(path)}'",
-            f"its {what} is {new}, and that of what is there is {old}",
-            f"a value of {what} {old}",
-            "replace=True of set, update or assign, if the change is meant",
-        )
-    )
-
-
-def numel(leaf: Any) -> int:
-    """Returns the number of scalars in an array, or 0 for what is none."""
-    return int(np.prod(leaf.shape)) if is_array(leaf) else 0

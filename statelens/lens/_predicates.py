@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from .._errors import ArgumentError, explain
 from .._tree import is_array
-from ._accessor import Accessed
 from ._lens import Lens
-from ._selectors import Compared, OfArrays, Tagged, is_inexact
+from ._selectors import Accessed, Compared, OfArrays, Tagged, is_inexact
 
 
 def at(accessor: Callable[[Any], Any]) -> Lens:

@@ -1,103 +1,143 @@
-"""What the operations of a lens do to single values."""
+"""Replacing what a selection selects, and refusing what doesn't fit its place."""
 
-from typing import Any
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._errors import StructureError, explain
-from .._tree import Cell, flatten, format, is_array, leaves_with_path
-from ._selection import Entry, Selection
-from ._selectors import is_inexact
+from .._tree import Cell, Path, flatten, format, is_array, kinds
+
+if TYPE_CHECKING:
+    from ._selection import Entry, Focused, Selection
 
 
-def held_still(array: Any) -> Any:
-    """Returns an array through which no gradient flows."""
-    # No gradient flows through an array of NumPy, and JAX would cast it.
-    return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
+def read(leaves: list[Any], entry: "Entry") -> Any:
+    """Returns what an entry of a selection stands for: a unit, or a part of one."""
+    unit = leaves[entry.positions[0]]
+    if entry.atom is not None:
+        unit = flatten(unit.value)[0][entry.atom]
+    return unit if entry.index is None else entry.index.read(unit)
 
 
-def cast_floats(array: Any, dtype: Any) -> Any:
-    """Returns an array cast, if it holds floating-point numbers."""
-    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
-    if not is_inexact(array) or (jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real):
-        return array
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
-    return array.astype(dtype)
+def read_all(leaves: list[Any], selection: "Selection") -> list[Any]:
+    """Returns what each entry of a selection stands for."""
+    units = [leaves[position] for position in selection.positions]
+    for numbers in selection.parts.values():
+        for number in numbers:
+            units[number] = read(leaves, selection[number])
+    return units
 
 
-def added(unit: Any, entry: Entry, steps: list[Any]) -> Any:
-    """Returns the value of a unit, or of a part of one, with its update added."""
-    step = steps[entry.positions[0]]
-    if entry.atom is not None and isinstance(step, Cell):
-        step = flatten(step.value)[0][entry.atom]
-    value = unit.value if isinstance(unit, Cell) else unit
-    step = step.value if isinstance(step, Cell) else step
-    if is_array(value) and is_array(step):
-        if value.shape != step.shape:
-            raise StructureError(
-                explain(
-                    f"asked to apply updates to '{format(entry.path)}'",
-                    f"it has shape {value.shape}, and its update {step.shape}",
-                    "an update of the same shape",
-                )
-            )
-        return jnp.add(value, step)
-    if jax.tree.structure(value) != jax.tree.structure(step):
-        there = "no update" if step is None else "an update of another structure"
-        raise StructureError(
-            explain(
-                f"asked to apply updates to '{format(entry.path)}'",
-                f"there is {there} for it",
-                "a lens that selects just what was optimised",
-            )
-        )
-    return jax.tree.map(jnp.add, value, step)
+def values_of(leaves: list[Any], selection: "Selection") -> list[Any]:
+    """Returns the value of each entry of a selection; that of a cell is what is in it."""
+    values = read_all(leaves, selection)
+    for number in selection.cells:
+        values[number] = values[number].value
+    return values
 
 
-def refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:
-    """Refuses updates of what isn't selected, since they would be lost.
+def replace_in(focused: "Focused", values: Sequence[Any], *, free: bool) -> Any:
+    """Puts values in the places of what is selected; what isn't replaced stays the same.
 
-    Args:
-        tree: The tree that is updated.
-        selection: What of it is.
-        steps: The updates, one for each leaf of the tree; None where there is none.
-
-    Raises:
-        StructureError: There is one for a leaf that isn't selected.
+    Unless `free`, a value that differs in structure, shape or dtype is refused.
     """
-    selected = {position for entry in selection for position in entry.positions}
-    for position, step in enumerate(steps):
-        if position not in selected and (is_array(step) or isinstance(step, Cell)):
-            path, _ = leaves_with_path(tree)[position]
-            raise StructureError(
-                explain(
-                    f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
-                    "there is an update for that",
-                    "a lens that selects just what was optimised",
-                    "lens.partition(updates)[0], to leave it as it is",
-                )
-            )
+    leaves, selection = list(focused.leaves), focused.entries
+    paths, positions = selection.paths, selection.positions
+    places = [positions[number] for number in selection.arrays]
+    olds = [leaves[place] for place in places]
+    news = [values[number] for number in selection.arrays]
+    if not _are_alike(olds, news):
+        news = [value.value if isinstance(value, Cell) else value for value in news]
+        if not free:
+            news = list(map(like, [paths[number] for number in selection.arrays], olds, news))
+    for place, new in zip(places, news, strict=True):
+        leaves[place] = new
+    for number in selection.cells:
+        position, value = positions[number], values[number]
+        leaves[position] = _replace_cell(leaves[position], paths[number], value, free=free)
+    for position, numbers in selection.parts.items():
+        pairs = [(selection[number], values[number]) for number in numbers]
+        leaves[position] = _replace_parts(leaves[position], pairs, free=free)
+    for position, first in selection.repeats.items():
+        leaves[position] = leaves[first]
+    return focused.treedef.unflatten(leaves)
 
 
-def masked(leaves: list[Any], entries: Selection) -> list[Any]:
-    """Returns for each leaf whether it is selected; in a cell, for each leaf of its value."""
-    selected: dict[int, set[int | None]] = {}
-    for entry in entries:
-        for position in entry.positions:
-            selected.setdefault(position, set()).add(entry.atom)
-    masked = []
-    for position, leaf in enumerate(leaves):
-        chosen = selected.get(position, set())
-        if isinstance(leaf, Cell):
-            atoms, treedef = flatten(leaf.look())
-            inside = [
-                None if atom is None else None in chosen or i in chosen
-                for i, atom in enumerate(atoms)
-            ]
-            leaf = leaf.with_value(treedef.unflatten(inside))
-        elif leaf is not None:
-            leaf = None in chosen
-        masked.append(leaf)
-    return masked
+def _replace_cell(cell: Cell, path: Path, value: Any, *, free: bool) -> Cell:
+    if value is cell:
+        return cell
+    value = value.value if isinstance(value, Cell) else value
+    return cell.with_value(value if free else like(path, cell.value, value))
+
+
+def _replace_parts(unit: Any, pairs: list[tuple["Entry", Any]], *, free: bool) -> Any:
+    if not isinstance(unit, Cell):
+        ((entry, value),) = pairs
+        return _put(unit, entry, value.value if isinstance(value, Cell) else value, free=free)
+    leaves, treedef = flatten(unit.value)
+    for entry, value in pairs:
+        atom = cast(int, entry.atom)
+        leaves[atom] = _put(leaves[atom], entry, value, free=free)
+    return unit.with_value(treedef.unflatten(leaves))
+
+
+def _put(old: Any, entry: "Entry", value: Any, *, free: bool) -> Any:
+    """Returns what takes the place of an array, or of an entry's part of it."""
+    if entry.index is None:
+        return value if free else like(entry.path, old, value)
+    return entry.index.write(old, like(entry.path, entry.index.read(old), value))
+
+
+def like(path: Path, old: Any, new: Any) -> Any:
+    """Refuses a value that differs in structure, shapes or dtypes from what it replaces.
+
+    A Python number that takes an array's place becomes an array; nothing is cast in passing.
+    """
+    if new is old or (is_array(old) and _are_alike([old], [new])):
+        return new
+    olds, old_structure = flatten(old)
+    news, new_structure = flatten(new)
+    if old_structure != new_structure:
+        _refuse_change(path, "structure", old_structure, new_structure)
+    for position, (before, after) in enumerate(zip(olds, news, strict=True)):
+        if is_array(before) and type(after) in (bool, int, float, complex):
+            news[position] = after = _as_array(after, before)
+        if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
+            _refuse_change(path, "structure", type(before).__name__, type(after).__name__)
+        if is_array(before) and before.shape != after.shape:
+            _refuse_change(path, "shape", before.shape, after.shape)
+        if is_array(before) and before.dtype != after.dtype:
+            _refuse_change(path, "dtype", before.dtype, after.dtype)
+    return new_structure.unflatten(news)
+
+
+def _are_alike(olds: list[Any], news: list[Any]) -> bool:
+    """Says whether each array takes the place of one of its kind, as is nearly always so."""
+    if all(map(operator.is_, olds, news)):
+        return True
+    return list(map(type, olds)) == list(map(type, news)) and kinds(olds) == kinds(news)
+
+
+def _as_array(number: Any, like: Any) -> Any:
+    # With its dtype named, the array isn't weakly typed.
+    dtype = jnp.result_type(number)
+    return jnp.asarray(number, like.dtype if like.dtype == dtype else dtype)
+
+
+def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
+    raise StructureError(
+        explain(
+            f"asked to put a value at '{format(path)}'",
+            f"its {what} is {new}, and that of what is there is {old}",
+            f"a value of {what} {old}",
+            "replace=True of set, update or assign, if the change is meant",
+        )
+    )
+
+
+def numel(leaf: Any) -> int:
+    """Returns the number of scalars in an array, or 0 for what is none."""
+    return int(np.prod(leaf.shape)) if is_array(leaf) else 0

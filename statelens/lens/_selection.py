@@ -1,15 +1,15 @@
 """Selections: what a selector selects in a whole tree.
 
-A selection depends on nothing but the tree's structure, and as closely as its selector looks,
-on what the units are like. It is computed once for each, and holds what the operations of a
-lens need to move leaves without looking at them one by one.
+A selection depends on nothing but the tree's structure, and as deeply as its selector needs,
+on what the units are like. It is computed once for each, and says where the leaves lie that
+the operations of a lens move.
 """
 
-import functools
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Collection, Hashable, Iterable
+from typing import Any, NamedTuple, Self
 
+from .._errors import PathError, SelectionError
 from .._tree import (
     Cell,
     Index,
@@ -23,8 +23,8 @@ from .._tree import (
     looking,
     sites,
 )
-from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector, walk
-from ._selectors import ByPath, Optional
+from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector
+from ._messages import empty, unmatched
 
 
 class Entry(NamedTuple):
@@ -45,14 +45,8 @@ class Entry(NamedTuple):
     index: Index | None
 
 
-class Selection(Sequence[Entry]):
+class Selection(tuple[Entry, ...]):
     """What a selector selects in every tree of one structure: entries, in order.
-
-    Args:
-        entries: The entries.
-        cells: The positions of leaves that are cells.
-        unmatched: Patterns that match nothing and aren't optional.
-        has_owners: Whether there are cells or mutable nodes in the tree.
 
     Attributes:
         paths: The path of each entry.
@@ -61,115 +55,113 @@ class Selection(Sequence[Entry]):
         cells: The numbers of those that are whole cells.
         parts: The numbers of those that are parts of a unit, by the unit's position.
         repeats: Positions of units that occur again, each with its first position.
+        unmatched: Patterns that match nothing and aren't optional.
+        has_owners: Whether there are cells or mutable nodes in the tree.
     """
+
+    def __new__(cls, entries: Iterable[Entry], **_: Any) -> Self:
+        return super().__new__(cls, entries)
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Iterable[Entry],
+        *,
         cells: Collection[int] = (),
-        unmatched: tuple[ByPath, ...] = (),
+        unmatched: tuple[Selector, ...] = (),
         has_owners: bool = False,
     ):
-        self.entries = tuple(entries)
         self.has_owners = has_owners
         self.unmatched = unmatched
-        self.paths = tuple([entry.path for entry in self.entries])
-        self.positions = tuple([entry.positions[0] for entry in self.entries])
+        self.paths = tuple([entry.path for entry in self])
+        self.positions = tuple([entry.positions[0] for entry in self])
         self.repeats = {
-            again: entry.positions[0] for entry in self.entries for again in entry.positions[1:]
+            again: entry.positions[0] for entry in self for again in entry.positions[1:]
         }
         self.arrays: list[int] = []
         self.cells: list[int] = []
         self.parts: dict[int, list[int]] = {}
-        for number, entry in enumerate(self.entries):
+        for number, entry in enumerate(self):
             position = entry.positions[0]
             if entry.atom is not None or entry.index is not None:
                 self.parts.setdefault(position, []).append(number)
             else:
                 (self.cells if position in cells else self.arrays).append(number)
 
-    @overload
-    def __getitem__(self, number: int) -> Entry: ...
-    @overload
-    def __getitem__(self, number: slice) -> tuple[Entry, ...]: ...
-    def __getitem__(self, number: int | slice) -> Entry | tuple[Entry, ...]:
-        return self.entries[number]
 
-    def __len__(self) -> int:
-        return len(self.entries)
+class Focused(NamedTuple):
+    """A tree, flattened down to cells, and what a lens selects in it."""
 
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self.entries)
+    leaves: list[Any]
+    treedef: TreeDef
+    entries: Selection
+
+
+def focus_on(
+    selector: Selector,
+    tree: Any,
+    *,
+    required_by: str | None = None,
+    may_be_empty: bool = False,
+) -> Focused:
+    """Flattens a tree and selects in it.
+
+    Where an operation requires it, it is an error that a pattern matches nothing, and unless
+    the selection may be empty, that nothing is selected.
+    """
+    leaves, treedef = flatten(tree)
+    entries = _select(selector, tree, leaves, treedef)
+    if required_by is not None:
+        if entries.unmatched:
+            raise PathError(unmatched(entries.unmatched[0].written(), tree, required_by))
+        if not (entries or may_be_empty or selector.is_optional):
+            raise SelectionError(empty(selector.written(), tree, required_by))
+    return Focused(leaves, treedef, entries)
 
 
 _CACHE_SIZE = 1024
-_MOST_SEEN = 4
-_cache: OrderedDict[Hashable, tuple[tuple["_Seen", Selection], ...]] = OrderedDict()
+_MOST_VERSIONS = 4
+# By selector and tree structure; the versions differ in what the selector sees of the units.
+_cache: OrderedDict[Hashable, tuple[tuple[Any, Selection], ...]] = OrderedDict()
 
 
-def select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
+def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
-    types = list(map(type, leaves))
-    sight = key_depth_of(selector)
     key = (selector, treedef)
     try:
-        known = _cache.get(key, ())
+        versions = _cache.get(key, ())
     except TypeError:
         # Something static in the tree can't be hashed.
-        return _select(selector, tree)
-    for seen, selection in known:
-        if seen.holds(sight, leaves, types):
+        return _select_uncached(selector, tree)
+    seen = _seen(selector.full_key_depth(), leaves)
+    for version, selection in versions:
+        if version == seen:
             return selection
-    selection = _select(selector, tree)
-    _cache[key] = ((_Seen(sight, leaves, types), selection), *known[: _MOST_SEEN - 1])
+    selection = _select_uncached(selector, tree)
+    _cache[key] = ((seen, selection), *versions[: _MOST_VERSIONS - 1])
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)
     return selection
 
 
-@functools.lru_cache(maxsize=_CACHE_SIZE)
-def key_depth_of(selector: Selector) -> CacheKeyDepth:
-    """Returns how closely a selector looks at units, with all that it is made of."""
-    return max(part.key_depth for part in walk(selector))
+def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
+    """Lists what a selection depends on beyond the tree's structure."""
+    types, cells, arrays = list(map(type, leaves)), [], leaves
+    if any(issubclass(kind, Cell) for kind in set(types)):
+        arrays = list(leaves)
+        first: dict[int, int] = {}
+        for position, leaf in enumerate(leaves):
+            if isinstance(leaf, Cell):
+                cells.append(first.setdefault(id(leaf), position))
+                if depth >= CacheKeyDepth.LABELS:
+                    cells.append(leaf.metadata)
+                if depth >= CacheKeyDepth.VALUES:
+                    inner, structure = flatten(leaf.look())
+                    cells.append((structure, list(map(type, inner))))
+                    arrays += inner
+    return types, cells, kinds(arrays) if depth >= CacheKeyDepth.ARRAYS else []
 
 
-class _Seen:
-    """What a selection depends on beyond the tree's structure."""
-
-    def __init__(self, sight: CacheKeyDepth, leaves: list[Any], types: list[type]):
-        self._types = types
-        self._has_cells = any(issubclass(kind, Cell) for kind in set(types))
-        self._cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
-        self._kinds = kinds(arrays) if sight >= CacheKeyDepth.ARRAYS else []
-
-    def holds(self, sight: CacheKeyDepth, leaves: list[Any], types: list[type]) -> bool:
-        """Says whether it is the same for other leaves."""
-        if types != self._types:
-            return False
-        cells, arrays = _cells(sight, leaves) if self._has_cells else ([], leaves)
-        return cells == self._cells and (
-            sight < CacheKeyDepth.ARRAYS or kinds(arrays) == self._kinds
-        )
-
-
-def _cells(sight: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Lists what is seen of cells, and all arrays that are seen."""
-    seen: list[Any] = []
-    arrays = list(leaves)
-    first: dict[int, int] = {}
-    for position, leaf in enumerate(leaves):
-        if isinstance(leaf, Cell):
-            seen.append(first.setdefault(id(leaf), position))
-            if sight >= CacheKeyDepth.LABELS:
-                seen.append(leaf.metadata)
-            if sight >= CacheKeyDepth.VALUES:
-                inner, structure = flatten(leaf.look())
-                seen.append((structure, tuple(map(type, inner))))
-                arrays += inner
-    return seen, arrays
-
-
-def _select(selector: Selector, tree: Any) -> Selection:
+def _select_uncached(selector: Selector, tree: Any) -> Selection:
     scope = Scope(tree, set())
     with looking():
         paths, leaves, _ = flatten_with_path(tree)
@@ -178,29 +170,21 @@ def _select(selector: Selector, tree: Any) -> Selection:
     for site in sites(paths, leaves):
         if isinstance(site.unit, Cell):
             cells.update(site.positions)
-        pick = selector.coverage(site, scope)
-        if pick is WHOLE:
+        coverage = selector.coverage(site, scope)
+        if coverage is WHOLE:
             entries.append(Entry(site.paths[0], site.positions, None, (), None))
-        elif pick:
-            entries += _part_entries(site, pick)
-    unmatched = tuple(p for p in _required(selector) if p not in scope.matched)
-    return Selection(entries, cells, unmatched, has_owners(tree))
+        elif coverage:
+            entries += _parts(site, coverage)
+    unmatched = tuple(p for p in selector.required() if p not in scope.matched)
+    return Selection(entries, cells=cells, unmatched=unmatched, has_owners=has_owners(tree))
 
 
-def _required(selector: Selector) -> list[ByPath]:
-    """Lists the patterns that have to match something."""
-    if isinstance(selector, Optional):
-        return []
-    own = [selector] if isinstance(selector, ByPath) else []
-    return own + [pattern for part in selector.parts() for pattern in _required(part)]
-
-
-def _part_entries(site: Site, pick: Parts) -> list[Entry]:
+def _parts(site: Site, coverage: Parts) -> list[Entry]:
     if not isinstance(site.unit, Cell):
-        return [Entry(site.paths[0], site.positions, None, (), pick[()])]
+        return [Entry(site.paths[0], site.positions, None, (), coverage[()])]
     paths, _, _ = flatten_with_path(site.unit.look())
     return [
-        Entry(site.paths[0] + inner, site.positions, position, inner, pick[inner])
+        Entry(site.paths[0] + inner, site.positions, position, inner, coverage[inner])
         for position, (inner, _) in enumerate(paths)
-        if inner in pick
+        if inner in coverage
     ]

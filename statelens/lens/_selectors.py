@@ -1,8 +1,8 @@
 """Selectors: the kinds of things that a lens can select by.
 
-Each is a small immutable value that answers for one unit, see `_picks`. None of them looks
-at the numbers in an array: what it selects follows from the tree's structure, the cells'
-classes and tags, and where it says so, shapes and dtypes.
+Each is a small immutable value that answers for one unit. None of them looks at the numbers
+in an array: what it selects follows from the tree's structure, the cells' classes and tags,
+and where it says so, shapes and dtypes.
 """
 
 import re
@@ -14,14 +14,13 @@ import jax.numpy as jnp
 
 from .._errors import SelectionError, explain
 from .._tree import (
-    MISSING,
     Cell,
-    Index,
     Path,
     Pattern,
     Site,
     TreeDef,
     atoms,
+    flatten,
     flatten_with_path,
     format,
     format_pattern,
@@ -29,7 +28,7 @@ from .._tree import (
     leaves_with_path,
     matches,
 )
-from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector, complement, intersect, unite
+from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,7 @@ class Everything(Selector):
 
 @dataclass(frozen=True)
 class ByPath(Selector):
-    """Units whose written path or keys match.
-
-    Attributes:
-        pattern: The parsed pattern, or the source of a regular expression.
-    """
+    """Units whose keys match a pattern, or whose written path matches a regular expression."""
 
     pattern: Pattern | str
     key_depth = CacheKeyDepth.VALUES
@@ -63,18 +58,10 @@ class ByPath(Selector):
         return matches(self.pattern, path, scope.lengths(path))
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        pick: Coverage = None
-        if any(self._matches(path, scope) for path in site.paths):
-            pick = WHOLE
-        elif isinstance(site.unit, Cell):
-            pick = {
-                inner: None
-                for inner, _ in atoms(site.unit)
-                if inner and any(self._matches(path + inner, scope) for path in site.paths)
-            } or None
-        if pick is not None:
+        covered = _covered_by_path(site, lambda path: self._matches(path, scope))
+        if covered is not None:
             scope.matched.add(self)
-        return pick
+        return covered
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         found = self._matches(path, scope)
@@ -85,6 +72,20 @@ class ByPath(Selector):
     def written(self, level: int = 0) -> str:
         pattern = self.pattern
         return f"re:{pattern!r}" if isinstance(pattern, str) else format_pattern(pattern) or "''"
+
+    def required(self) -> list[Selector]:
+        return [self]
+
+
+def _covered_by_path(site: Site, accepts: Callable[[Path], bool]) -> Coverage:
+    """Covers a unit if one of its paths is accepted, or else the atoms in it whose paths are."""
+    if any(map(accepts, site.paths)):
+        return WHOLE
+    return {
+        inner: None
+        for inner, _ in atoms(site.unit)
+        if inner and any(accepts(path + inner) for path in site.paths)
+    } or None
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class OfArrays(Selector):
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         inside = atoms(site.unit)
-        picked = {path: None for path, leaf in inside if self.function(leaf)}
-        return WHOLE if picked and len(picked) == len(inside) else picked or None
+        covered = {path: None for path, leaf in inside if self.function(leaf)}
+        return WHOLE if covered and len(covered) == len(inside) else covered or None
 
     def __str__(self) -> str:
         return self.label
@@ -139,13 +140,7 @@ class OfArrays(Selector):
 
 @dataclass(frozen=True)
 class Compared(Selector):
-    """Arrays of which an attribute compares with a value.
-
-    Attributes:
-        attribute: ``ndim``, ``size``, ``dtype``, or ``name`` for the last key of the path.
-        comparison: A function of the `operator` module.
-        value: What the attribute is compared with.
-    """
+    """Arrays whose ndim, size, dtype, or name (the last key of the path) compares with a value."""
 
     attribute: str
     comparison: Callable[[Any, Any], bool]
@@ -156,10 +151,7 @@ class Compared(Selector):
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         if self.attribute == "name":
-            if any(self._is_named(path) for path in site.paths):
-                return WHOLE
-            inside = [path for path, _ in atoms(site.unit)]
-            return {path: None for path in inside if self._is_named(path)} or None
+            return _covered_by_path(site, self._is_named)
         return OfArrays(str(self), self._holds).coverage(site, scope)
 
     def _is_named(self, path: Path) -> bool:
@@ -227,155 +219,81 @@ class Masked(Selector):
 
 
 @dataclass(frozen=True)
-class And(Selector):
-    """What both select."""
+class Accessed(Selector):
+    """Units that a function of the tree returns, as `equinox.tree_at` selects them.
 
-    a: Selector
-    b: Selector
+    It is called with a tree that has a probe in the place of each leaf; which come back tells.
+    """
+
+    function: Callable[[Any], Any]
+    key_depth = CacheKeyDepth.VALUES
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return intersect(self.a.coverage(site, scope), self.b.coverage(site, scope))
+        return _covered_by_path(site, self._paths(scope).__contains__)
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        return self.a.covers(path, node, scope) and self.b.covers(path, node, scope)
+        accessed = self._paths(scope)
+        inside = [path + inner for inner, _ in leaves_with_path(node)]
+        return path in accessed or (bool(inside) and accessed.issuperset(inside))
 
-    def written(self, level: int = 0) -> str:
-        return _enclose(f"{self.a.written(2)} & {self.b.written(3)}", level > 2)
+    def _paths(self, scope: Scope) -> set[Path]:
+        return scope.once(self, lambda: self._access(scope.tree))
 
-    def parts(self) -> tuple[Selector, ...]:
-        return self.a, self.b
-
-
-def both(a: Selector, b: Selector) -> Selector:
-    """Returns what both select, without an `Everything` that would say nothing."""
-    return b if isinstance(a, Everything) else And(a, b)
-
-
-@dataclass(frozen=True)
-class Or(Selector):
-    """What either selects."""
-
-    a: Selector
-    b: Selector
-
-    def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return unite(self.a.coverage(site, scope), self.b.coverage(site, scope))
-
-    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        return self.a.covers(path, node, scope) or self.b.covers(path, node, scope)
-
-    def written(self, level: int = 0) -> str:
-        return _enclose(f"{self.a.written(1)} | {self.b.written(2)}", level > 1)
-
-    def parts(self) -> tuple[Selector, ...]:
-        return self.a, self.b
-
-
-@dataclass(frozen=True)
-class Not(Selector):
-    """What the other leaves."""
-
-    a: Selector
-
-    def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return complement(self.a.coverage(site, scope), site.unit)
-
-    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        return not self.a.covers(path, node, scope)
-
-    def written(self, level: int = 0) -> str:
-        return _enclose(f"~{self.a.written(5)}", level > 5)
-
-    def parts(self) -> tuple[Selector, ...]:
-        return (self.a,)
-
-
-@dataclass(frozen=True)
-class Optional(Selector):
-    """What the other selects, and no error where that is nothing."""
-
-    a: Selector
-
-    def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return self.a.coverage(site, scope)
-
-    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        return self.a.covers(path, node, scope)
-
-    def written(self, level: int = 0) -> str:
-        return f"{self.a.written(6)}?"
-
-    def parts(self) -> tuple[Selector, ...]:
-        return (self.a,)
-
-
-@dataclass(frozen=True)
-class Within(Selector):
-    """What the second selects inside nodes that the first selects."""
-
-    a: Selector
-    b: Selector
-
-    def coverage(self, site: Site, scope: Scope) -> Coverage:
-        picked: Coverage = None
-        for path in site.paths:
-            for depth, node in enumerate(scope.nodes(path)):
-                if node is not MISSING and self.a.covers(path[:depth], node, scope):
-                    inside = scope.below(node, path[:depth])
-                    below = Site((path[depth:],), site.positions, site.unit)
-                    picked = unite(picked, self.b.coverage(below, inside))
-        return picked
-
-    def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        above = scope.nodes(path)
-        return any(
-            self.a.covers(path[:depth], above[depth], scope)
-            and self.b.covers(path[depth:], node, scope.below(above[depth], path[:depth]))
-            for depth in range(len(path) + 1)
-        )
-
-    def written(self, level: int = 0) -> str:
-        return _enclose(f"{self.a.written(4)} / {self.b.written(5)}", level > 4)
-
-    def parts(self) -> tuple[Selector, ...]:
-        return self.a, self.b
-
-
-@dataclass(frozen=True)
-class Sliced(Selector):
-    """A part of each array that the other selects."""
-
-    a: Selector
-    index: Index
-    key_depth = CacheKeyDepth.ARRAYS
-
-    def coverage(self, site: Site, scope: Scope) -> Coverage:
-        pick = self.a.coverage(site, scope)
-        if pick is None:
-            return None
-        inside = dict(atoms(site.unit))
-        chosen = inside if pick is WHOLE else pick
-        if pick is not WHOLE and any(index is not None for index in pick.values()):
+    def _access(self, tree: Any) -> set[Path]:
+        # A cell gets a copy with probes in it, a shared cell one copy with its first path.
+        copies: dict[int, Cell] = {}
+        paths_of_copies: dict[int, Path] = {}
+        paths, leaves, treedef = flatten_with_path(tree)
+        for position, ((path, _), leaf) in enumerate(zip(paths, leaves, strict=True)):
+            if isinstance(leaf, Cell):
+                if id(leaf) not in copies:
+                    copy = copies[id(leaf)] = leaf.with_value(_probes_in(leaf.look(), path))
+                    paths_of_copies[id(copy)] = path
+                leaves[position] = copies[id(leaf)]
+            elif leaf is not None:
+                leaves[position] = _Probe(path)
+        try:
+            found = flatten(self.function(treedef.unflatten(leaves)))[0]
+        except (AttributeError, TypeError, LookupError) as error:
             raise SelectionError(
                 explain(
-                    f"asked for the part {self.index} of a part of '{format(site.paths[0])}'",
-                    "a lens chooses a part of a whole array",
-                    "one index that chooses both",
+                    f"asked for what the accessor {self} returns",
+                    f"it raised {type(error).__name__}: {error}",
+                    "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
+                    "index the lens for a part of an array, as in at(lambda m: m.weight)[0]",
+                )
+            ) from None
+        accessed = [
+            leaf.path if isinstance(leaf, _Probe) else paths_of_copies.get(id(leaf))
+            for leaf in found
+        ]
+        if not accessed or None in accessed:
+            raise SelectionError(
+                explain(
+                    f"asked for what the accessor {self} returns",
+                    f"it returned {found!r}, which is no part of the tree",
+                    "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
                 )
             )
-        for path in chosen:
-            self.index.check(site.paths[0] + path, inside[path])
-        return dict.fromkeys(chosen, self.index)
+        return {path for path in accessed if path is not None}
 
-    def written(self, level: int = 0) -> str:
-        return f"({self.a.written()}){self.index}"
-
-    def parts(self) -> tuple[Selector, ...]:
-        return (self.a,)
+    def __str__(self) -> str:
+        return f"at({getattr(self.function, '__qualname__', self.function)})"
 
 
-def _enclose(text: str, needed: bool) -> str:
-    return f"({text})" if needed else text
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """A leaf that an accessor may return."""
+
+    path: Path
+
+
+def _probes_in(tree: Any, path: Path) -> Any:
+    paths, leaves, treedef = flatten_with_path(tree)
+    return treedef.unflatten(
+        None if leaf is None else _Probe(path + inner)
+        for (inner, _), leaf in zip(paths, leaves, strict=True)
+    )
 
 
 def is_inexact(leaf: Any) -> bool:

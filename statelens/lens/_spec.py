@@ -10,8 +10,9 @@ import numpy as np
 
 from .._errors import ArgumentTypeError, StateTypeError, explain
 from .._tree import Cell
+from ._algebra import Not, Optional, Or
 from ._coverage import Selector
-from ._selectors import Everything, Masked, Not, OfArrays, OfClass, Optional, Or, Predicate
+from ._selectors import Everything, Masked, OfArrays, OfClass, Predicate
 from ._text import parse_selector
 
 LensSpec: TypeAlias = Any
@@ -20,20 +21,7 @@ tuple of specs, a prefix tree of booleans, or another lens."""
 
 
 def selector_of(spec: LensSpec, *, optional: bool = False) -> Selector:
-    """Returns the selector that a spec means.
-
-    Args:
-        spec: See `LensSpec`.
-        optional: Whether it may select nothing.
-
-    Returns:
-        The selector.
-
-    Raises:
-        PatternError: A text can't be read.
-        StateTypeError: A `State` is given, where a lens is meant.
-        ArgumentTypeError: The spec is nothing that selects.
-    """
+    """Returns the selector that a spec means."""
     selector = _selector_of(spec)
     return Optional(selector) if optional and not isinstance(selector, Optional) else selector
 

@@ -1,48 +1,160 @@
-"""Given states: live cells in whatever form a caller hands them over.
+"""Forms in which states are given: live cells in whatever containers a caller hands over.
 
 A gradient mirrors what was passed: a mapping by the same keys, a list a list, one state one
 gradient. `units_of` takes such a form apart and remembers how to put it together.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 from .._errors import SelectionError, StateTypeError, StructureError, explain
 from .._tree import Cell, Path, format
-from ._bound import BoundLens, Unit, View
+from ._units import Unit, UnitMapping, View
 
 
-class StateForm(NamedTuple):
-    """States given by their owner, flat, and how to give back in the same form.
+class StateForm(abc.ABC):
+    """States in the form in which they were given, flat, and how to give back in that form.
 
     Attributes:
         paths: Where each was given.
         units: The states and views.
-        rebuild: Puts one thing for each unit in the form in which they were given.
-        flatten: Lists what something of that form has for each unit.
         cells: The states, for each view the one that it is a part of.
         is_pytree: Whether JAX can flatten that form: it sorts the keys of dictionaries.
     """
 
-    paths: list[Path]
-    units: list[Unit]
-    rebuild: Callable[[list[Any]], Any]
-    flatten: Callable[[Any], list[Any]]
-    cells: list[Cell]
-    is_pytree: bool = True
+    is_pytree = True
+
+    def __init__(self, paths: list[Path], units: list[Unit]):
+        self.paths = paths
+        self.units = units
+        self.cells = [unit if isinstance(unit, Cell) else unit.cell for unit in units]
+
+    @abc.abstractmethod
+    def rebuild(self, given: Sequence[Any]) -> Any:
+        """Puts one thing for each unit in the form in which they were given."""
+
+    @abc.abstractmethod
+    def flatten(self, values: Any) -> list[Any]:
+        """Lists what something of that form has for each unit."""
 
     def label(self, number: int) -> str:
-        """Says what to call a state in messages."""
-        return _label(self.units[number], self.paths[number])
+        """Says what to call a state in messages: by its path, or its name if it has none."""
+        unit, path = self.units[number], self.paths[number]
+        cell, inner = (unit, ()) if isinstance(unit, Cell) else (unit.cell, unit.inner)
+        if inner and path[-len(inner) :] == inner:
+            return format(path)
+        if cell.name is not None and (not path or isinstance(path[-1], int)):
+            path = (cell.name,)
+        return format((*path, *inner)) or type(cell).__name__
 
     def label_of(self, cell: Cell) -> str:
         """Says what to call the first state or view that is of a cell."""
         return self.label(self.cells.index(cell))
 
 
+class _OneState(StateForm):
+    def rebuild(self, given: Sequence[Any]) -> Any:
+        return given[0]
+
+    def flatten(self, values: Any) -> list[Any]:
+        return [values]
+
+
+class _Container(StateForm):
+    """States in a container, each under a key or in a form that is nested there."""
+
+    def __init__(self, spec: Any, keys: Sequence[Any], path: Path, asked_by: str):
+        paths: list[Path] = []
+        units: list[Unit] = []
+        self._keys = keys
+        # The form nested below each key, or None for a state.
+        self._nested: list[StateForm | None] = []
+        self._asked_by = asked_by
+        for key in keys:
+            inner, nested = spec[key], None
+            tail = key if isinstance(key, tuple) else (key,)
+            if isinstance(inner, (Cell, View)):
+                paths.append(path + tail)
+                units.append(inner)
+            else:
+                nested = _form_of(inner, path + tail, asked_by)
+                paths += nested.paths
+                units += nested.units
+            self._nested.append(nested)
+        super().__init__(paths, units)
+        self._is_flat = not any(self._nested)
+        self.is_pytree = all(nested is None or nested.is_pytree for nested in self._nested)
+
+    @abc.abstractmethod
+    def _join(self, each: Sequence[Any]) -> Any:
+        """Makes the container of what goes under each key."""
+
+    @abc.abstractmethod
+    def _fits(self, values: Any) -> bool:
+        """Says whether values are in a container of that kind, by the same keys."""
+
+    def rebuild(self, given: Sequence[Any]) -> Any:
+        return self._join(given if self._is_flat else list(self._rebuild_each(iter(given))))
+
+    def _rebuild_each(self, given: Iterator[Any]) -> Iterator[Any]:
+        for nested in self._nested:
+            if nested is None:
+                yield next(given)
+            else:
+                yield nested.rebuild(list(islice(given, len(nested.units))))
+
+    def flatten(self, values: Any) -> list[Any]:
+        if not self._fits(values):
+            there = list(values) if isinstance(values, Mapping) else []
+            if isinstance(values, (list, tuple)):
+                there = list(range(len(values)))
+            raise StructureError(
+                explain(
+                    f"asked {self._asked_by} for values by {list(self._keys)}",
+                    f"the values are given by {there}",
+                    "values in the very form in which the states were given",
+                )
+            )
+        found: list[Any] = []
+        for key, nested in zip(self._keys, self._nested, strict=True):
+            found += [values[key]] if nested is None else nested.flatten(values[key])
+        return found
+
+
+class _StateMapping(_Container):
+    def __init__(self, spec: Mapping[Any, Any], path: Path, asked_by: str):
+        super().__init__(spec, list(spec), path, asked_by)
+        self._key_set = set(self._keys)
+        try:
+            sorted(self._keys)
+        except TypeError:
+            self.is_pytree = False
+
+    def _join(self, each: Sequence[Any]) -> dict[Any, Any]:
+        return dict(zip(self._keys, each, strict=True))
+
+    def _fits(self, values: Any) -> bool:
+        return isinstance(values, Mapping) and values.keys() == self._key_set
+
+
+class _StateSequence(_Container):
+    def __init__(self, spec: Sequence[Any], path: Path, asked_by: str):
+        super().__init__(spec, range(len(spec)), path, asked_by)
+        self._container: Any = type(spec)
+
+    def _join(self, each: Sequence[Any]) -> Any:
+        is_named_tuple = hasattr(self._container, "_fields")
+        return self._container(*each) if is_named_tuple else self._container(each)
+
+    def _fits(self, values: Any) -> bool:
+        return isinstance(values, (list, tuple)) and len(values) == len(self._keys)
+
+
 def is_bound(spec: Any) -> bool:
     """Says whether a spec is made of live cells, not a description of what to select."""
-    if isinstance(spec, (Cell, View, BoundLens)):
+    if isinstance(spec, (Cell, View, UnitMapping)):
         return True
     if isinstance(spec, Mapping):
         return not spec or any(map(is_bound, spec.values()))
@@ -50,31 +162,19 @@ def is_bound(spec: Any) -> bool:
 
 
 def units_of(spec: Any, asked_by: str) -> StateForm:
-    """Lists live states in whatever form they are given.
-
-    Args:
-        spec: One state, or a bound lens, mapping, list or tuple of them, nested at will.
-        asked_by: The operation, for messages.
-
-    Returns:
-        The states, and how to give something back in the same form.
-
-    Raises:
-        SelectionError: There is none, or one is given twice.
-        StateTypeError: Something is no state.
-    """
-    if not isinstance(spec, BoundLens):
-        return _checked_units_of(spec, asked_by)
-    cells = spec.units(required_by=asked_by)
-    known = spec.taken_apart
-    if known is None or known[0] is not cells or known[1] != asked_by:
-        known = spec.taken_apart = cells, asked_by, _checked_units_of(cells, asked_by)
-    return known[2]
+    """Lists live states: one, or a bound lens, mapping, list or tuple of them, nested at will."""
+    if not isinstance(spec, UnitMapping):
+        return _checked_form_of(spec, asked_by)
+    units = spec.units(required_by=asked_by)
+    last = spec._last_form
+    if last is None or last[0] is not units or last[1] != asked_by:
+        last = spec._last_form = units, asked_by, _checked_form_of(units, asked_by)
+    return last[2]
 
 
-def _checked_units_of(spec: Any, asked_by: str) -> StateForm:
-    found = _units_of(spec, (), asked_by)
-    if not found.units:
+def _checked_form_of(spec: Any, asked_by: str) -> StateForm:
+    form = _form_of(spec, (), asked_by)
+    if not form.units:
         raise SelectionError(
             explain(
                 f"asked {asked_by} for states",
@@ -82,121 +182,38 @@ def _checked_units_of(spec: Any, asked_by: str) -> StateForm:
                 "the states meant, as in model.states(ParamState)",
             )
         )
-    _refuse_twice(found, asked_by)
-    return found
+    _refuse_twice(form, asked_by)
+    return form
 
 
-def _units_of(spec: Any, path: Path, asked_by: str) -> StateForm:
+def _form_of(spec: Any, path: Path, asked_by: str) -> StateForm:
     if isinstance(spec, (Cell, View)):
-        units: list[Unit] = [spec]
-        return StateForm(
-            [path], units, lambda given: given[0], lambda value: [value], _cells_of(units)
+        return _OneState([path], [spec])
+    if isinstance(spec, UnitMapping):
+        return _StateMapping(spec.units(required_by=asked_by), path, asked_by)
+    if isinstance(spec, Mapping):
+        return _StateMapping(spec, path, asked_by)
+    if isinstance(spec, (list, tuple)):
+        return _StateSequence(spec, path, asked_by)
+    raise StateTypeError(
+        explain(
+            f"asked {asked_by} for the state at '{format(path)}'",
+            f"that is a {type(spec).__name__}, not a state",
+            "give states, as in model.states(ParamState) or [model.weight]",
         )
-    if isinstance(spec, BoundLens):
-        spec = spec.units(required_by=asked_by)
-        keys: list[Any] = list(spec)
-        tails = keys
-    elif isinstance(spec, Mapping):
-        keys = list(spec)
-        tails = [key if isinstance(key, tuple) else (key,) for key in keys]
-    elif isinstance(spec, (list, tuple)):
-        keys = list(range(len(spec)))
-        tails = [(key,) for key in keys]
-    else:
-        raise StateTypeError(
-            explain(
-                f"asked {asked_by} for the state at '{format(path)}'",
-                f"that is a {type(spec).__name__}, not a state",
-                "give states, as in model.states(ParamState) or [model.weight]",
-            )
-        )
-    paths: list[Path] = []
-    units: list[Unit] = []
-    # What is nested below each key; nothing where there is a state.
-    below: list[StateForm | None] = []
-    for key, tail in zip(keys, tails, strict=True):
-        inner, part = spec[key], None
-        if isinstance(inner, (Cell, View)):
-            paths.append(path + tail)
-            units.append(inner)
-        else:
-            part = _units_of(inner, path + tail, asked_by)
-            paths += part.paths
-            units += part.units
-        below.append(part)
-    container: Any = type(spec)
-    known = dict.fromkeys(keys)
-    is_mapping, is_flat = isinstance(spec, Mapping), not any(below)
-
-    def rebuild(given: list[Any]) -> Any:
-        each, taken = given, iter(given)
-        if not is_flat:
-            each = [
-                next(taken) if part is None else part.rebuild([next(taken) for _ in part.units])
-                for part in below
-            ]
-        if is_mapping:
-            return dict(zip(keys, each, strict=True))
-        return container(*each) if hasattr(container, "_fields") else container(each)
-
-    def flatten(values: Any) -> list[Any]:
-        if isinstance(spec, Mapping):
-            fits = isinstance(values, Mapping) and values.keys() == known.keys()
-        else:
-            fits = isinstance(values, (list, tuple)) and len(values) == len(keys)
-        if not fits:
-            there = list(values) if isinstance(values, Mapping) else []
-            if isinstance(values, (list, tuple)):
-                there = list(range(len(values)))
-            raise StructureError(
-                explain(
-                    f"asked {asked_by} for values by {keys}",
-                    f"the values are given by {there}",
-                    "values in the very form in which the states were given",
-                )
-            )
-        found: list[Any] = []
-        for key, part in zip(keys, below, strict=True):
-            found += [values[key]] if part is None else part.flatten(values[key])
-        return found
-
-    is_pytree = all(part is None or part.is_pytree for part in below)
-    is_pytree = is_pytree and _are_sortable(keys)
-    return StateForm(paths, units, rebuild, flatten, _cells_of(units), is_pytree)
+    )
 
 
-def _cells_of(units: list[Unit]) -> list[Cell]:
-    return [unit if isinstance(unit, Cell) else unit.cell for unit in units]
-
-
-def _are_sortable(keys: list[Any]) -> bool:
-    try:
-        sorted(keys)
-    except TypeError:
-        return False
-    return True
-
-
-def _label(unit: Unit, path: Path) -> str:
-    """Names a state by its path; one that is given alone or in a list, by its own name."""
-    cell, inner = (unit, ()) if isinstance(unit, Cell) else (unit.cell, unit.inner)
-    if inner and path[-len(inner) :] == inner:
-        return format(path)
-    if cell.name is not None and (not path or isinstance(path[-1], int)):
-        path = (cell.name,)
-    return format((*path, *inner)) or type(cell).__name__
-
-
-def _refuse_twice(found: StateForm, asked_by: str) -> None:
-    cells = found.cells
-    if len(set(map(id, cells))) == len(cells):
+def _refuse_twice(form: StateForm, asked_by: str) -> None:
+    """Refuses a state that is given twice; two different parts of one are no such thing."""
+    if len(set(map(id, form.cells))) == len(form.cells):
         return
     seen: dict[int, list[tuple[Path | None, int]]] = {}
-    for number, (cell, unit) in enumerate(zip(cells, found.units, strict=True)):
+    for number, (cell, unit) in enumerate(zip(form.cells, form.units, strict=True)):
         inner = None if isinstance(unit, Cell) else unit.inner
         for other, first in seen.setdefault(id(cell), []):
             if other is None or inner is None or other == inner:
-                names = found.label(first), found.label(number)
+                names = form.label(first), form.label(number)
                 raise SelectionError(
                     explain(
                         f"asked {asked_by} for states",

@@ -10,70 +10,42 @@ import functools
 import re
 
 from .._tree import Index, Scanner, scan_pattern
-from ._selectors import And, ByPath, Everything, Not, Optional, Or, Selector, Sliced, Within
+from ._algebra import OPERATORS, Not, Optional, Sliced
+from ._coverage import Selector
+from ._selectors import ByPath, Everything
+
+_LOOSEST_FIRST = list(OPERATORS.items())
 
 
 @functools.lru_cache(maxsize=1024)
 def parse_selector(text: str) -> Selector:
-    """Reads a lens text, once for each text.
-
-    Args:
-        text: Patterns joined by operators, such as ``"**.weight & ~encoder.**"``.
-
-    Returns:
-        The selector.
-
-    Raises:
-        PatternError: The text can't be read; the message points at the character.
-    """
+    """Reads patterns joined by operators, such as ``"**.weight & ~encoder.**"``."""
     scanner = Scanner(text, "lens")
-    selector = _either(scanner)
+    selector = _operation(scanner)
     if not scanner.done:
         scanner.fail(f"expected an operator or the end, not {scanner.peek!r}")
     return selector
 
 
-def _operator(scanner: Scanner, symbol: str) -> bool:
+def _operation(scanner: Scanner, level: int = 0) -> Selector:
+    """Reads operands joined by the operator of a level, those of tighter ones inside."""
+    if level == len(_LOOSEST_FIRST):
+        return _operand(scanner)
+    symbol, join = _LOOSEST_FIRST[level]
+    selector = _operation(scanner, level + 1)
+    while _take(scanner, symbol):
+        selector = join(selector, _operation(scanner, level + 1))
+    return selector
+
+
+def _take(scanner: Scanner, symbol: str) -> bool:
     scanner.skip_space()
     return scanner.take(symbol)
 
 
-def _either(scanner: Scanner) -> Selector:
-    selector = _both(scanner)
-    while _operator(scanner, "|"):
-        selector = Or(selector, _both(scanner))
-    return selector
-
-
-def _both(scanner: Scanner) -> Selector:
-    selector = _difference(scanner)
-    while _operator(scanner, "&"):
-        selector = And(selector, _difference(scanner))
-    return selector
-
-
-def _difference(scanner: Scanner) -> Selector:
-    selector = _inside(scanner)
-    while _operator(scanner, "-"):
-        selector = And(selector, Not(_inside(scanner)))
-    return selector
-
-
-def _inside(scanner: Scanner) -> Selector:
-    selector = _inverse(scanner)
-    while _operator(scanner, "/"):
-        selector = Within(selector, _inverse(scanner))
-    return selector
-
-
-def _inverse(scanner: Scanner) -> Selector:
-    if _operator(scanner, "~"):
-        return Not(_inverse(scanner))
-    return _part(scanner)
-
-
-def _part(scanner: Scanner) -> Selector:
-    scanner.skip_space()
+def _operand(scanner: Scanner) -> Selector:
+    if _take(scanner, "~"):
+        return Not(_operand(scanner))
     selector = _parenthesis(scanner) if scanner.peek == "(" else _pattern(scanner)
     return Optional(selector) if scanner.take("?") else selector
 
@@ -81,8 +53,8 @@ def _part(scanner: Scanner) -> Selector:
 def _parenthesis(scanner: Scanner) -> Selector:
     start = scanner.at
     scanner.take("(")
-    selector = _either(scanner)
-    if not _operator(scanner, ")"):
+    selector = _operation(scanner)
+    if not _take(scanner, ")"):
         scanner.fail("the '(' that opens here is never closed", at=start)
     while scanner.peek == "[":
         selector = Sliced(selector, _index(scanner))

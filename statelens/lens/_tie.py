@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 
 from .._errors import FrozenTreeError, SelectionError, StructureError, explain, user_facing
 from .._tree import Cell, GraphKey, flatten, flatten_with_path, format
-from ._focus import focus_on
+from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 
 

@@ -1,86 +1,27 @@
-"""A lens held against a tree: the selection, and the errors when it selects nothing."""
+"""What to say of trees in which a lens finds nothing, or that differ."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from .._errors import PathError, SelectionError, explain
+from .._errors import explain
 from .._tree import (
     Cell,
     Path,
-    TreeDef,
     a_leaf,
     closest,
-    flatten,
+    flatten_with_path,
     format,
     is_array,
     leaves_with_path,
 )
-from ._coverage import Selector
-from ._selection import Selection, select
-from ._selectors import And, ByPath, Optional, Or, Sliced, Within
+
+_WHERE_STATES_ARE = (
+    "the model as the tree, or as the first argument",
+    "model.states(...), for states that are no argument",
+)
 
 
-class Focused(NamedTuple):
-    """A flattened tree, and what a lens selects in it.
-
-    Attributes:
-        leaves: The tree's leaves, cells whole.
-        treedef: Its structure.
-        entries: What is selected.
-    """
-
-    leaves: list[Any]
-    treedef: TreeDef
-    entries: Selection
-
-
-def focus_on(
-    selector: Selector,
-    tree: Any,
-    *,
-    required_by: str | None = None,
-    may_be_empty: bool = False,
-) -> Focused:
-    """Flattens a tree and selects in it.
-
-    Args:
-        selector: What to select.
-        tree: Any pytree.
-        required_by: The operation for which it is an error that a pattern matches nothing, or
-            that nothing is selected; None if neither is.
-        may_be_empty: Whether only the first is.
-
-    Returns:
-        The flattened tree with the selection.
-
-    Raises:
-        PathError: A pattern that isn't optional matches nothing.
-        SelectionError: Nothing is selected.
-    """
-    leaves, treedef = flatten(tree)
-    entries = select(selector, tree, leaves, treedef)
-    if required_by is not None:
-        if entries.unmatched:
-            raise PathError(_unmatched(entries.unmatched[0], tree, required_by))
-        if not (entries or may_be_empty or _is_optional(selector)):
-            raise SelectionError(_empty(selector, tree, required_by))
-    return Focused(leaves, treedef, entries)
-
-
-def _is_optional(selector: Selector) -> bool:
-    """Says whether it is meant that a selector may select nothing."""
-    match selector:
-        case Optional():
-            return True
-        case Or(a, b):
-            return _is_optional(a) or _is_optional(b)
-        case And(a, _) | Within(a, _) | Sliced(a, _):
-            return _is_optional(a)
-        case _:
-            return False
-
-
-def _unmatched(pattern: ByPath, tree: Any, required_by: str) -> str:
-    text = pattern.written()
+def unmatched(text: str, tree: Any, required_by: str) -> str:
+    """Says what there is in a tree in which a pattern matches nothing."""
     leaves = leaves_with_path(tree)
     units = [path for path, leaf in leaves if is_array(leaf)]
     written = {format(path): leaf for path, leaf in leaves}
@@ -116,14 +57,9 @@ def _near(text: str, units: list[Path]) -> list[str]:
     return closest(text.replace("**.", ""), units)
 
 
-_WHERE_STATES_ARE = (
-    "the model as the tree, or as the first argument",
-    "model.states(...), for states that are no argument",
-)
-
-
-def _empty(selector: Selector, tree: Any, required_by: str) -> str:
-    asked = f"asked {required_by} for lens({selector.written()!r}), which selects nothing"
+def empty(text: str, tree: Any, required_by: str) -> str:
+    """Says what there is in a tree in which a lens selects nothing."""
+    asked = f"asked {required_by} for lens({text!r}), which selects nothing"
     leaves = leaves_with_path(tree)
     if len(leaves) == 1 and not leaves[0][0] and not is_array(leaf := leaves[0][1]):
         found = f"the tree is {a_leaf(leaf)}, and only arrays and states are selected"
@@ -144,3 +80,15 @@ def _empty(selector: Selector, tree: Any, required_by: str) -> str:
 
 def _listed(paths: list[str]) -> str:
     return ", ".join(f"'{path}'" for path in paths) or "none"
+
+
+def difference(first: Any, second: Any, prefix: Path = ()) -> str:
+    """Says where two trees of different structures differ, for a message."""
+    ours, theirs = (
+        [path for (path, _), _ in zip(*flatten_with_path(tree)[:2], strict=True)]
+        for tree in (first, second)
+    )
+    differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
+    if differing:
+        return f"they differ at '{format(prefix + differing[0])}', which only one of them has"
+    return f"they differ in their nodes: {type(first).__name__}, {type(second).__name__}"

@@ -1,0 +1,178 @@
+"""Live units: a state, a view of a part of one, and a mapping of these by path."""
+
+import abc
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from .._errors import PathError, explain, user_facing
+from .._tree import Cell, Index, Path, as_path, closest, flatten, flatten_with_path, format
+from ._replace import like
+
+
+@dataclass(unsafe_hash=True, repr=False)
+class View:
+    """A part of a state: a leaf inside its value, or a slice of an array.
+
+    Attributes:
+        cell: The state.
+        inner: The path of the leaf inside the state's value.
+        index: Which part of the array, or None for all of it.
+    """
+
+    cell: Cell
+    inner: Path = ()
+    index: Index | None = None
+
+    @property
+    def value(self) -> Any:
+        """The part itself; assigning writes it into the state."""
+        return self.of(self.cell.value)
+
+    @value.setter
+    @user_facing
+    def value(self, value: Any) -> None:
+        whole = self.cell.value
+        self.cell.value = self.put(whole, like(self.inner, self.of(whole), value))
+
+    def of(self, whole: Any) -> Any:
+        """Returns this part of a value of the state."""
+        leaf = flatten(whole)[0][self._atom(whole)]
+        return leaf if self.index is None else self.index.read(leaf)
+
+    def put(self, whole: Any, part: Any) -> Any:
+        """Returns a value of the state with another part in the place of this one."""
+        leaves, treedef = flatten(whole)
+        atom = self._atom(whole)
+        leaves[atom] = part if self.index is None else self.index.write(leaves[atom], part)
+        return treedef.unflatten(leaves)
+
+    def _atom(self, whole: Any) -> int:
+        for position, (path, _) in enumerate(flatten_with_path(whole)[0]):
+            if path == self.inner:
+                return position
+        raise PathError(
+            explain(
+                f"asked for the part '{format(self.inner)}' of {self.cell!r}",
+                "the state's value has no such leaf any more",
+                "bind the lens again, after the state has got its new value",
+            )
+        )
+
+    def __repr__(self) -> str:
+        index = "" if self.index is None else str(self.index)
+        return f"View({self.cell!r}, '{format(self.inner)}{index}')"
+
+
+Unit: TypeAlias = Cell | View
+U_co = TypeVar("U_co", bound=Unit, covariant=True)
+
+
+class UnitMapping(Mapping[Path, U_co]):
+    """A mapping from path to live units, which are looked up again at each use.
+
+    Keys are tuples; the written form of a path is accepted as well.
+    """
+
+    # What `units_of` made of the units that were found last, and for which operation.
+    _last_form: tuple[Any, str, Any] | None = None
+
+    @abc.abstractmethod
+    def units(self, *, required_by: str | None = None) -> dict[Path, U_co]:
+        """Returns the cells, and views of cells, by path; none is touched.
+
+        Args:
+            required_by: The operation for which it is an error that there are none, or None.
+
+        Returns:
+            The units by path. The same dictionary may be given again: don't change it.
+        """
+
+    @user_facing
+    def __getitem__(self, path: Path | str) -> U_co:
+        units = self.units()
+        key = as_path(path)
+        try:
+            return units[key]
+        except KeyError:
+            raise PathError(_no_such(key, units)) from None
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.units())
+
+    def __len__(self) -> int:
+        return len(self.units())
+
+    def keys(self) -> KeysView[Path]:
+        """The paths, in order."""
+        return self.units().keys()
+
+    def values(self) -> ValuesView[U_co]:
+        """The cells, in the order of their paths."""
+        return self.units().values()
+
+    def items(self) -> ItemsView[Path, U_co]:
+        """Paths and cells, in order."""
+        return self.units().items()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, UnitMapping):
+            return self.units() == other.units()
+        return isinstance(other, Mapping) and self.units() == dict(other)
+
+    def __repr__(self) -> str:
+        lines = [f"  {path!r}: {unit!r},\n" for path, unit in self.items()]
+        return "{\n" + "".join(lines) + "}" if lines else "{}"
+
+    def values_dict(self) -> dict[Path, Any]:
+        """Returns the values by path: a pytree that Optax and JAX take as it is.
+
+        Returns:
+            The value of each cell.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.scale = sl.ParamState(jnp.ones(2))
+            >>> model.states().values_dict()
+            {('scale',): Array([1., 1.], dtype=float32)}
+        """
+        return {path: unit.value for path, unit in self.items()}
+
+    @user_facing
+    def assign(self, values: Mapping[Any, Any], *, replace: bool = False) -> None:
+        """Assigns values by path: all of them, or none if one is refused.
+
+        Args:
+            values: New values (or states that have them) by path, tuple or text. Paths
+                that are left out keep their values.
+            replace: Whether a value may differ in structure, shape or dtype.
+
+        Raises:
+            PathError: A path isn't there.
+            StructureError: A value differs in structure, shape or dtype.
+        """
+        units = self.units()
+        ready: list[tuple[Unit, Any]] = []
+        for key, value in values.items():
+            path = as_path(key)
+            if path not in units:
+                raise PathError(_no_such(path, units))
+            value = value.value if isinstance(value, (Cell, View)) else value
+            unit = units[path]
+            free = replace and isinstance(unit, Cell)
+            ready.append((unit, value if free else like(path, unit.value, value)))
+        for unit, value in ready:
+            (unit if isinstance(unit, Cell) else unit.cell).check_write(value)
+        for unit, value in ready:
+            unit.value = value
+
+
+def _no_such(path: Path, units: Mapping[Path, Unit]) -> str:
+    written = format(path)
+    near = closest(written, units)
+    return explain(
+        f"asked for the state at '{written}', which isn't there",
+        f"the closest paths are {', '.join(near)}" if near else f"there are {len(units)} paths",
+        f"'{near[0]}'" if near else "list(states) shows the paths",
+    )

@@ -1,0 +1,282 @@
+"""The operations of a lens that give another tree: `set`, `update` and what follows from them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import (
+    ArgumentTypeError,
+    PathError,
+    SelectionError,
+    StructureError,
+    explain,
+    user_facing,
+)
+from .._tree import (
+    Cell,
+    Path,
+    a_leaf,
+    as_path,
+    closest,
+    flatten,
+    flatten_as,
+    flatten_with_path,
+    format,
+    is_array,
+)
+from ._coverage import Selector
+from ._messages import difference
+from ._replace import read_all, replace_in, values_of
+from ._selection import Entry, Selection, focus_on
+from ._selectors import is_inexact
+
+T = TypeVar("T")
+
+
+class TreeUpdates:
+    """Gives trees with something else in the place of what is selected; see `Lens`.
+
+    Attributes:
+        selector: What is selected.
+    """
+
+    selector: Selector
+
+    @user_facing
+    def set(self, tree: T, values: Mapping[Any, Any], *, replace: bool = False) -> T:
+        """Returns the tree with other values in the focus.
+
+        Args:
+            tree: Any pytree.
+            values: One value (or state that has it) for each selected path, as `get` gives
+                them; a path may be written as text.
+            replace: Whether a value may differ in structure, shape or dtype.
+
+        Returns:
+            A tree of the same structure; what isn't selected is the same object.
+
+        Raises:
+            ArgumentTypeError: `values` isn't a mapping.
+            PathError: The paths aren't those that are selected, or nothing is.
+            StructureError: A value differs in structure, shape or dtype.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("b").set({"b": jnp.zeros(1), "w": jnp.ones(1)}, {"b": jnp.ones(1)})
+            {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
+        """
+        if not hasattr(values, "items"):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked to set what {self!r} selects",
+                    f"there is {a_leaf(values)} for them, without paths",
+                    "a dictionary with a value for each path, as lens.get(tree) gives it",
+                    "lens.update(tree, lambda value: ...), for one rule for all of them",
+                )
+            )
+        focused = focus_on(self.selector, tree, required_by="set")
+        by_path = values if isinstance(values, dict) else dict(values.items())
+        if tuple(by_path) != focused.entries.paths:
+            by_path = {as_path(key): value for key, value in by_path.items()}
+            self._check_paths(by_path, focused.entries.paths)
+            by_path = {path: by_path[path] for path in focused.entries.paths}
+        return replace_in(focused, list(by_path.values()), free=replace)
+
+    @user_facing
+    def update(
+        self,
+        tree: T,
+        function: Callable[..., Any],
+        *,
+        with_path: bool = False,
+        replace: bool = False,
+    ) -> T:
+        """Returns the tree with a function applied to each value in the focus.
+
+        Args:
+            tree: Any pytree.
+            function: Maps a value to a new one; for a state, its whole value.
+            with_path: Whether to call ``function(path, value)``.
+            replace: Whether a value may change in structure, shape or dtype.
+
+        Returns:
+            A tree of the same structure; what isn't selected is the same object.
+
+        Raises:
+            PathError: A pattern matches nothing.
+            StructureError: A value changed in structure, shape or dtype.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("b").update({"b": jnp.ones(1)}, lambda b: 2 * b)
+            {'b': Array([2.], dtype=float32)}
+        """
+        focused = focus_on(self.selector, tree, required_by="update")
+        values = values_of(focused.leaves, focused.entries)
+        columns = (focused.entries.paths, values) if with_path else (values,)
+        return replace_in(focused, list(map(function, *columns)), free=replace)
+
+    @user_facing
+    def apply_updates(self, tree: T, updates: Any) -> T:
+        """Returns the tree with updates added to the focus, as `optax.apply_updates` does.
+
+        Args:
+            tree: Any pytree.
+            updates: A tree of the focus' structure, as an Optax optimiser gives it.
+
+        Returns:
+            The new tree. Nothing is cast: an update of a wider dtype is refused.
+
+        Raises:
+            StructureError: The updates don't fit the focus.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> tree = {"b": jnp.ones(1), "w": jnp.ones(1)}
+            >>> sl.lens("b").apply_updates(tree, {"b": -jnp.ones(1), "w": None})
+            {'b': Array([0.], dtype=float32), 'w': Array([1.], dtype=float32)}
+        """
+        focused = focus_on(self.selector, tree, required_by="apply_updates")
+        steps = flatten_as(focused.treedef, updates)
+        if steps is None:
+            raise StructureError(
+                explain(
+                    f"asked to apply updates to {self!r}",
+                    f"of tree and updates, {difference(tree, updates)}",
+                    "the updates of an optimiser whose init was given this lens' focus",
+                )
+            )
+        units = read_all(focused.leaves, focused.entries)
+        values = [
+            _add(unit, entry, steps) for unit, entry in zip(units, focused.entries, strict=True)
+        ]
+        _refuse_others(tree, focused.entries, steps)
+        return replace_in(focused, values, free=False)
+
+    @user_facing
+    def stop_gradient(self, tree: T) -> T:
+        """Returns the tree with no gradient flowing through the focus.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            The tree with `jax.lax.stop_gradient` on each selected array.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, statelens as sl
+            >>> tree = {"b": jnp.ones(()), "w": jnp.ones(())}
+            >>> held = sl.lens("b").stop_gradient
+            >>> jax.grad(lambda t: held(t)["b"] * t["w"])(tree)
+            {'b': Array(0., dtype=float32), 'w': Array(1., dtype=float32)}
+        """
+        return self._map_arrays(tree, _hold_still, "stop_gradient")
+
+    @user_facing
+    def cast(self, tree: T, dtype: Any) -> T:
+        """Returns the tree with the floating-point arrays in the focus cast.
+
+        Args:
+            tree: Any pytree.
+            dtype: The dtype to cast to. Integers, booleans and keys in the focus
+                stay, and so do complex arrays when the dtype is real.
+
+        Returns:
+            The new tree.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens(...).cast({"n": jnp.arange(1), "w": jnp.ones(1)}, jnp.bfloat16)
+            {'n': Array([0], dtype=int32), 'w': Array([1], dtype=bfloat16)}
+        """
+        for entry in focus_on(self.selector, tree).entries:
+            if entry.index is not None:
+                raise SelectionError(
+                    explain(
+                        f"asked to cast the part {entry.index} of '{format(entry.path)}'",
+                        "an array has one dtype",
+                        "a lens on the whole array",
+                    )
+                )
+        return self._map_arrays(tree, lambda x: _cast_floats(x, dtype), "cast")
+
+    def _map_arrays(self, tree: Any, function: Callable[[Any], Any], required_by: str) -> Any:
+        focused = focus_on(self.selector, tree, required_by=required_by)
+        values = jax.tree.map(
+            lambda x: function(x) if is_array(x) else x,
+            values_of(focused.leaves, focused.entries),
+        )
+        return replace_in(focused, values, free=True)
+
+    def _check_paths(self, values: Mapping[Path, Any], paths: tuple[Path, ...]) -> None:
+        selected = set(paths)
+        for path in values:
+            if path in selected:
+                continue
+            near = closest(format(path), paths)
+            raise PathError(
+                explain(
+                    f"asked to set '{format(path)}', which {self!r} doesn't select",
+                    f"the closest that it selects: {', '.join(near) or 'none'}",
+                    "a path that the lens selects, or a wider lens",
+                )
+            )
+        for path in paths:
+            if path not in values:
+                raise PathError(
+                    explain(
+                        f"asked to set what {self!r} selects",
+                        f"there is no value for '{format(path)}'",
+                        "a narrower lens, or a value for each path that get(tree) lists",
+                    )
+                )
+
+
+def _hold_still(array: Any) -> Any:
+    # No gradient flows through an array of NumPy, and JAX would cast it.
+    return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
+
+
+def _cast_floats(array: Any, dtype: Any) -> Any:
+    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
+    if not is_inexact(array) or (jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real):
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
+    return array.astype(dtype)
+
+
+def _add(unit: Any, entry: Entry, steps: list[Any]) -> Any:
+    """Returns the value of a unit, or of a part of one, with its update added."""
+    step = steps[entry.positions[0]]
+    if entry.atom is not None and isinstance(step, Cell):
+        step = flatten(step.value)[0][entry.atom]
+    value = unit.value if isinstance(unit, Cell) else unit
+    step = step.value if isinstance(step, Cell) else step
+    asked = f"asked to apply updates to '{format(entry.path)}'"
+    if jax.tree.structure(value) != jax.tree.structure(step):
+        there = "no update" if step is None else "an update of another structure"
+        remedy = "a lens that selects just what was optimised"
+        raise StructureError(explain(asked, f"there is {there} for it", remedy))
+    if is_array(value) and is_array(step) and value.shape != step.shape:
+        found = f"it has shape {value.shape}, and its update {step.shape}"
+        raise StructureError(explain(asked, found, "an update of the same shape"))
+    return jax.tree.map(jnp.add, value, step)
+
+
+def _refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:
+    """Refuses updates of what isn't selected, since they would be lost."""
+    selected = {position for entry in selection for position in entry.positions}
+    for position, step in enumerate(steps):
+        if position not in selected and (is_array(step) or isinstance(step, Cell)):
+            path, _ = flatten_with_path(tree)[0][position]
+            raise StructureError(
+                explain(
+                    f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
+                    "there is an update for that",
+                    "a lens that selects just what was optimised",
+                    "lens.partition(updates)[0], to leave it as it is",
+                )
+            )

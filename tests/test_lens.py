@@ -1110,6 +1110,13 @@ def test_halves_with_a_tree_in_the_place_of_a_leaf_differ_in_structure(other):
         sl.lens("a").apply_updates({"a": jnp.ones(2)}, other)
 
 
+@pytest.mark.parametrize("before", [None, sl.State({"x": jnp.ones(1), "y": jnp.ones(1)})])
+def test_an_update_of_what_is_not_selected_is_named_by_its_own_path(before):
+    tree = {"a": before, "b": jnp.ones(1), "w": jnp.ones(1)}
+    with pytest.raises(sl.StructureError, match=r"not to 'b'\nthere is an update for that"):
+        sl.lens("w").apply_updates(tree, {**tree, "a": None})
+
+
 def test_an_update_of_what_is_not_selected_is_refused():
     tree = {"b": jnp.ones(1), "w": jnp.ones(1)}
     with pytest.raises(sl.StructureError, match=r"not to 'b'\nthere is an update for that"):

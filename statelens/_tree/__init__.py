@@ -8,7 +8,6 @@ knows nothing of states beyond the protocol that a cell fulfils.
 from ._flatten import (
     Site,
     TreeDef,
-    a_leaf,
     atoms,
     cells,
     flatten,
@@ -26,7 +25,7 @@ from ._flatten import (
 from ._index import Index
 from ._parse import as_path, parse
 from ._path import GraphKey, Path, ancestors, closest, format, from_jax, resolve
-from ._pattern import Lengths, Pattern, format_pattern, matches, scan_pattern
+from ._pattern import Pattern, format_pattern, matches, scan_pattern
 from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
 from ._scanner import Scanner
 
@@ -35,7 +34,6 @@ __all__ = [
     "Cell",
     "GraphKey",
     "Index",
-    "Lengths",
     "LensLeaf",
     "MutableNode",
     "Path",
@@ -43,7 +41,6 @@ __all__ = [
     "Scanner",
     "Site",
     "TreeDef",
-    "a_leaf",
     "ancestors",
     "as_path",
     "atoms",

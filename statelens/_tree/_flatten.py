@@ -108,11 +108,6 @@ def is_numeric(leaf: Any) -> bool:
     return is_array(leaf) or isinstance(leaf, (bool, int, float, complex))
 
 
-def a_leaf(leaf: Any) -> str:
-    """Says what something is, for a message."""
-    return "an array" if is_array(leaf) else f"a {type(leaf).__name__}"
-
-
 _aval = operator.attrgetter("aval")
 
 

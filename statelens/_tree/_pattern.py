@@ -7,7 +7,7 @@ pattern is text and back.
 
 import fnmatch
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -16,8 +16,7 @@ from ._parse import literal, scan_name
 from ._path import Path, format_key, format_slice
 from ._scanner import Scanner
 
-# The length of the sequence that a key indexes, or None where it doesn't index one. Few
-# patterns ask for it.
+# The length of the sequence that a key indexes, or None. Few patterns ask for it.
 Length: TypeAlias = Callable[[], int | None]
 Lengths: TypeAlias = Callable[[int], int | None]
 
@@ -45,24 +44,14 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class AnyKey:
-    """``*``: one key, whatever it is."""
-
-    def accepts(self, key: Hashable, length: Length) -> bool:
-        return True
-
-    def __str__(self) -> str:
-        return ".*"
-
-
-@dataclass(frozen=True)
 class Glob:
-    """``conv*``: a name with wildcards in it."""
+    """``conv*``: a name with wildcards in it; ``*`` alone is any key."""
 
     pattern: str
 
     def accepts(self, key: Hashable, length: Length) -> bool:
-        return isinstance(key, str) and fnmatch.fnmatchcase(key, self.pattern)
+        is_name = isinstance(key, str)
+        return self.pattern == "*" or (is_name and fnmatch.fnmatchcase(key, self.pattern))
 
     def __str__(self) -> str:
         return f".{self.pattern}"
@@ -106,7 +95,7 @@ class AnyPath:
         return ".**"
 
 
-Element: TypeAlias = Exact | AnyKey | Glob | Span | Choice
+Element: TypeAlias = Exact | Glob | Span | Choice
 _SPAN = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?")
 
 Pattern: TypeAlias = tuple[Element | AnyPath, ...]
@@ -142,36 +131,34 @@ def scan_pattern(scanner: Scanner) -> Pattern:
     """Reads a pattern up to white space, an operator or the end."""
     elements: list[Element | AnyPath] = []
     while not scanner.done and not scanner.lookahead(r"[\s&|~()/?]|-"):
-        elements += _scan_element(scanner, first=not elements)
+        elements.append(_scan_element(scanner, first=not elements))
     return tuple(elements)
 
 
-def _scan_element(scanner: Scanner, *, first: bool) -> Sequence[Element | AnyPath]:
+def _scan_element(scanner: Scanner, *, first: bool) -> Element | AnyPath:
     if scanner.peek == "[":
-        return [_in_brackets(scanner)]
+        return _in_brackets(scanner)
     if not first and not scanner.take("."):
         scanner.fail(f"expected '.', '[', an operator or the end, not {scanner.peek!r}")
     if scanner.peek == "{":
-        return [_choice(scanner)]
+        return _choice(scanner)
     if scanner.take("**"):
         if scanner.peek == "*":
             scanner.fail("there is no '***'", "* for one key, ** for any number of keys")
-        return [AnyPath()]
-    return [_name(scanner)]
+        return AnyPath()
+    return _name(scanner)
 
 
 def _name(scanner: Scanner) -> Element:
     pattern = scanner.match(r"\w*\*[\w*]*")
-    if pattern is None:
-        return Exact(scan_name(scanner))
-    return AnyKey() if pattern == "*" else Glob(pattern)
+    return Exact(scan_name(scanner)) if pattern is None else Glob(pattern)
 
 
 def _in_brackets(scanner: Scanner) -> Element:
     start = scanner.at
     inside = scanner.bracket()
     if inside.strip() == "*":
-        return AnyKey()
+        return Glob("*")
     span = _SPAN.fullmatch(inside)
     if span is not None:
         return Span(*(None if bound is None else int(bound) for bound in span.groups()))

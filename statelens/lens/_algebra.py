@@ -30,6 +30,10 @@ class _Operation(Selector):
     b: Selector
     symbol: ClassVar[str]
 
+    @property
+    def is_optional(self) -> bool:
+        return self.a.is_optional
+
     def written(self, level: int = 0) -> str:
         own = _LEVELS[self.symbol]
         text = f"{self.a.written(own)} {self.symbol} {self.b.written(own + 1)}"
@@ -41,10 +45,6 @@ class And(_Operation):
     """What both select."""
 
     symbol = "&"
-
-    @property
-    def is_optional(self) -> bool:
-        return self.a.is_optional
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         return intersect(self.a.coverage(site, scope), self.b.coverage(site, scope))
@@ -75,10 +75,6 @@ class Within(_Operation):
     """What the second selects inside nodes that the first selects."""
 
     symbol = "/"
-
-    @property
-    def is_optional(self) -> bool:
-        return self.a.is_optional
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         covered: Coverage = None

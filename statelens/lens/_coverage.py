@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from .._errors import SelectionError, explain
-from .._tree import Cell, Index, Lengths, Path, Site, ancestors, atoms, is_array
+from .._tree import Cell, Index, Path, Site, ancestors, atoms, is_array
 
 
 class _Whole(enum.Enum):
@@ -102,16 +102,12 @@ class Scope:
         """Lists the nodes from the root to `path`."""
         return self.once(("nodes", path), lambda: ancestors(self.tree, path))
 
-    def lengths(self, path: Path) -> Lengths:
-        """Gives the lengths of the sequences along `path`."""
-
-        def length(depth: int) -> int | None:
-            nodes = self.nodes(path)
-            node = nodes[depth] if depth < len(nodes) else None
-            node = node.look() if isinstance(node, Cell) else node
-            return len(node) if isinstance(node, (list, tuple)) else None
-
-        return length
+    def length(self, path: Path, depth: int) -> int | None:
+        """Returns the length of the sequence at a depth along `path`, or None if it is none."""
+        nodes = self.nodes(path)
+        node = nodes[depth] if depth < len(nodes) else None
+        node = node.look() if isinstance(node, Cell) else node
+        return len(node) if isinstance(node, (list, tuple)) else None
 
     def below(self, node: Any, path: Path) -> "Scope":
         """Returns the scope in which paths start at `node`."""

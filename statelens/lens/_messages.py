@@ -6,7 +6,6 @@ from .._errors import explain
 from .._tree import (
     Cell,
     Path,
-    a_leaf,
     closest,
     flatten_with_path,
     format,
@@ -18,6 +17,11 @@ _WHERE_STATES_ARE = (
     "the model as the tree, or as the first argument",
     "model.states(...), for states that are no argument",
 )
+
+
+def a_leaf(leaf: Any) -> str:
+    """Says what something is."""
+    return "an array" if is_array(leaf) else f"a {type(leaf).__name__}"
 
 
 def unmatched(text: str, tree: Any, required_by: str) -> str:

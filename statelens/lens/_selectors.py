@@ -8,6 +8,7 @@ and where it says so, shapes and dtypes.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ class ByPath(Selector):
     def _matches(self, path: Path, scope: Scope) -> bool:
         if isinstance(self.pattern, str):
             return re.fullmatch(self.pattern, format(path)) is not None
-        return matches(self.pattern, path, scope.lengths(path))
+        return matches(self.pattern, path, partial(scope.length, path))
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         covered = _covered_by_path(site, lambda path: self._matches(path, scope))

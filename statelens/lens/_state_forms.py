@@ -5,7 +5,7 @@ gradient. `units_of` takes such a form apart and remembers how to put it togethe
 """
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -84,11 +84,10 @@ class _Container(StateForm):
                 units += nested.units
             self._nested.append(nested)
         super().__init__(paths, units)
-        self._is_flat = not any(self._nested)
         self.is_pytree = all(nested is None or nested.is_pytree for nested in self._nested)
 
     @abc.abstractmethod
-    def _join(self, each: Sequence[Any]) -> Any:
+    def _join(self, each: list[Any]) -> Any:
         """Makes the container of what goes under each key."""
 
     @abc.abstractmethod
@@ -96,14 +95,12 @@ class _Container(StateForm):
         """Says whether values are in a container of that kind, by the same keys."""
 
     def rebuild(self, given: Sequence[Any]) -> Any:
-        return self._join(given if self._is_flat else list(self._rebuild_each(iter(given))))
-
-    def _rebuild_each(self, given: Iterator[Any]) -> Iterator[Any]:
-        for nested in self._nested:
-            if nested is None:
-                yield next(given)
-            else:
-                yield nested.rebuild(list(islice(given, len(nested.units))))
+        left = iter(given)
+        each = [
+            next(left) if nested is None else nested.rebuild(list(islice(left, len(nested.units))))
+            for nested in self._nested
+        ]
+        return self._join(each)
 
     def flatten(self, values: Any) -> list[Any]:
         if not self._fits(values):
@@ -132,7 +129,7 @@ class _StateMapping(_Container):
         except TypeError:
             self.is_pytree = False
 
-    def _join(self, each: Sequence[Any]) -> dict[Any, Any]:
+    def _join(self, each: list[Any]) -> dict[Any, Any]:
         return dict(zip(self._keys, each, strict=True))
 
     def _fits(self, values: Any) -> bool:
@@ -144,7 +141,7 @@ class _StateSequence(_Container):
         super().__init__(spec, range(len(spec)), path, asked_by)
         self._container: Any = type(spec)
 
-    def _join(self, each: Sequence[Any]) -> Any:
+    def _join(self, each: list[Any]) -> Any:
         is_named_tuple = hasattr(self._container, "_fields")
         return self._container(*each) if is_named_tuple else self._container(each)
 

@@ -65,30 +65,15 @@ def _index(scanner: Scanner) -> Index:
     start = scanner.at
     inside = scanner.bracket()
     try:
-        expression = ast.parse(f"_[{inside}]", mode="eval").body
-        assert isinstance(expression, ast.Subscript)
-        items = (
-            expression.slice.elts if isinstance(expression.slice, ast.Tuple) else [expression.slice]
-        )
-        return Index(tuple(map(_index_item, items)))
-    except (SyntaxError, ValueError):
+        return Index.of(tuple(map(_index_item, inside.rstrip().removesuffix(",").split(","))))
+    except (TypeError, ValueError):
         scanner.fail(f"[{inside}] is no index", "integers, slices and '...'", at=start)
 
 
-def _index_item(node: ast.expr) -> object:
-    if isinstance(node, ast.Slice):
-        bounds = (node.lower, node.upper, node.step)
-        return tuple(None if bound is None else _integer(bound) for bound in bounds)
-    if isinstance(node, ast.Constant) and node.value is Ellipsis:
-        return Ellipsis
-    return _integer(node)
-
-
-def _integer(node: ast.expr) -> int:
-    number = ast.literal_eval(node)
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError
-    return number
+def _index_item(text: str) -> object:
+    if ":" in text:
+        return slice(*(int(bound, 0) if bound.strip() else None for bound in text.split(":")))
+    return Ellipsis if text.strip() == "..." else int(text, 0)
 
 
 def _pattern(scanner: Scanner) -> Selector:

@@ -17,7 +17,6 @@ from .._errors import (
 from .._tree import (
     Cell,
     Path,
-    a_leaf,
     as_path,
     closest,
     flatten,
@@ -27,7 +26,7 @@ from .._tree import (
     is_array,
 )
 from ._coverage import Selector
-from ._messages import difference
+from ._messages import a_leaf, difference
 from ._replace import read_all, replace_in, values_of
 from ._selection import Entry, Selection, focus_on
 from ._selectors import is_inexact

@@ -16,7 +16,7 @@ from ._parse import literal, scan_name
 from ._path import Path, format_key, format_slice
 from ._scanner import Scanner
 
-# The length of the sequence that a key indexes, or None. Few patterns ask for it.
+# The length of the sequence that a key indexes, or None; few patterns ask for it.
 Length: TypeAlias = Callable[[], int | None]
 Lengths: TypeAlias = Callable[[int], int | None]
 
@@ -107,10 +107,7 @@ def format_pattern(pattern: Pattern) -> str:
 
 
 def matches(pattern: Pattern, path: Path, lengths: Lengths) -> bool:
-    """Says whether a pattern matches a whole path.
-
-    `lengths` gives for a depth the length of the sequence that the key there indexes.
-    """
+    """Says whether a pattern matches a whole path; `lengths` gives the length at each depth."""
     # The depths that the elements read so far can have led to.
     depths = {0}
     for element in pattern:

@@ -15,16 +15,9 @@ class LensLeaf:
 
 
 class Cell(LensLeaf):
-    """A box around a pytree of arrays that lenses treat as one unit.
+    """All that lenses know of a `State`: a box around a pytree of arrays that is one unit."""
 
-    `statelens.State` is the only kind; the lens knows no more of it than this. (It has no
-    metaclass, with which `isinstance` would take three times as long, for each leaf.)
-
-    Attributes:
-        value: The pytree inside.
-        name: What to call the cell in messages, or None.
-        tag: The cell's tags.
-    """
+    # (No metaclass: with one, `isinstance` would take three times as long, for each leaf.)
 
     value: Any
     name: str | None
@@ -32,11 +25,8 @@ class Cell(LensLeaf):
 
     @abc.abstractmethod
     def look(self) -> Any:
-        """Returns the value for a look at its structure, shapes and dtypes.
-
-        A function that does no more than that hasn't touched the cell. The value must not
-        be changed in place, nor be handed to anyone who might.
-        """
+        """Returns the value to look at its structure, shapes and dtypes, without touching it."""
+        # It must not be changed in place, nor be handed to anyone who might.
 
     @abc.abstractmethod
     def with_value(self, value: Any) -> Self:
@@ -53,10 +43,7 @@ class Cell(LensLeaf):
 
 
 class MutableNode:
-    """A mutable node whose attributes are cells, though some read as plain values.
-
-    `statelens.nn.Module` is the only kind. (It has no metaclass for the reason that a cell has.)
-    """
+    """All that lenses know of an `nn.Module`: its attributes are cells, hidden or not."""
 
     @abc.abstractmethod
     def _cell_of(self, name: Any) -> Cell | None:
@@ -77,10 +64,8 @@ class MutableNode:
 
     @abc.abstractmethod
     def _keep(self, kept: Any, look: Callable[[], Any]) -> Any:
-        """Returns `kept`, or what `look` finds if `kept` is None or out of date.
-
-        `look` may depend on no values and labels of cells; what it found is in `.found`.
-        """
+        """Returns `kept`, or if that is None or out of date, an object with what `look` finds."""
+        # What is found may not depend on values and labels of cells. It is in `.found`.
 
     @abc.abstractmethod
     def _hidden_cells(self) -> dict[tuple[Hashable, ...], Cell]:

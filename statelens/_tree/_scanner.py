@@ -7,12 +7,7 @@ from .._errors import PatternError, explain
 
 
 class Scanner:
-    """Reads a text from left to right.
-
-    Attributes:
-        text: The whole text.
-        at: The position of the next character.
-    """
+    """Reads a text from left to right; `at` is the position of the next character."""
 
     def __init__(self, text: str, kind: str):
         self.text = text

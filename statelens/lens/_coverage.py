@@ -128,17 +128,14 @@ class CacheKeyDepth(enum.IntEnum):
 
 
 class Selector(abc.ABC):
-    """Says how much of each unit is selected. Immutable and hashable.
+    """Says how much of each unit is selected. Immutable and hashable."""
 
-    Attributes:
-        key_depth: What the answer depends on, apart from that of its parts.
-        is_optional: Whether it is meant that nothing may be selected.
-    """
-
+    # What the answer depends on, apart from that of its parts.
     key_depth: ClassVar[CacheKeyDepth] = CacheKeyDepth.CLASSES
 
     @property
     def is_optional(self) -> bool:
+        """Whether it is meant that nothing may be selected."""
         return False
 
     @abc.abstractmethod

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 from .._errors import PathError, SelectionError, explain, user_facing
 from .._tree import flatten, format
@@ -12,6 +12,8 @@ from ._lens import Lens
 from ._partition import Repeat, label, split
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
+
+T = TypeVar("T")
 
 
 class Groups:
@@ -50,7 +52,7 @@ class Groups:
         return f"groups({{{inside}}})"
 
     @user_facing
-    def partition(self, tree: Any) -> dict[str, Any]:
+    def partition(self, tree: T) -> dict[str, T]:
         """Splits a tree in one half for each group.
 
         Args:

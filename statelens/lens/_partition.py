@@ -93,10 +93,7 @@ def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
 def label(
     leaves: list[Any], labels: Mapping[int, Mapping[int | None, Any]], other: Any
 ) -> list[Any]:
-    """Lists a label for each leaf, in a cell for each leaf of its value.
-
-    Labels are given by a leaf's position and, in a cell, an atom's: None for all of them.
-    """
+    """Lists a label for each leaf, in a cell for each atom; a label of None is for all atoms."""
     labelled = []
     for position, leaf in enumerate(leaves):
         own = labels.get(position, {})

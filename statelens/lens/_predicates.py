@@ -95,23 +95,24 @@ class Attribute:
             )
         )
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
 
-ndim = Attribute("ndim")
+ndim: Attribute = Attribute("ndim")
 """The number of dimensions of an array: ``ndim >= 2`` is a lens."""
 
-size = Attribute("size")
+size: Attribute = Attribute("size")
 """The number of scalars in an array: ``size < 1000`` is a lens."""
 
-dtype = Attribute("dtype")
+dtype: Attribute = Attribute("dtype")
 """The dtype of an array: ``dtype == jnp.bfloat16`` is a lens."""
 
-name = Attribute("name")
+name: Attribute = Attribute("name")
 """The last key of a path: ``name == "bias"`` is a lens."""
 
-arrays = Lens(OfArrays("arrays", is_array))
+arrays: Lens = Lens(OfArrays("arrays", is_array))
 """All arrays, inside states or not."""
 
-inexact = Lens(OfArrays("inexact", is_inexact))
+inexact: Lens = Lens(OfArrays("inexact", is_inexact))
 """All floating-point and complex arrays, inside states or not."""

@@ -40,10 +40,7 @@ def values_of(leaves: list[Any], selection: "Selection") -> list[Any]:
 
 
 def replace_in(focused: "Focused", values: Sequence[Any], *, free: bool) -> Any:
-    """Puts values in the places of what is selected; what isn't replaced stays the same.
-
-    Unless `free`, a value that differs in structure, shape or dtype is refused.
-    """
+    """Puts values in the places of what is selected, of another kind only if `free`."""
     leaves, selection = list(focused.leaves), focused.entries
     paths, positions = selection.paths, selection.positions
     places = [positions[number] for number in selection.arrays]
@@ -92,10 +89,7 @@ def _put(old: Any, entry: "Entry", value: Any, *, free: bool) -> Any:
 
 
 def like(path: Path, old: Any, new: Any) -> Any:
-    """Refuses a value that differs in structure, shapes or dtypes from what it replaces.
-
-    A Python number that takes an array's place becomes an array; nothing is cast in passing.
-    """
+    """Refuses a value that differs in structure, shapes or dtypes; makes a number an array."""
     if new is old or (is_array(old) and _are_alike([old], [new])):
         return new
     olds, old_structure = flatten(old)

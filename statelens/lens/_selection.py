@@ -28,36 +28,20 @@ from ._messages import empty, unmatched
 
 
 class Entry(NamedTuple):
-    """One thing in the focus.
-
-    Attributes:
-        path: Its path; that of a part goes on inside the cell.
-        positions: Where its unit lies among the leaves, once for each time it occurs.
-        atom: Its position among the leaves of the cell's value, or None for a whole unit.
-        inner: Its path inside the cell's value.
-        index: Which part of the array it is, or None for all of it.
-    """
+    """One thing in the focus: a unit, or a part of one."""
 
     path: Path
+    # Where the unit lies among the leaves, once for each time it occurs.
     positions: tuple[int, ...]
+    # The position and path among the leaves of a cell's value; None and () for a whole unit.
     atom: int | None
     inner: Path
+    # Which part of the array, or None for all of it.
     index: Index | None
 
 
 class Selection(tuple[Entry, ...]):
-    """What a selector selects in every tree of one structure: entries, in order.
-
-    Attributes:
-        paths: The path of each entry.
-        positions: Where the unit of each entry lies first.
-        arrays: The numbers of the entries that are whole arrays.
-        cells: The numbers of those that are whole cells.
-        parts: The numbers of those that are parts of a unit, by the unit's position.
-        repeats: Positions of units that occur again, each with its first position.
-        unmatched: Patterns that match nothing and aren't optional.
-        has_owners: Whether there are cells or mutable nodes in the tree.
-    """
+    """What a selector selects in every tree of one structure: entries, in order."""
 
     def __new__(cls, entries: Iterable[Entry], **_: Any) -> Self:
         return super().__new__(cls, entries)
@@ -70,13 +54,18 @@ class Selection(tuple[Entry, ...]):
         unmatched: tuple[Selector, ...] = (),
         has_owners: bool = False,
     ):
+        # Whether there are cells or mutable nodes in the tree.
         self.has_owners = has_owners
+        # Patterns that match nothing and aren't optional.
         self.unmatched = unmatched
-        self.paths = tuple([entry.path for entry in self])
-        self.positions = tuple([entry.positions[0] for entry in self])
-        self.repeats = {
+        self.paths: tuple[Path, ...] = tuple([entry.path for entry in self])
+        self.positions: tuple[int, ...] = tuple([entry.positions[0] for entry in self])
+        # Positions of units that occur again, each with its first position.
+        self.repeats: dict[int, int] = {
             again: entry.positions[0] for entry in self for again in entry.positions[1:]
         }
+        # The numbers of the entries that are whole arrays, whole cells, and parts of the unit
+        # at a position.
         self.arrays: list[int] = []
         self.cells: list[int] = []
         self.parts: dict[int, list[int]] = {}
@@ -103,11 +92,7 @@ def focus_on(
     required_by: str | None = None,
     may_be_empty: bool = False,
 ) -> Focused:
-    """Flattens a tree and selects in it.
-
-    Where an operation requires it, it is an error that a pattern matches nothing, and unless
-    the selection may be empty, that nothing is selected.
-    """
+    """Flattens a tree and selects in it; an operation may require that there is something."""
     leaves, treedef = flatten(tree)
     entries = _select(selector, tree, leaves, treedef)
     if required_by is not None:

@@ -221,10 +221,7 @@ class Masked(Selector):
 
 @dataclass(frozen=True)
 class Accessed(Selector):
-    """Units that a function of the tree returns, as `equinox.tree_at` selects them.
-
-    It is called with a tree that has a probe in the place of each leaf; which come back tells.
-    """
+    """Units that a function of the tree returns, as `equinox.tree_at` selects them."""
 
     function: Callable[[Any], Any]
     key_depth = CacheKeyDepth.VALUES
@@ -241,7 +238,8 @@ class Accessed(Selector):
         return scope.once(self, lambda: self._access(scope.tree))
 
     def _access(self, tree: Any) -> set[Path]:
-        # A cell gets a copy with probes in it, a shared cell one copy with its first path.
+        # The function gets a tree with a probe in the place of each leaf, and in a copy of each
+        # cell: what it returns of these tells the paths.
         copies: dict[int, Cell] = {}
         paths_of_copies: dict[int, Path] = {}
         paths, leaves, treedef = flatten_with_path(tree)

@@ -15,21 +15,15 @@ from ._units import Unit, UnitMapping, View
 
 
 class StateForm(abc.ABC):
-    """States in the form in which they were given, flat, and how to give back in that form.
+    """States as they were given, flat, and how to give something back in the same form."""
 
-    Attributes:
-        paths: Where each was given.
-        units: The states and views.
-        cells: The states, for each view the one that it is a part of.
-        is_pytree: Whether JAX can flatten that form: it sorts the keys of dictionaries.
-    """
-
-    is_pytree = True
+    # Whether JAX can flatten that form: it sorts the keys of dictionaries.
+    is_pytree: bool = True
 
     def __init__(self, paths: list[Path], units: list[Unit]):
         self.paths = paths
         self.units = units
-        self.cells = [unit if isinstance(unit, Cell) else unit.cell for unit in units]
+        self.cells: list[Cell] = [unit if isinstance(unit, Cell) else unit.cell for unit in units]
 
     @abc.abstractmethod
     def rebuild(self, given: Sequence[Any]) -> Any:

@@ -79,14 +79,7 @@ class UnitMapping(Mapping[Path, U_co]):
 
     @abc.abstractmethod
     def units(self, *, required_by: str | None = None) -> dict[Path, U_co]:
-        """Returns the cells, and views of cells, by path; none is touched.
-
-        Args:
-            required_by: The operation for which it is an error that there are none, or None.
-
-        Returns:
-            The units by path. The same dictionary may be given again: don't change it.
-        """
+        """Returns the units by path; see `BoundLens.units`."""
 
     @user_facing
     def __getitem__(self, path: Path | str) -> U_co:

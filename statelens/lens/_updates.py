@@ -35,11 +35,7 @@ T = TypeVar("T")
 
 
 class TreeUpdates:
-    """Gives trees with something else in the place of what is selected; see `Lens`.
-
-    Attributes:
-        selector: What is selected.
-    """
+    """The operations of a `Lens` that give another tree."""
 
     selector: Selector
 

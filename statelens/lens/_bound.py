@@ -1,5 +1,6 @@
 """Bound lenses: a lens together with the live cells that it selects."""
 
+from functools import cached_property
 from typing import Any
 
 import jax.tree_util as jtu
@@ -32,9 +33,6 @@ class BoundLens(UnitMapping[U_co]):
     def __init__(self, selector: Selector, module: Any):
         self.selector = selector
         self.module = module
-        # What depends on values or labels of cells can't be kept.
-        is_by_class = selector.full_key_depth() == CacheKeyDepth.CLASSES
-        self._can_keep = isinstance(module, MutableNode) and is_by_class
         self._kept: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -60,6 +58,12 @@ class BoundLens(UnitMapping[U_co]):
         # Whether it is an error that there is none depends on who asks.
         self._kept = kept if kept.found else None
         return kept.found
+
+    @cached_property
+    def _can_keep(self) -> bool:
+        # What depends on values or labels of cells can't be kept.
+        is_by_class = self.selector.full_key_depth() == CacheKeyDepth.CLASSES
+        return is_by_class and isinstance(self.module, MutableNode)
 
     def _look(self, required_by: str | None) -> dict[Path, Any]:
         with looking():

@@ -105,24 +105,26 @@ def focus_on(
 
 _CACHE_SIZE = 1024
 _MOST_VERSIONS = 4
-# By selector and tree structure; the versions differ in what the selector sees of the units.
-_cache: OrderedDict[Hashable, tuple[tuple[Any, Selection], ...]] = OrderedDict()
+# By selector and tree structure: how deeply the selector looks at units, and what it selected,
+# with what it saw of the units then.
+_cache: OrderedDict[Hashable, tuple[CacheKeyDepth, list[tuple[Any, Selection]]]] = OrderedDict()
 
 
 def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     key = (selector, treedef)
     try:
-        versions = _cache.get(key, ())
+        known = _cache.get(key)
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select_uncached(selector, tree)
-    seen = _seen(selector.full_key_depth(), leaves)
+    depth, versions = known or (selector.full_key_depth(), [])
+    seen = _seen(depth, leaves)
     for version, selection in versions:
         if version == seen:
             return selection
     selection = _select_uncached(selector, tree)
-    _cache[key] = ((seen, selection), *versions[: _MOST_VERSIONS - 1])
+    _cache[key] = depth, [(seen, selection), *versions[: _MOST_VERSIONS - 1]]
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)
     return selection
@@ -131,7 +133,7 @@ def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) 
 def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
     """Lists what a selection depends on beyond the tree's structure."""
     types, cells, arrays = list(map(type, leaves)), [], leaves
-    if any(issubclass(kind, Cell) for kind in set(types)):
+    if [kind for kind in set(types) if issubclass(kind, Cell)]:
         arrays = list(leaves)
         first: dict[int, int] = {}
         for position, leaf in enumerate(leaves):

@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 from .._errors import SelectionError, StateTypeError, StructureError, explain, user_facing
 from .._tree import Cell, MutableNode, Path, ancestors, format, looking
 from ._algebra import And, Not, Or
-from ._coverage import CacheKeyDepth, Selector
+from ._coverage import CacheKeyDepth, Selector, key_depth_of
 from ._replace import read_all
 from ._selection import Entry, focus_on
 from ._selectors import Everything
@@ -62,7 +62,7 @@ class BoundLens(UnitMapping[U_co]):
     @cached_property
     def _can_keep(self) -> bool:
         # What depends on values or labels of cells can't be kept.
-        is_by_class = self.selector.full_key_depth() == CacheKeyDepth.CLASSES
+        is_by_class = key_depth_of(self.selector) == CacheKeyDepth.CLASSES
         return is_by_class and isinstance(self.module, MutableNode)
 
     def _look(self, required_by: str | None) -> dict[Path, Any]:

@@ -7,6 +7,7 @@ Boolean algebra, and selectors combine by it.
 
 import abc
 import enum
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
@@ -159,6 +160,8 @@ class Selector(abc.ABC):
         """Lists the patterns in it that have to match something."""
         return [pattern for part in self.parts() for pattern in part.required()]
 
-    def full_key_depth(self) -> CacheKeyDepth:
-        """Returns what the answer depends on, with that of its parts."""
-        return max([self.key_depth, *(part.full_key_depth() for part in self.parts())])
+
+@functools.lru_cache(maxsize=1024)
+def key_depth_of(selector: Selector) -> CacheKeyDepth:
+    """Returns what the answer of a selector depends on, with that of its parts."""
+    return max([selector.key_depth, *map(key_depth_of, selector.parts())])

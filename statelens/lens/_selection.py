@@ -23,7 +23,7 @@ from .._tree import (
     looking,
     sites,
 )
-from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector
+from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector, key_depth_of
 from ._messages import empty, unmatched
 
 
@@ -105,26 +105,24 @@ def focus_on(
 
 _CACHE_SIZE = 1024
 _MOST_VERSIONS = 4
-# By selector and tree structure: how deeply the selector looks at units, and what it selected,
-# with what it saw of the units then.
-_cache: OrderedDict[Hashable, tuple[CacheKeyDepth, list[tuple[Any, Selection]]]] = OrderedDict()
+# By selector and tree structure: what was selected, with what the selector saw of the units.
+_cache: OrderedDict[Hashable, list[tuple[Any, Selection]]] = OrderedDict()
 
 
 def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     key = (selector, treedef)
     try:
-        known = _cache.get(key)
+        versions = _cache.get(key, [])
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select_uncached(selector, tree)
-    depth, versions = known or (selector.full_key_depth(), [])
-    seen = _seen(depth, leaves)
+    seen = _seen(key_depth_of(selector), leaves)
     for version, selection in versions:
         if version == seen:
             return selection
     selection = _select_uncached(selector, tree)
-    _cache[key] = depth, [(seen, selection), *versions[: _MOST_VERSIONS - 1]]
+    _cache[key] = [(seen, selection), *versions[: _MOST_VERSIONS - 1]]
     while len(_cache) > _CACHE_SIZE:
         _cache.popitem(last=False)
     return selection

@@ -1102,6 +1102,12 @@ def test_an_error_of_a_node_comes_out():
         sl.lens(...).get([Broken(None)])
 
 
+def test_two_rests_of_one_partition_are_refused_by_the_path_of_the_part():
+    rest = sl.lens("a")[:1].partition({"a": jnp.ones(2)})[1]
+    with pytest.raises(sl.StructureError, match="2 of them have a leaf at 'a'"):
+        sl.combine(rest, rest)
+
+
 @pytest.mark.parametrize("other", [{"a": {"b": None}}, {"a": [None]}, {"a": (), "c": None}, []])
 def test_halves_with_a_tree_in_the_place_of_a_leaf_differ_in_structure(other):
     with pytest.raises(sl.StructureError, match="asked to combine halves"):

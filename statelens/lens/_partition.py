@@ -167,8 +167,8 @@ def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
         return _filled(remainders[0], parts[0], tree, position, prefix)
-    if isinstance(parts[0], Repeat) and all(leaf == parts[0] for leaf in present):
-        return parts[0]
+    if isinstance(present[0], Repeat) and all(leaf == present[0] for leaf in present):
+        return present[0]
     path = prefix + _path_at(tree, position)
     if all(isinstance(leaf, Cell) and leaf.metadata == present[0].metadata for leaf in present):
         return present[0].with_value(_combine(tuple(cell.value for cell in present), path))

@@ -2,23 +2,28 @@
 
 `functionalize` does it for states that a function closes over, `thread` for those in its
 first argument; `overlay` is a frame for people. All of them, and every transform, go
-through `_frames.capture`: no other code runs a function against other values of states.
+through `state.capture`: no other code runs a function against other values of states.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
 from ._tree import Cell, map_cells
 from .lens import View, units_of
-from .state import Frame, State, active_frame, capture, concrete_types, this_frame
+from .state import Frame, State, active_frame, are_concrete, capture, this_frame
 
 __all__ = ["functionalize", "overlay", "thread"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Aux = TypeVar("Aux")
+Tree = TypeVar("Tree")
+
 
 @user_facing
-def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
+def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any, P], tuple[R, Any]]:
     """Makes a function that closes over states a pure one: ``(values, *args) -> (out, values)``.
 
     Args:
@@ -52,7 +57,7 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
 
     @functools.wraps(fun, updated=())
     @user_facing
-    def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def pure(values: Any, *args: P.args, **kwargs: P.kwargs) -> tuple[R, Any]:
         overlaid = overlaid_values(given.units, given.flatten(values))
         captured = capture(fun, args, kwargs, values=overlaid)
         writes = captured.writes
@@ -76,11 +81,11 @@ def functionalize(fun: Callable[..., Any], states: Any) -> Callable[..., Any]:
 
 
 def values_in(units: list[Any]) -> list[Any]:
-    """Looks up the values of states and views, as their ``.value`` gives them."""
+    """Returns the values of states and views."""
     # Eager derivatives do this at each call; most states hold arrays, with no frame over them.
     if active_frame.get() is None and {type(unit).value for unit in units} == {State.value}:
         held = [unit._value for unit in units]
-        if concrete_types.issuperset(map(type, held)):
+        if are_concrete(held):
             return held
     return [unit.value for unit in units]
 
@@ -95,6 +100,18 @@ def overlaid_values(units: list[Any], values: list[Any]) -> dict[State, Any]:
         else:
             overlaid[unit] = value
     return overlaid
+
+
+@overload
+def thread(
+    fun: Callable[Concatenate[Tree, P], R], *, has_aux: Literal[False] = False
+) -> Callable[Concatenate[Tree, P], tuple[R, Tree]]: ...
+
+
+@overload
+def thread(
+    fun: Callable[Concatenate[Tree, P], tuple[R, Aux]], *, has_aux: Literal[True]
+) -> Callable[Concatenate[Tree, P], tuple[R, tuple[Aux, Tree]]]: ...
 
 
 def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:

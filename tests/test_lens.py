@@ -1140,3 +1140,8 @@ def test_a_pattern_that_matches_nothing_is_no_silent_mask_and_no_empty_part(use)
         getattr(~sl.lens("layers.**") & sl.inexact, use)(tree)
     getattr(sl.lens("**.wieght", optional=True), use)(tree)
     getattr(sl.ndim > 3, use)(tree)
+
+
+def test_a_typed_class_of_states_selects_as_the_class_does():
+    tree = {"a": sl.ParamState(jnp.zeros(2)), "b": sl.State(jnp.zeros(2)), "c": jnp.zeros(2)}
+    assert sl.lens(sl.ParamState[jax.Array]).paths(tree) == (("a",),)

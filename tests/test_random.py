@@ -1,9 +1,10 @@
 """Random numbers: those of jax.random with keys that are threaded by hand."""
 
 import copy
-import importlib.util
 import inspect
 import pickle
+import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -385,6 +386,22 @@ def test_samplers_are_documented_and_show_their_arguments(name):
     assert list(inspect.signature(random.beta).parameters)[:3] == ["a", "b", "shape"]
 
 
+SAMPLERS = sorted(MIRRORED.keys() | {name.split()[0] for name in OWN})
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_type_checkers_see_of_a_sampler_is_what_it_takes(name):
+    def by_position(signature):
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        found = [p for p in signature.parameters.values() if p.kind in kinds]
+        return [(p.name, p.kind, p.default is p.empty) for p in found]
+
+    draw = getattr(RandomState, name)
+    declared = inspect.signature(inspect.unwrap(draw))
+    assert by_position(declared) == by_position(inspect.signature(draw))
+    assert by_position(declared)[1:] == by_position(inspect.signature(getattr(random, name)))
+
+
 # The state.
 
 
@@ -467,13 +484,20 @@ def test_without_a_seed_no_two_are_alike():
 
 
 def test_the_shared_key_is_made_when_it_is_first_read():
-    # In a module of its own, since this process has read the key already.
-    spec = importlib.util.find_spec("statelens.random")
-    fresh = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fresh)
-    assert "_value" not in vars(fresh.DEFAULT)
-    key = jax.jit(lambda: fresh.DEFAULT.value)()
-    same(fresh.get_key(), key)
+    # In a process of its own, since this one has read the key already.
+    code = """
+import jax
+from statelens import random
+
+try:
+    object.__getattribute__(random.DEFAULT, "_value")
+except AttributeError:
+    print("no key")
+key = jax.jit(lambda: random.DEFAULT.value)()
+print(bool(random.get_key() == key))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == ["no key", "True"]
 
 
 def test_threads_draw_different_numbers():

@@ -160,6 +160,26 @@ def test_copies_keep_kind_name_tags_and_sharing(duplicate, kind):
     assert jnp.all(jax.random.key_data(one.value["k"]) == jax.random.key_data(state.value["k"]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_made_by_a_typed_class_is_a_state_as_any_other(kind):
+    plain, typed = kind(jnp.zeros(2), name="n"), kind[jax.Array](jnp.zeros(2), name="n")
+    assert type(typed) is kind
+    assert jax.tree.structure(typed) == jax.tree.structure(plain)
+    assert typed.metadata == plain.metadata
+    for again in (typed.copy(), copy.deepcopy(typed), pickle.loads(pickle.dumps(typed))):
+        assert jax.tree.structure(again) == jax.tree.structure(plain)
+
+
+def test_a_class_of_typed_states_is_a_pytree_of_its_own():
+    class Position(sl.ParamState[jax.Array]):
+        pass
+
+    state = Position(jnp.zeros(2))
+    (leaf,), treedef = jax.tree.flatten(state)
+    assert type(treedef.unflatten([leaf])) is Position
+    assert isinstance(state, sl.ParamState)
+
+
 def test_a_deep_copy_inside_a_frame_has_the_frame_s_value():
     state = sl.State(jnp.zeros(()))
     with sl.overlay({state: jnp.ones(())}):

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin
 
 import jax
 import numpy as np
@@ -38,8 +38,10 @@ def _selector_of(spec: LensSpec) -> Selector:
         return Everything()
     if isinstance(spec, str):
         return parse_selector(spec)
-    if isinstance(spec, type):
-        return OfClass(spec)
+    # `State[int]` is no class, but stands for one.
+    cls = get_origin(spec) or spec
+    if isinstance(cls, type):
+        return OfClass(cls)
     if isinstance(spec, Cell):
         raise StateTypeError(
             explain(

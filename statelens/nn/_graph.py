@@ -96,13 +96,10 @@ class Record(NamedTuple):
 
 
 class Structure:
-    """A graph without its children; what JAX keeps of it.
-
-    Attributes:
-        records: The nodes, the first one the root.
-    """
+    """A graph without its children; what JAX keeps of it."""
 
     def __init__(self, records: tuple[Record, ...]):
+        # The nodes, the first one the root.
         self.records = records
         # The node that was made from this structure, as long as nothing in it has changed.
         self.root: weakref.ref[Node] | None = None
@@ -118,6 +115,16 @@ class Structure:
 
     def __repr__(self) -> str:
         return f"Structure({', '.join(record.cls.__name__ for record in self.records)})"
+
+
+def is_mutable(value: Any) -> bool:
+    """Says whether a value is a state or a mutable node."""
+    return isinstance(value, (Cell, MutableNode))
+
+
+def contains_mutables(value: Any) -> bool:
+    """Says whether there are states or mutable nodes in a value."""
+    return any(map(is_mutable, jax.tree.leaves(value, is_leaf=is_mutable)))
 
 
 def _is_stop(value: Any) -> bool:
@@ -185,14 +192,7 @@ _NOTHING = Structure(())
 
 
 def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
-    """Flattens the graph that a node is the root of.
-
-    Args:
-        root: The node.
-
-    Returns:
-        The graph's children, and its structure.
-    """
+    """Returns the children of the graph that a node is the root of, and its structure."""
     if is_probed():
         return [], _NOTHING
     structure = root._made_from
@@ -206,11 +206,9 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
 
 
 def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
-    """Reads the children by a known structure, whatever has been put in their places.
-
-    A leaf that a tree map replaced (by a label, a boolean, a whole tree) is still a child,
-    though it doesn't look like one. Returns None where anything but children has changed.
-    """
+    """Reads the children by a known structure; None where anything but children has changed."""
+    # A leaf that a tree map replaced (by a label, a boolean, a whole tree) is still a child,
+    # though it doesn't look like one.
     children: dict[int, Any] = {}
     nodes: dict[int, Node] = {0: root}
     for number, record in enumerate(structure.records):
@@ -246,15 +244,7 @@ def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[
 
 
 def unflatten_graph(structure: Structure, children: Any) -> Any:
-    """Makes a graph from its structure and its children.
-
-    Args:
-        structure: As `flatten_graph` gave it.
-        children: What takes the place of the children.
-
-    Returns:
-        The root.
-    """
+    """Makes a graph from its structure and its children, and returns the root."""
     children = list(children)
     structure = Structure(structure.records)
     nodes: list[Any] = [object.__new__(record.cls) for record in structure.records]

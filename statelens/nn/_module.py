@@ -19,36 +19,34 @@ shared, whose children are its states and arrays, and whose other attributes are
     )
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
-import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
-from .._tree import MISSING, Cell, MutableNode, Path, flatten, is_array, looking, open_hidden
-from ..lens import BoundLens, LensSpec, first_match, numel, selector_of
+from .._tree import MISSING, Cell, MutableNode, Path, is_array, open_hidden
+from ..lens import BoundLens, LensSpec, first_match, selector_of
 from ..state import Readers, State, active_frame, own, owned
+from ._cached_lookup import CachedLookup, active_reads
+from ._display import shown
 from ._graph import (
     Node,
     Structure,
+    contains_mutables,
     flatten_graph,
     flatten_graph_with_keys,
+    is_mutable,
     nodes_with_path,
     unflatten_graph,
 )
-from ._kept import Kept
 
 __all__ = ["Module"]
 
 
-class _Held(State):
-    """The state behind an attribute that holds arrays, such as an Equinox layer.
-
-    It reads as the plain value, but goes through frames as any state does.
-    """
+class _HiddenCell(State[Any]):
+    """The state behind an attribute that holds arrays, such as an Equinox layer."""
 
     def __repr__(self) -> str:
         return f"the attribute {self.name!r}"
@@ -58,9 +56,13 @@ class _Held(State):
 _vars = vars(MutableNode)["__dict__"].__get__
 _getattribute = object.__getattribute__
 
-_HELD = "_statelens_held"
+_HIDDEN = "_statelens_hidden"
 _STRUCTURE = "_statelens_structure"
 _READERS = "_statelens_readers"
+
+
+def _hidden_in(module: Node) -> dict[str, _HiddenCell]:
+    return _vars(module).get(_HIDDEN, {})
 
 
 class Module(Node):
@@ -115,44 +117,46 @@ class Module(Node):
                     "another name",
                 )
             )
-        held = _vars(self).get(_HELD, {})
-        if name in held and not _has_owners(value):
-            held[name].value = value
+        before = self._read_attribute(name)
+        if isinstance(before, _HiddenCell) and not contains_mutables(value):
+            before.value = value
             self._forget_structure()
             return
-        frame = active_frame.get()
-        if frame is not None and frame.reads is not None:
-            frame.reads.rerecord(self, name, value)
-        hold = _is_held(value)
-        if name in held or hold or _has_owners(value) or _has_owners(_vars(self).get(name)):
+        reads = active_reads()
+        if reads is not None:
+            reads.rerecord(self, name, value)
+        hides = _is_hidden(value)
+        if hides or contains_mutables(value) or contains_mutables(before):
             self._refuse_inside_frames(name)
-        is_new = name not in held and name not in _vars(self)
         try:
-            held.pop(name, None)
+            _hidden_in(self).pop(name, None)
             _vars(self).pop(name, None)
-            if hold:
-                _vars(self).setdefault(_HELD, {})[name] = _Held(value, name=name)
+            if hides:
+                _vars(self).setdefault(_HIDDEN, {})[name] = _HiddenCell(value, name=name)
             else:
                 _vars(self)[name] = value
         finally:
-            # Last: who looks before would take what was there for what is.
-            self._changed(name, *[None] * is_new)
+            # Last: who looks earlier would take what was there for what is there now.
+            self._changed(name, *[None] * (before is MISSING))
 
-    def __getattribute__(self, name: str) -> Any:
-        attributes = _vars(self)
-        held = attributes.get(_HELD)
-        # Before all else, so that a class attribute of the name doesn't hide the array.
-        cell = None if held is None else held.get(name)
-        frame = active_frame.get()
-        if frame is not None and frame.reads is not None:
-            if cell is not None or name in attributes:
-                frame.reads.record(self, name, cell or attributes[name])
-            elif name == "__dict__":
-                self._look_at_all()
-            elif not hasattr(Module, name):
-                # What is found in the class, or nowhere, may be set here before the next call.
-                frame.reads.record(self, name, MISSING)
-        return _getattribute(self, name) if cell is None else cell.value
+    # To type checkers a module has the attributes that its class declares, and no others.
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> Any:
+            attributes = _vars(self)
+            hidden = attributes.get(_HIDDEN)
+            # Before all else, so that a class attribute of the name doesn't hide the array.
+            cell = None if hidden is None else hidden.get(name)
+            frame = active_frame.get()
+            if frame is not None and frame.reads is not None:
+                if cell is not None or name in attributes:
+                    frame.reads.record(self, name, cell or attributes[name])
+                elif name == "__dict__":
+                    self._look_at_all()
+                elif not hasattr(Module, name):
+                    # What is found in the class, or nowhere, may be set here before the next call.
+                    frame.reads.record(self, name, MISSING)
+            return _getattribute(self, name) if cell is None else cell.value
 
     def _refuse_inside_frames(self, name: str) -> None:
         """Refuses to add or remove states in a call that might yet fail, or be traced."""
@@ -169,27 +173,27 @@ class Module(Node):
 
     @user_facing
     def __delattr__(self, name: str) -> None:
-        if name in _vars(self).get(_HELD, {}) or _has_owners(_vars(self).get(name)):
+        if contains_mutables(self._read_attribute(name)):
             self._refuse_inside_frames(name)
         try:
-            if _vars(self).get(_HELD, {}).pop(name, None) is None:
+            if _hidden_in(self).pop(name, None) is None:
                 object.__delattr__(self, name)
         finally:
             self._changed(name, None)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_vars(self).get(_HELD, {})})
+        return sorted({*super().__dir__(), *_hidden_in(self)})
 
     def _snapshot(self) -> Callable[[], None]:
         before = dict(_vars(self))
-        held = dict(before.get(_HELD, {}))
+        hidden = dict(_hidden_in(self))
 
         def restore() -> None:
             readers = self._readers
             _vars(self).clear()
             _vars(self).update(before)
-            if _HELD in before:
-                _vars(self)[_HELD] = held
+            if _HIDDEN in before:
+                _vars(self)[_HIDDEN] = hidden
             _vars(self)[_READERS] = readers
             self._forget_structure()
             readers.notify_all()
@@ -197,11 +201,10 @@ class Module(Node):
         return restore
 
     def _read_attribute(self, name: str | None) -> Any:
-        attributes = _vars(self)
-        held = attributes.get(_HELD, {})
+        attributes, hidden = _vars(self), _hidden_in(self)
         if name is None:
-            return tuple(sorted({*attributes, *held} - {_HELD, _STRUCTURE, _READERS}))
-        return held.get(name, attributes.get(name, MISSING))
+            return tuple(sorted({*attributes, *hidden} - {_HIDDEN, _STRUCTURE, _READERS}))
+        return hidden.get(name, attributes.get(name, MISSING))
 
     @property
     def _readers(self) -> Readers:
@@ -220,32 +223,32 @@ class Module(Node):
             structure.root = None
 
     def _cell_of(self, name: Any) -> Cell | None:
-        return _vars(self).get(_HELD, {}).get(name)
+        return _hidden_in(self).get(name)
 
     def _look_at_all(self) -> dict[str, Any]:
         names = self._read_attribute(None)
         found = {name: self._read_attribute(name) for name in names}
-        frame = active_frame.get()
-        if frame is not None and frame.reads is not None:
-            frame.reads.record(self, None, names)
+        reads = active_reads()
+        if reads is not None:
+            reads.record(self, None, names)
             for name, value in found.items():
-                frame.reads.record(self, name, value)
+                reads.record(self, name, value)
         return found
 
     def _attributes(self) -> dict[str, Any]:
         found = self._look_at_all()
-        for name, cell in _vars(self).get(_HELD, {}).items():
+        for name, cell in _hidden_in(self).items():
             found[name] = open_hidden(cell)
         return found
 
-    def _keep(self, kept: Kept | None, look: Callable[[], Any]) -> Kept:
-        return kept if kept is not None and kept.holds() else Kept(look)
+    def _keep(self, kept: CachedLookup | None, look: Callable[[], Any]) -> CachedLookup:
+        return kept if kept is not None and kept.is_valid() else CachedLookup(look)
 
     def _hidden_cells(self) -> dict[Path, Cell]:
         return {
             (*path, name): cell
             for path, node in nodes_with_path(self)
-            for name, cell in _vars(node).get(_HELD, {}).items()
+            for name, cell in _hidden_in(node).items()
         }
 
     @property
@@ -254,14 +257,13 @@ class Module(Node):
 
     def _restore(self, attributes: dict[str, Any], structure: Structure) -> None:
         own(self)
-        own_attributes = _vars(self)
-        held = {name: value for name, value in attributes.items() if _is_held(value)}
+        hidden = {name: value for name, value in attributes.items() if _is_hidden(value)}
         for name, value in attributes.items():
-            if name not in held:
-                own_attributes[name] = value
-        if held:
-            own_attributes[_HELD] = {k: _Held(value, name=k) for k, value in held.items()}
-        own_attributes[_STRUCTURE] = structure
+            if name not in hidden:
+                _vars(self)[name] = value
+        if hidden:
+            _vars(self)[_HIDDEN] = {k: _HiddenCell(value, name=k) for k, value in hidden.items()}
+        _vars(self)[_STRUCTURE] = structure
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in _vars(self).items() if k not in (_STRUCTURE, _READERS)}
@@ -272,8 +274,7 @@ class Module(Node):
     def __copy__(self) -> "Module":
         copy = type(self).__new__(type(self))
         _vars(copy).update(self.__getstate__())
-        held = _vars(self).get(_HELD, {})
-        _vars(copy)[_HELD] = {name: cell.copy() for name, cell in held.items()}
+        _vars(copy)[_HIDDEN] = {name: cell.copy() for name, cell in _hidden_in(self).items()}
         return copy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -288,8 +289,16 @@ class Module(Node):
             )
         return self.update(*args, **kwargs)
 
+    @overload
+    def states(self, only: LensSpec = ..., /) -> BoundLens: ...
+
+    @overload
+    def states(
+        self, first: LensSpec, second: LensSpec, /, *others: LensSpec
+    ) -> tuple[BoundLens, ...]: ...
+
     @user_facing
-    def states(self, *filters: LensSpec) -> Any:
+    def states(self, *filters: LensSpec) -> BoundLens | tuple[BoundLens, ...]:
         """Returns the module's states, bound: a mapping from path to state.
 
         Args:
@@ -300,7 +309,7 @@ class Module(Node):
 
         Returns:
             Without a filter, or with one, a bound lens; with several, a tuple of them, in
-            which the first filter that matches wins. It looks at the module anew at each
+            which the first filter that matches wins. It looks at the module again at each
             use, so that a parameter added later is seen. It may be empty; `grad` and the
             like refuse that, and patterns that match nothing.
 
@@ -371,7 +380,7 @@ class Module(Node):
         self.assign(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return _shown(self, set())
+        return shown(self)
 
 
 def _register(cls: type[Module]) -> None:
@@ -381,60 +390,7 @@ def _register(cls: type[Module]) -> None:
 _register(Module)
 
 
-def _is_owner(value: Any) -> bool:
-    return isinstance(value, (Cell, MutableNode))
-
-
-def _has_owners(value: Any) -> bool:
-    if _is_owner(value):
-        return True
-    return any(map(_is_owner, jax.tree.leaves(value, is_leaf=_is_owner)))
-
-
-def _is_held(value: Any) -> bool:
-    if is_array(value) or _is_owner(value):
-        return is_array(value)
-    leaves = jax.tree.leaves(value, is_leaf=_is_owner)
-    return any(map(is_array, leaves)) and not any(map(_is_owner, leaves))
-
-
-def _shown(module: Module, above: set[int]) -> str:
-    if id(module) in above:
-        return f"<{type(module).__name__} again>"
-    lines = []
-    with looking():
-        attributes = module._attributes()
-    for name, value in attributes.items():
-        text = _shown_value(value, above | {id(module)})
-        lines.append("  " + f"{name}={text},".replace("\n", "\n  "))
-    if not lines:
-        return f"{type(module).__name__}()"
-    counts = f"  # {_counted(module)}" if not above else ""
-    return "\n".join([f"{type(module).__name__}({counts}", *lines, ")"])
-
-
-def _shown_value(value: Any, above: set[int]) -> str:
-    if isinstance(value, Module):
-        return _shown(value, above)
-    if isinstance(value, (list, tuple)) and _has_owners(value):
-        inside = [_shown_value(item, above) for item in value]
-        opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
-    elif isinstance(value, dict) and _has_owners(value):
-        inside = [f"{key!r}: {_shown_value(item, above)}" for key, item in value.items()]
-        opening, closing = "{", "}"
-    else:
-        return repr(value) if isinstance(value, State) else eqx.tree_pformat(value)
-    lines = ["  " + item.replace("\n", "\n  ") + "," for item in inside]
-    return "\n".join([opening, *lines, closing])
-
-
-def _counted(module: Module) -> str:
-    scalars: Counter[str] = Counter()
-    with looking():
-        leaves, _ = flatten(module)
-    for leaf in leaves:
-        if isinstance(leaf, Cell) or is_array(leaf):
-            kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"
-            value = leaf.look() if isinstance(leaf, Cell) else leaf
-            scalars[kind] += sum(map(numel, jax.tree.leaves(value)))
-    return ", ".join(f"{count:,} in {kind}" for kind, count in scalars.items()) or "no arrays"
+def _is_hidden(value: Any) -> bool:
+    """Says whether a value is arrays alone, so that a hidden state holds it."""
+    leaves = jax.tree.leaves(value, is_leaf=is_mutable)
+    return any(map(is_array, leaves)) and not any(map(is_mutable, leaves))

@@ -28,40 +28,22 @@ there were one lane; else each lane draws from its own, and the state goes on wi
 comes after those that were split off for the lanes.
 """
 
-import inspect
-import operator
-import os
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, overload
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from .._errors import user_facing
 from ..state import State
-from ._sampler import Sampler, with_key
-from ._samplers import SAMPLERS
+from ._jax_samplers import JaxSamplers
+from ._key import SeedOrKey, as_count, as_key, no_key
+from ._numpy_samplers import NumPySamplers
+from ._sampler import present, without_self
 
-__all__ = [
-    "DEFAULT",
-    "RandomState",
-    "clone_rng",
-    "default_rng",
-    "fork",
-    "get_key",
-    "seed",
-    "seed_context",
-    "set_key",
-    "split_key",
-    "split_keys",
-]
-__all__ += SAMPLERS  # pyright: ignore[reportUnsupportedDunderAll]
-
-SeedOrKey = int | jax.Array | np.ndarray | np.integer
-"""What a key is made of: a seed, a typed key, or the raw data of one."""
+P = ParamSpec("P")
 
 # Two threads that read the same key before either writes the next would draw the same numbers.
 _splitting = threading.RLock()
@@ -70,7 +52,7 @@ _LATER: Any = object()
 """A seed for `DEFAULT`: importing the library must not start a JAX backend."""
 
 
-class RandomState(State):
+class RandomState(NumPySamplers, JaxSamplers, State[jax.Array]):
     """A state whose value is a random key, with the samplers of ``jax.random`` as methods.
 
     A sampler splits the key, keeps the first half and draws with the second. All take a
@@ -103,7 +85,7 @@ class RandomState(State):
         name: str | None = None,
         tag: str | Iterable[str] | None = None,
     ):
-        super().__init__(seed_or_key if seed_or_key is _LATER else as_key(seed_or_key), name, tag)
+        super().__init__(_LATER if seed_or_key is _LATER else as_key(seed_or_key), name, tag)
 
     def store(self, value: Any) -> None:
         """Puts a key in the cell itself, past all frames; for frames to call."""
@@ -121,7 +103,7 @@ class RandomState(State):
 
     @user_facing
     def seed(self, seed_or_key: SeedOrKey | None = None) -> None:
-        """Starts anew from a seed or a key.
+        """Starts again from a seed or a key.
 
         Args:
             seed_or_key: As for the class; a traced integer too. None in a compiled function
@@ -137,7 +119,7 @@ class RandomState(State):
             key: A key, typed or as raw data; or a seed.
         """
         if key is None:
-            raise _no_key(key)
+            raise no_key(key)
         self.value = as_key(key)
 
     @user_facing
@@ -160,7 +142,7 @@ class RandomState(State):
             >>> rng.split_key().shape, rng.split_key(3).shape
             ((), (3,))
         """
-        count = None if n is None else _as_count(n)
+        count = None if n is None else as_count(n)
         with _splitting:
             if count is None:
                 self.value, keys = jax.random.split(self.value)
@@ -217,125 +199,6 @@ class RandomState(State):
         return [self.with_value(key) for key in self.split_key(n)]
 
 
-def as_key(seed_or_key: Any) -> jax.Array:
-    """Returns a typed key, of the shape ``()``.
-
-    Args:
-        seed_or_key: A seed, a key, the raw data of a key, or None.
-
-    Returns:
-        The key.
-
-    Raises:
-        ArgumentTypeError: It is none of these.
-        ArgumentError: It is several keys, or a seed of more than 64 bits.
-    """
-    if seed_or_key is None:
-        high, low = np.frombuffer(os.urandom(8), np.uint32)
-        return jax.random.fold_in(jax.random.key(high), low)
-    if isinstance(seed_or_key, int) and not isinstance(seed_or_key, bool):
-        if not -(2**63) <= seed_or_key < 2**63:
-            raise ArgumentError(
-                explain(
-                    f"asked for the random key of the seed {seed_or_key}",
-                    "a seed has 64 bits",
-                    f"seed % 2**63, that is {seed_or_key % 2**63}",
-                )
-            )
-        return jax.random.key(seed_or_key)
-    if not isinstance(seed_or_key, (jax.Array, np.ndarray, np.integer)):
-        raise _no_key(seed_or_key)
-    if seed_or_key.ndim == 0 and jnp.issubdtype(seed_or_key.dtype, jnp.integer):
-        return jax.random.key(seed_or_key)
-    if seed_or_key.ndim == 1 and seed_or_key.dtype == np.uint32:
-        try:
-            return jax.random.wrap_key_data(jnp.asarray(seed_or_key))
-        except TypeError:
-            raise _no_key(seed_or_key) from None
-    if not jnp.issubdtype(seed_or_key.dtype, jax.dtypes.prng_key):
-        raise _no_key(seed_or_key)
-    if seed_or_key.ndim:
-        raise ArgumentError(
-            explain(
-                f"asked for a random state of keys of shape {seed_or_key.shape}",
-                "a random state has one key",
-                "one of them, as in keys[0]",
-                "a state for each, as in [RandomState(key) for key in keys]",
-            )
-        )
-    return jnp.asarray(seed_or_key)
-
-
-def _no_key(value: Any) -> ArgumentTypeError:
-    is_array = isinstance(value, (jax.Array, np.ndarray))
-    shown = f"an array of {value.dtype}{list(value.shape)}" if is_array else repr(value)
-    return ArgumentTypeError(
-        explain(
-            f"asked for the random key of {shown}",
-            "that is neither a seed nor a key",
-            "an integer, as in RandomState(42)",
-            "a key, as in RandomState(jax.random.key(42))",
-            "a key of another state, as in RandomState(rng.split_key())",
-        )
-    )
-
-
-def _as_count(n: Any) -> int:
-    asked, instead = f"asked to split a random key in n={n!r}", "a number of keys, as in n=3"
-    try:
-        count = operator.index(n)
-    except TypeError as error:
-        if isinstance(error, jax.errors.JAXTypeError):
-            raise
-        raise ArgumentTypeError(explain(asked, "n is an integer", instead)) from None
-    if count < 1:
-        raise ArgumentError(explain(asked, "n is at least one", instead))
-    return count
-
-
-def _method(sampler: Sampler) -> Callable[..., jax.Array]:
-    """Returns the sampler as a method: the key comes from the state, or from ``key=``."""
-
-    def method(self: RandomState, *args: Any, key: Any = None, **kwargs: Any) -> jax.Array:
-        bound = sampler.bind(args, kwargs)
-        used = self.split_key() if key is None else as_key(key)
-        return sampler.draw(used, *bound.args, **bound.kwargs)
-
-    signature = with_key(sampler.signature)
-    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = signature.replace(parameters=[itself, *signature.parameters.values()])
-    return _present(method, f"RandomState.{sampler.name}", signature, sampler.doc)
-
-
-def _function(sampler: Sampler) -> Callable[..., jax.Array]:
-    """Returns the sampler as a function that draws from `DEFAULT`."""
-    draw = getattr(RandomState, sampler.name)
-
-    def function(*args: Any, **kwargs: Any) -> jax.Array:
-        return draw(DEFAULT, *args, **kwargs)
-
-    return _present(function, sampler.name, with_key(sampler.signature), sampler.doc)
-
-
-def _present(
-    function: Callable[..., Any], name: str, signature: inspect.Signature, doc: str
-) -> Callable[..., Any]:
-    function.__qualname__ = name
-    function.__name__ = name.rpartition(".")[-1]
-    function.__doc__ = doc
-    function.__signature__ = signature  # type: ignore[attr-defined]
-    return user_facing(function)
-
-
-for _sampler in SAMPLERS.values():
-    setattr(RandomState, _sampler.name, _method(_sampler))
-globals().update({name: _function(sampler) for name, sampler in SAMPLERS.items()})
-
-if TYPE_CHECKING:
-    # The samplers, which are added above.
-    def __getattr__(name: str) -> Callable[..., jax.Array]: ...
-
-
 DEFAULT = RandomState(_LATER)
 """The state that the functions of this module draw from.
 
@@ -344,9 +207,16 @@ numbers each time until it calls `seed`.
 """
 
 
+def _default() -> RandomState:
+    # By the face, where a program may have put a state of its own.
+    from . import DEFAULT
+
+    return DEFAULT
+
+
 @user_facing
 def seed(seed_or_key: SeedOrKey | None = None) -> None:
-    """Starts `DEFAULT` anew from a seed or a key. NumPy's own generator isn't touched.
+    """Starts `DEFAULT` again from a seed or a key. NumPy's own generator isn't touched.
 
     Args:
         seed_or_key: As for `RandomState`.
@@ -357,31 +227,31 @@ def seed(seed_or_key: SeedOrKey | None = None) -> None:
         >>> random.seed(42)
         >>> random.seed(before)
     """
-    DEFAULT.seed(seed_or_key)
+    _default().seed(seed_or_key)
 
 
 @user_facing
 def split_key(n: int | None = None) -> jax.Array:
     """Splits the key of `DEFAULT`, as `RandomState.split_key` does."""
-    return DEFAULT.split_key(n)
+    return _default().split_key(n)
 
 
 @user_facing
 def split_keys(n: int) -> jax.Array:
     """Splits `n` keys off the key of `DEFAULT`, as `split_key` with `n` does."""
-    return DEFAULT.split_keys(n)
+    return _default().split_keys(n)
 
 
 @user_facing
 def get_key() -> jax.Array:
     """Returns the key of `DEFAULT` as it is now, for `set_key` to go back to."""
-    return DEFAULT.value
+    return _default().value
 
 
 @user_facing
 def set_key(key: SeedOrKey) -> None:
     """Sets the key of `DEFAULT`, as `RandomState.set_key` does."""
-    DEFAULT.set_key(key)
+    _default().set_key(key)
 
 
 @overload
@@ -395,7 +265,7 @@ def fork(n: int) -> list[RandomState]: ...
 @user_facing
 def fork(n: int | None = None) -> Any:
     """Returns one new state or `n`, split off from `DEFAULT` as by `RandomState.fork`."""
-    return DEFAULT.fork(n)
+    return _default().fork(n)
 
 
 @user_facing
@@ -411,7 +281,7 @@ def clone_rng(seed_or_key: SeedOrKey | None = None, clone: bool = True) -> Rando
     """
     if seed_or_key is not None:
         return RandomState(seed_or_key)
-    return DEFAULT.clone() if clone else DEFAULT
+    return _default().clone() if clone else _default()
 
 
 @user_facing
@@ -426,7 +296,7 @@ def default_rng(seed_or_key: SeedOrKey | None = None) -> RandomState:
     Returns:
         The state.
     """
-    return DEFAULT if seed_or_key is None else RandomState(seed_or_key)
+    return _default() if seed_or_key is None else RandomState(seed_or_key)
 
 
 @user_facing
@@ -447,7 +317,7 @@ def seed_context(seed_or_key: SeedOrKey | None = None) -> AbstractContextManager
         >>> bool(random.get_key() == before)
         True
     """
-    return _with_key(DEFAULT, as_key(seed_or_key))
+    return _with_key(_default(), as_key(seed_or_key))
 
 
 @contextmanager
@@ -458,3 +328,67 @@ def _with_key(state: RandomState, key: jax.Array) -> Iterator[RandomState]:
         yield state
     finally:
         state.value = before
+
+
+def _of_default(method: Callable[Concatenate[Any, P], jax.Array]) -> Callable[P, jax.Array]:
+    """Makes a sampler a function that draws from `DEFAULT`."""
+
+    @functools.wraps(method)
+    def function(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        return method(_default(), *args, **kwargs)
+
+    return present(function, method.__name__, without_self(method), method.__doc__)
+
+
+ball: Final = _of_default(RandomState.ball)
+bernoulli: Final = _of_default(RandomState.bernoulli)
+beta: Final = _of_default(RandomState.beta)
+binomial: Final = _of_default(RandomState.binomial)
+bits: Final = _of_default(RandomState.bits)
+categorical: Final = _of_default(RandomState.categorical)
+cauchy: Final = _of_default(RandomState.cauchy)
+chisquare: Final = _of_default(RandomState.chisquare)
+choice: Final = _of_default(RandomState.choice)
+dirichlet: Final = _of_default(RandomState.dirichlet)
+double_sided_maxwell: Final = _of_default(RandomState.double_sided_maxwell)
+exponential: Final = _of_default(RandomState.exponential)
+f: Final = _of_default(RandomState.f)
+gamma: Final = _of_default(RandomState.gamma)
+generalized_normal: Final = _of_default(RandomState.generalized_normal)
+geometric: Final = _of_default(RandomState.geometric)
+gumbel: Final = _of_default(RandomState.gumbel)
+laplace: Final = _of_default(RandomState.laplace)
+loggamma: Final = _of_default(RandomState.loggamma)
+logistic: Final = _of_default(RandomState.logistic)
+lognormal: Final = _of_default(RandomState.lognormal)
+maxwell: Final = _of_default(RandomState.maxwell)
+multinomial: Final = _of_default(RandomState.multinomial)
+multivariate_normal: Final = _of_default(RandomState.multivariate_normal)
+normal: Final = _of_default(RandomState.normal)
+orthogonal: Final = _of_default(RandomState.orthogonal)
+pareto: Final = _of_default(RandomState.pareto)
+permutation: Final = _of_default(RandomState.permutation)
+poisson: Final = _of_default(RandomState.poisson)
+rademacher: Final = _of_default(RandomState.rademacher)
+rand: Final = _of_default(RandomState.rand)
+rand_like: Final = _of_default(RandomState.rand_like)
+randint: Final = _of_default(RandomState.randint)
+randn: Final = _of_default(RandomState.randn)
+randn_like: Final = _of_default(RandomState.randn_like)
+random: Final = _of_default(RandomState.random)
+random_sample: Final = _of_default(RandomState.random_sample)
+ranf: Final = _of_default(RandomState.ranf)
+rayleigh: Final = _of_default(RandomState.rayleigh)
+sample: Final = _of_default(RandomState.sample)
+shuffle: Final = _of_default(RandomState.shuffle)
+standard_cauchy: Final = _of_default(RandomState.standard_cauchy)
+standard_exponential: Final = _of_default(RandomState.standard_exponential)
+standard_gamma: Final = _of_default(RandomState.standard_gamma)
+standard_normal: Final = _of_default(RandomState.standard_normal)
+standard_t: Final = _of_default(RandomState.standard_t)
+t: Final = _of_default(RandomState.t)
+triangular: Final = _of_default(RandomState.triangular)
+truncated_normal: Final = _of_default(RandomState.truncated_normal)
+uniform: Final = _of_default(RandomState.uniform)
+wald: Final = _of_default(RandomState.wald)
+weibull_min: Final = _of_default(RandomState.weibull_min)

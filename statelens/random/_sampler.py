@@ -1,57 +1,113 @@
-"""One sampler: a pure function of a key, and how the arguments that it is given are read."""
+"""One sampler: a pure function of a key, as a method that takes the key from a state."""
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypedDict
 
 import jax
 import jax.export
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
-from .._errors import ArgumentError, ArgumentTypeError, StateLensError, explain
+from .._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    StateLensError,
+    explain,
+    user_facing,
+)
+from ._docs import docstring
+from ._key import SeedOrKey, as_key
 
-Draw = Callable[..., jax.Array]
+P = ParamSpec("P")
 
-Numbers = jax.Array | float
+Draw: TypeAlias = Callable[..., jax.Array]
+"""A pure function of a key, which is its first argument."""
+
+Numbers: TypeAlias = ArrayLike | list[Any] | tuple[Any, ...]
 """The annotation of what a sampler computes with: a number, an array, or a list of numbers."""
 
-KEY = inspect.Parameter(
+Size: TypeAlias = SupportsIndex | Iterable[SupportsIndex] | None
+"""The annotation of the shape of the samples: one length or several."""
+
+DType: TypeAlias = DTypeLike | None
+Key: TypeAlias = SeedOrKey | None
+
+
+class Options(TypedDict, total=False):
+    """What every sampler takes: a key to draw with instead of the state's."""
+
+    key: Key
+
+
+_KEY = inspect.Parameter(
     "key", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="int | jax.Array | None"
 )
 
 
-class Sampler(NamedTuple):
-    """A pure function of a key, and how to call it.
+def draws(draw: Draw) -> Callable[[Callable[P, jax.Array]], Callable[P, jax.Array]]:
+    """Makes a method that is only declared draw by a pure function, with a key of its state."""
 
-    Attributes:
-        name: What it is called.
-        draw: The function, with the key first.
-        signature: Its parameters without the key.
-        sized: Which of them is the shape of the samples, if any.
-        doc: Its docstring.
-    """
+    def method_of(declared: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
+        sampler = _Sampler(draw, declared)
 
-    name: str
-    draw: Draw
-    signature: inspect.Signature
-    sized: str | None
-    doc: str
+        @functools.wraps(declared)
+        def method(self: Any, *args: Any, key: Any = None, **kwargs: Any) -> jax.Array:
+            bound = sampler.bind(args, kwargs)
+            used = self.split_key() if key is None else as_key(key)
+            return draw(used, *bound.args, **bound.kwargs)
+
+        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = [itself, *sampler.with_key.parameters.values()]
+        signature = sampler.with_key.replace(parameters=parameters)
+        doc = docstring(sampler.name, draw, sampler.signature, sampler.sized)
+        return present(method, f"RandomState.{sampler.name}", signature, doc)
+
+    return method_of
+
+
+def present(
+    function: Callable[..., Any], name: str, signature: inspect.Signature, doc: str | None
+) -> Callable[..., Any]:
+    """Makes a function of this room look like what it is to users."""
+    function.__module__ = __package__
+    function.__qualname__ = name
+    function.__name__ = name.rpartition(".")[-1]
+    function.__doc__ = doc
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return user_facing(function)
+
+
+def without_self(method: Callable[..., Any]) -> inspect.Signature:
+    """Returns the signature of a method as one calls it."""
+    signature = inspect.signature(method)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class _Sampler:
+    """How the arguments of a sampler are read."""
+
+    def __init__(self, draw: Draw, declared: Callable[..., Any]):
+        _, *parameters = inspect.signature(draw).parameters.values()
+        self.name = declared.__name__
+        self.signature = inspect.Signature(parameters, return_annotation=jax.Array)
+        # Which parameter is the shape of the samples, if any.
+        self.sized = next((p.name for p in parameters if p.name in ("size", "shape")), None)
+        kinds = declared.__annotations__.items()
+        self._numbers = {name for name, kind in kinds if kind in (Numbers, Numbers | None)}
+
+    @property
+    def with_key(self) -> inspect.Signature:
+        """The signature with a keyword ``key=None`` more."""
+        parameters = list(self.signature.parameters.values())
+        has_options = parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+        parameters.insert(len(parameters) - bool(has_options), _KEY)
+        return self.signature.replace(parameters=parameters)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-        """Returns the arguments by parameter, with the shape and all lists made fit for JAX.
-
-        Args:
-            args: Positional arguments, without the key.
-            kwargs: Keyword arguments, without the key.
-
-        Returns:
-            What `draw` takes after the key.
-
-        Raises:
-            ArgumentTypeError: The arguments don't fit the signature.
-            ArgumentError: The shape has a negative length.
-        """
+        """Returns the arguments by parameter, with the shape and all numbers made fit for JAX."""
         try:
             bound = self.signature.bind(*args, **self._keywords(args, kwargs))
         except TypeError as error:
@@ -64,7 +120,7 @@ class Sampler(NamedTuple):
                 bound.arguments[name] = parameter.default
             elif name == self.sized:
                 bound.arguments[name] = as_shape(name, value)
-            elif parameter.annotation is Numbers or _is_list_of_numbers(parameter, value):
+            elif name in self._numbers:
                 bound.arguments[name] = as_numbers(name, value)
         return bound
 
@@ -82,37 +138,12 @@ class Sampler(NamedTuple):
         return given
 
     def _usage(self) -> str:
-        bare = [p.replace(annotation=p.empty) for p in with_key(self.signature).parameters.values()]
+        bare = [p.replace(annotation=p.empty) for p in self.with_key.parameters.values()]
         return f"random.{self.name}{inspect.Signature(bare)}"
 
 
-def _is_list_of_numbers(parameter: inspect.Parameter, value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and parameter.kind is not parameter.VAR_POSITIONAL
-
-
-def with_key(signature: inspect.Signature) -> inspect.Signature:
-    """Returns the signature with a keyword ``key=None`` more."""
-    parameters = list(signature.parameters.values())
-    at = len(parameters)
-    if at and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
-        at -= 1
-    return signature.replace(parameters=[*parameters[:at], KEY, *parameters[at:]])
-
-
 def as_shape(name: str, value: Any) -> tuple[Any, ...]:
-    """Returns a size as a shape: one length or several.
-
-    Args:
-        name: What the argument is called.
-        value: The argument.
-
-    Returns:
-        The shape. The symbolic lengths of `jax.export` stay what they are.
-
-    Raises:
-        ArgumentTypeError: The lengths aren't integers.
-        ArgumentError: A length is negative.
-    """
+    """Returns a size as a shape; the symbolic lengths of `jax.export` stay what they are."""
     asked, instead = f"asked for samples of {name}={value!r}", f"{name}=3, or {name}=(2, 3)"
     is_one = not isinstance(value, Iterable) or getattr(value, "ndim", None) == 0
     lengths: Any = (value,) if is_one else value
@@ -130,18 +161,7 @@ def as_shape(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def as_numbers(name: str, value: Any) -> Any:
-    """Returns what JAX computes with: a Python number as it is, anything else as an array.
-
-    Args:
-        name: What the argument is called.
-        value: The argument.
-
-    Returns:
-        A number or an array.
-
-    Raises:
-        ArgumentTypeError: The argument isn't made of numbers.
-    """
+    """Returns what JAX computes with: a Python number as it is, anything else as an array."""
     if isinstance(value, (int, float, complex, jax.Array)):
         return value
     try:

@@ -5,23 +5,28 @@ what a traced function writes, until its transform has succeeded and commits it.
 read of mutable modules is recorded, so that a program is known to be stale when that changes.
 """
 
-from ._context import active_frame, own, owned
+from ._context import (
+    TOP,
+    active_frame,
+    are_concrete,
+    concrete_types,
+    current_trace,
+    has_tracers,
+    own,
+    owned,
+)
 from ._dependencies import Readers, Reads
 from ._frame import NO_WRITES, Captured, Frame, Writes, capture, this_frame
-from ._state import (
+from ._kinds import (
     BatchState,
     HiddenState,
     LongTermState,
     ParamState,
     ShortTermState,
-    State,
-    is_alive,
     params,
-    peek,
-    refuse_ended,
 )
+from ._state import State, is_alive, peek, refuse_ended
 from ._storage import ENDED, LazyValue
-from ._trace import TOP, are_concrete, concrete_types, current_trace, has_tracers
 
 __all__ = [
     "ENDED",

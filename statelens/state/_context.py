@@ -1,57 +1,59 @@
-"""The frame that is active: where reads and writes of states go while a transform runs.
-
-Here is what states and modules need to know of frames; what frames are is said in `_frames`.
-"""
+"""What is active: the trace that JAX is running, and the frame that reads and writes go to."""
 
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ._dependencies import Reads
-from ._trace import TOP, current_trace
+import jax
+import jax.core
+import numpy as np
+from jax.extend.core import get_opaque_trace_state
+
+if TYPE_CHECKING:
+    from ._frame import Frame
 
 
-class FrameLike(Protocol):
-    """What a state needs of the frame that reads and writes go to; see `_frames`."""
-
-    reads: Reads | None
-
-    @property
-    def nodes(self) -> WeakValueDictionary[int, Any]:
-        """Mutable nodes that were made while the frame was open, by id."""
-        ...
-
-    def read(self, cell: Any) -> Any:
-        """Returns the cell's value in this frame, for the function that runs in it."""
-
-    def peek(self, cell: Any) -> Any:
-        """Returns the cell's value in this frame, without touching the cell."""
-
-    def look(self, cell: Any) -> Any:
-        """Returns the cell's value, of which structure, shapes and dtypes are looked at."""
-
-    def check(self, cell: Any) -> None:
-        """Refuses a write that would be lost, or that would leak a traced value."""
-
-    def write(self, cell: Any, value: Any) -> None:
-        """Sets the cell's value in this frame."""
-
-    def adopt(self, cell: Any, value: Any) -> None:
-        """Takes a cell that was made while the frame was open."""
-
-    def touch(self, cell: Any) -> None:
-        """Notes that the function that runs in the frame has read a cell."""
-
-    def expect_errors(self, checks: Iterable[Any] = ()) -> None:
-        """Notes that the function has checks that may fail when it runs."""
-
-    def may_grow(self, node: Any) -> bool:
-        """Says whether states may be added to a node that is older than the frame."""
-        ...
+def current_trace() -> Any:
+    """Returns what stands for the trace that is running, to be compared with another one."""
+    try:
+        return get_opaque_trace_state()
+    except AssertionError:
+        # JAX is evaluating shapes of a primitive, in no trace at all.
+        return None
 
 
-active_frame: ContextVar[FrameLike | None] = ContextVar("statelens_frame", default=None)
+TOP = current_trace()
+"""Where nothing is being traced. This module is imported outside of any transform."""
+
+
+def has_tracers(tree: Any) -> bool:
+    """Says whether a leaf of the tree is a traced value."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+concrete_types: set[type] = {bool, int, float, complex, np.ndarray}
+"""The classes of arrays and numbers, never traced ones, that have been met so far."""
+
+
+def is_concrete(value: Any) -> bool:
+    """Says whether a value is an array or a number, and isn't traced."""
+    # To look up a class that has been met is faster than to ask about it.
+    if type(value) in concrete_types:
+        return True
+    is_array = isinstance(value, (jax.Array, np.generic))
+    if is_array and not isinstance(value, jax.core.Tracer):
+        concrete_types.add(type(value))
+        return True
+    return False
+
+
+def are_concrete(values: Iterable[Any]) -> bool:
+    """Says whether all values are arrays and numbers, and none is traced."""
+    return concrete_types.issuperset(map(type, values)) or all(map(is_concrete, values))
+
+
+active_frame: ContextVar["Frame | None"] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
 
 # Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node

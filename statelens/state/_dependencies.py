@@ -61,6 +61,8 @@ class Reads:
         is_current: Whether no attribute that was read has been set since it was last looked at.
     """
 
+    is_current: bool
+
     def __init__(self) -> None:
         self.is_current = True
         self._attributes: dict[Hashable, _Read] = {}

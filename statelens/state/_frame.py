@@ -18,11 +18,10 @@ import numpy as np
 
 from .._errors import FrozenTreeError, TracerLeakError, explain
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
-from ._context import active_frame
+from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
 from ._state import State, refuse_leak
 from ._storage import ENDED, held_value
-from ._trace import TOP, current_trace, has_tracers
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.

@@ -14,7 +14,7 @@ and then it is an ordinary value.
 """
 
 from collections.abc import Hashable, Iterable
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
 import equinox as eqx
 import jax
@@ -22,29 +22,27 @@ import jax.tree_util as jtu
 
 from .._errors import StateTypeError, TracerLeakError, explain, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
-from ..lens import Lens, lens
-from ._context import active_frame
+from ._context import TOP, active_frame, current_trace, has_tracers
 from ._storage import ENDED, held_value
-from ._trace import TOP, current_trace, has_tracers
 
-__all__ = [
-    "BatchState",
-    "HiddenState",
-    "LongTermState",
-    "ParamState",
-    "ShortTermState",
-    "State",
-    "params",
-]
+if TYPE_CHECKING:
+    # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
-def peek(cell: "State") -> Any:
+def peek(cell: "State[Any]") -> Any:
     """Returns the value that a state has in the active frame, without touching the state."""
     frame = active_frame.get()
     return held_value(cell) if frame is None else frame.peek(cell)
 
 
-def is_alive(cell: "State") -> bool:
+def is_alive(cell: "State[Any]") -> bool:
     """Says whether a state has a value here; one that was made in another trace has none."""
     value = peek(cell)
     if value is ENDED:
@@ -52,11 +50,11 @@ def is_alive(cell: "State") -> bool:
     return not cell.is_of_a_trace or cell.is_at_home or not has_tracers(value)
 
 
-class State(Cell):
+class State(Cell, Generic[T]):
     """A mutable cell that holds a pytree of arrays.
 
     Reading and assigning ``.value`` is all there is to it. Any value may be assigned, of
-    another structure, shape or dtype too (compiled functions then trace anew); the checked
+    another structure, shape or dtype too (compiled functions then trace again); the checked
     ways are `Lens.set` and ``model.states().assign``. What is refused is a `State` inside
     the value, and a traced value where no transform of statelens would take it out again.
 
@@ -76,10 +74,13 @@ class State(Cell):
         ParamState(f32[2,3], tag='decay')
     """
 
-    # What compiled functions read and write at each call is sooner found in a slot.
-    __slots__ = ("_home", "_value")
+    # What compiled functions read and write at each call is found faster in a slot. What
+    # `State[int](0)` notes must not be among the attributes, which are part of the structure.
+    __slots__ = ("__orig_class__", "_home", "_value")
 
-    def __init__(self, value: Any, name: str | None = None, tag: str | Iterable[str] | None = None):
+    tag: frozenset[str]
+
+    def __init__(self, value: T, name: str | None = None, tag: str | Iterable[str] | None = None):
         try:
             _refuse_states(type(self), value)
         except StateTypeError as error:
@@ -103,7 +104,7 @@ class State(Cell):
         _register(cls)
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T:
         """The value: any pytree of arrays."""
         try:
             frame = active_frame.get()
@@ -115,7 +116,7 @@ class State(Cell):
             hide_own_frames(error)
             raise
 
-    def look(self) -> Any:
+    def look(self) -> T:
         """Returns the value for a look at its structure, shapes and dtypes.
 
         Returns:
@@ -129,7 +130,7 @@ class State(Cell):
         return value
 
     @value.setter
-    def value(self, value: Any) -> None:
+    def value(self, value: T) -> None:
         try:
             self.check_write(value)
             frame = active_frame.get()
@@ -245,7 +246,7 @@ class State(Cell):
 
 def _refuse_use(operation: str) -> Any:
     @user_facing
-    def refuse(self: State, *args: Any) -> NoReturn:
+    def refuse(self: State[Any], *args: Any) -> NoReturn:
         raise StateTypeError(
             explain(
                 f"asked to use {self!r} as an array, by '__{operation}__'",
@@ -285,20 +286,10 @@ def _refuse_states(cls: type, value: Any) -> None:
             )
 
 
-def refuse_leak(cell: State, value: Any) -> None:
-    """Refuses a write inside a plain JAX transform, where no frame takes it out again.
-
-    A traced value would leak; any other would be written once, while tracing, and never when
-    the compiled function runs, or into a copy that JAX throws away.
-
-    Args:
-        cell: Where the value is to go.
-        value: The value.
-
-    Raises:
-        TracerLeakError: A transform is running, and the cell was not made inside it; or the
-            value was traced by one that has ended.
-    """
+def refuse_leak(cell: State[Any], value: Any) -> None:
+    """Refuses a write inside a plain JAX transform, where no frame takes it out again."""
+    # A traced value would leak; any other would be written once, while tracing, and never when
+    # the compiled function runs, or into a copy that JAX throws away.
     if not cell.is_at_home and (current_trace() != TOP or has_tracers(value)):
         raise TracerLeakError(
             explain(
@@ -318,15 +309,8 @@ def _has_died(value: Any) -> bool:
     return current_trace() == TOP and has_tracers(value)
 
 
-def refuse_ended(cell: State) -> NoReturn:
-    """Refuses to give the value of a state that ended with the call in which it was made.
-
-    Args:
-        cell: The state.
-
-    Raises:
-        TracerLeakError: In any case.
-    """
+def refuse_ended(cell: State[Any]) -> NoReturn:
+    """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(
         explain(
             f"asked for the value of a {type(cell).__name__}"
@@ -346,10 +330,10 @@ def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:
     return state
 
 
-def _register(cls: type[State]) -> None:
+def _register(cls: type[State[Any]]) -> None:
     key = jtu.GetAttrKey("value")
 
-    def flatten(state: State) -> tuple[tuple[Any, ...], Hashable]:
+    def flatten(state: State[Any]) -> tuple[tuple[Any, ...], Hashable]:
         return ((), None) if is_probed() else ((state.value,), state.metadata)
 
     jtu.register_pytree_with_keys(
@@ -362,27 +346,3 @@ def _register(cls: type[State]) -> None:
 
 
 _register(State)
-
-
-class LongTermState(State):
-    """A state that lives from one call to the next, such as running statistics."""
-
-
-class ShortTermState(State):
-    """A state that lives within one run, such as the membrane potential of a neuron."""
-
-
-class HiddenState(ShortTermState):
-    """The hidden state of a recurrent computation."""
-
-
-class BatchState(LongTermState):
-    """A state that follows from batches, such as the statistics of a normalisation."""
-
-
-class ParamState(LongTermState):
-    """A trainable parameter."""
-
-
-params: Lens = lens(ParamState)
-"""All `ParamState` in a tree."""

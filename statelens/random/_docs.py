@@ -1,0 +1,96 @@
+"""The docstrings of samplers, made from their parameters."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_EXAMPLES = {
+    "a": "2.0",
+    "alpha": "[1.0, 2.0]",
+    "b": "3.0",
+    "choice.a": "5",
+    "concentration": "2.0",
+    "cov": "[[1.0, 0.0], [0.0, 1.0]]",
+    "d": "3",
+    "df": "4.0",
+    "dfden": "5.0",
+    "dfnum": "4.0",
+    "lam": "4.0",
+    "left": "0.0",
+    "loc": "0.0",
+    "logits": "[0.0, 1.0]",
+    "low": "10",
+    "lower": "-1.0",
+    "mean": "1.0",
+    "mode": "0.5",
+    "multinomial.p": "[0.2, 0.8]",
+    "multivariate_normal.mean": "[0.0, 1.0]",
+    "n": "3",
+    "p": "0.5",
+    "right": "1.0",
+    "scale": "1.0",
+    "upper": "1.0",
+    "x": "[1.0, 2.0]",
+}
+"""An argument for each parameter that has no default: the examples in the docstrings."""
+
+_MEANINGS = {
+    "a": "The concentration.",
+    "axis": "Along which axis.",
+    "dtype": "The dtype of the samples.",
+    "high": "The upper bound.",
+    "lengths": "The shape of the samples, one number for each axis.",
+    "loc": "Where the distribution lies.",
+    "low": "The lower bound.",
+    "lower": "The lower bound of the samples.",
+    "mean": "The mean of the logarithm.",
+    "options": "What else the sampler of ``jax.random`` takes.",
+    "scale": "How wide the distribution is.",
+    "shape": "The shape of the samples; also as ``size=``.",
+    "sigma": "The standard deviation of the logarithm.",
+    "size": "The shape of the samples; by default that of the parameters together. Also "
+    "as ``shape=``.",
+    "upper": "The upper bound of the samples.",
+    "x": "An array.",
+}
+"""What to say of the parameters."""
+
+
+def docstring(
+    name: str, draw: Callable[..., Any], signature: inspect.Signature, sized: str | None
+) -> str:
+    """Writes what a sampler does, its parameters, and an example."""
+    parameters = list(signature.parameters.values())
+    is_of_jax = getattr(jax.random, draw.__name__, None) is draw
+    mirrored = draw.__name__ if is_of_jax else None
+    summary = draw.__doc__ or ""
+    if mirrored is not None:
+        summary = f"Mirrors ``jax.random.{mirrored}``, with a key from the state."
+    lines = [summary, "", "Args:"]
+    for parameter in parameters:
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+        shown = stars.get(parameter.kind, "") + parameter.name
+        meaning = f"As in ``jax.random.{mirrored}``."
+        if mirrored is None or parameter.name == sized:
+            meaning = _MEANINGS[parameter.name]
+        lines.append(f"    {shown}: {meaning}")
+    lines.append("    key: A key or a seed to draw with instead; the state stays as it is.")
+    lines += ["", "Returns:", "    The samples.", *_example(name, mirrored, parameters)]
+    return "\n".join(lines)
+
+
+def _example(name: str, mirrored: str | None, parameters: list[inspect.Parameter]) -> list[str]:
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    shown = [_EXAMPLES.get(f"{mirrored}.{n}", _EXAMPLES.get(n)) for n in needed]
+    if None in shown:
+        return []
+    return [
+        "",
+        "Example:",
+        "    >>> from statelens.random import RandomState",
+        f"    >>> samples = RandomState(0).{name}({', '.join(map(str, shown))})",
+    ]

@@ -1,0 +1,117 @@
+"""What type checkers make of a user's file: right programs pass, wrong ones are flagged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import statelens as sl
+
+PROGRAM = """
+from typing import assert_type
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import statelens as sl
+from statelens import random
+
+state = sl.State(jnp.zeros(3))
+assert_type(state, sl.State[jax.Array])
+assert_type(state.value, jax.Array)
+assert_type(sl.ParamState({"a": 1.0}).value, dict[str, float])
+assert_type(state.with_value(jnp.ones(3)), sl.State[jax.Array])
+state.value = 2 * state.value
+state.value = "text"  # wrong
+state.vlaue  # wrong
+state + 1  # wrong
+
+
+class Position(sl.ParamState[jax.Array]):
+    pass
+
+
+assert_type(Position(jnp.zeros(2)).value, jax.Array)
+
+
+class Net(sl.nn.Module):
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight = sl.ParamState(jnp.zeros(size))
+        self.training = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.weight.value
+
+
+net = Net(3)
+assert_type(net.weight, sl.ParamState[jax.Array])
+assert_type(net.training, bool)
+assert_type(net(jnp.zeros(3)), jax.Array)
+list(net.states().values())
+list(net.states(sl.ParamState).keys())
+params, others = net.states(sl.ParamState, ...)
+params.keys()
+Net()  # wrong
+net.nothing  # wrong
+net.states(sl.ParamState, ...).keys()  # wrong
+
+rng = random.RandomState(0)
+assert_type(rng.value, jax.Array)
+assert_type(rng.normal(0.0, [1.0, 2.0], (2, 3)), jax.Array)
+assert_type(random.normal(shape=3, key=5), jax.Array)
+rng.choice(np.arange(3), size=2, p=[0.1, 0.2, 0.7])
+rng.poisson(4.0, size=np.int64(3), method="exact")
+random.randn(2, 3, dtype=jnp.bfloat16)
+assert_type(random.fork(), random.RandomState)
+assert_type(random.fork(2), list[random.RandomState])
+random.beta(1.0)  # wrong
+random.normall()  # wrong
+random.normal("a")  # wrong
+rng.beta(1.0, 1.0, c=1)  # wrong
+rng.normal(key="a")  # wrong
+rng.randint(1, 2, 3, int, 5)  # wrong
+
+
+def step(tree: dict[str, sl.State[jax.Array]], x: jax.Array) -> tuple[jax.Array, str]:
+    return tree["a"].value + x, "text"
+
+
+tree = {"a": state}
+x = jnp.zeros(3)
+(out, text), after = sl.thread(step)(tree, x)
+assert_type(after, dict[str, sl.State[jax.Array]])
+assert_type(text, str)
+loss, (aux, after) = sl.thread(step, has_aux=True)(tree, x)
+assert_type(aux, str)
+sl.thread(step)(tree)  # wrong
+
+
+def add(x: float) -> jax.Array:
+    return state.value + x
+
+
+out, values = sl.functionalize(add, [state])([x], 1.0)
+assert_type(out, jax.Array)
+sl.functionalize(add, [state])([x])  # wrong
+"""
+
+
+def test_right_programs_pass_and_wrong_ones_are_flagged(tmp_path):
+    pytest.importorskip("pyright")
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    (tmp_path / "pyrightconfig.json").write_text(
+        json.dumps({"extraPaths": [str(Path(sl.__file__).parents[1])]})
+    )
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    out = subprocess.run([*command, "-p", "."], cwd=tmp_path, capture_output=True, text=True)
+    report = json.loads(out.stdout)["generalDiagnostics"]
+    flagged = {
+        d["range"]["start"]["line"]: d["message"] for d in report if d["severity"] == "error"
+    }
+    wrong = {i for i, line in enumerate(PROGRAM.splitlines()) if line.endswith("# wrong")}
+    assert flagged.keys() == wrong, {i: flagged.get(i) for i in flagged.keys() ^ wrong}

@@ -12,19 +12,13 @@ from ._context import (
     concrete_types,
     current_trace,
     has_tracers,
+    is_concrete,
     own,
     owned,
 )
 from ._dependencies import Readers, Reads
 from ._frame import NO_WRITES, Captured, Frame, Writes, capture, this_frame
-from ._kinds import (
-    BatchState,
-    HiddenState,
-    LongTermState,
-    ParamState,
-    ShortTermState,
-    params,
-)
+from ._kinds import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, params
 from ._state import State, is_alive, peek, refuse_ended
 from ._storage import ENDED, LazyValue
 
@@ -51,6 +45,7 @@ __all__ = [
     "current_trace",
     "has_tracers",
     "is_alive",
+    "is_concrete",
     "own",
     "owned",
     "params",

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ..._errors import hide_own_frames
-from ...state import State, active_frame, are_concrete, concrete_types, has_tracers
+from ...state import active_frame, are_concrete, concrete_types, has_tracers
 from .._core import (
     PROGRAM_ERRORS,
     Arguments,
@@ -48,7 +48,8 @@ class Dispatch:
         self._static = static
         self._long_way = long_way
         self._settle = settle
-        self._takes_arrays_as_they_are = not (static or program.host.donated_args)
+        # Where arguments are static, it has to be looked which.
+        self._is_simple = not (static or program.donated or program.host.donated_args)
 
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function."""
@@ -60,7 +61,15 @@ class Dispatch:
                 or not reads.containers_unchanged()
             ):
                 return self._long_way(*args, **kwargs)
-            inputs = self._inputs(args, kwargs)
+            values = tuple([cell._value for cell in program.kept])
+            if (
+                self._is_simple
+                and not kwargs
+                and concrete_types.issuperset(map(type, values + args))
+            ):
+                inputs: tuple[Any, ...] = (), values, args, kwargs
+            else:
+                inputs = self._inputs(args, kwargs)
             try:
                 result = program.staged(*inputs)
             except _RUN_ERRORS as error:
@@ -74,8 +83,9 @@ class Dispatch:
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
                 out = merge_output(out)
-            for cell, value in zip(program.cells_written(result), values, strict=True):
-                cell._value = value
+            if values:
+                for cell, value in zip(program.cells_written(result), values, strict=True):
+                    cell._value = value
             return out
         except Exception as error:
             hide_own_frames(error)
@@ -83,27 +93,18 @@ class Dispatch:
 
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         program = self._program
-        kept = _gather(program.kept)
-        if self._takes_arrays_as_they_are and not kwargs and are_concrete(args):
-            if not program.donated:
-                return (), kept, args, kwargs
-        else:
-            args, kwargs = split_arguments(args, kwargs, self._static, split_items)
-        return lay_out(_gather(program.donated), kept, args, kwargs, program.host.donated_args)
+        donated, kept = (
+            tuple([input_of(cell._value, cell) for cell in cells])
+            for cells in (program.donated, program.kept)
+        )
+        args, kwargs = split_arguments(args, kwargs, self._static, split_items)
+        return lay_out(donated, kept, args, kwargs, program.host.donated_args)
 
     def _failed(self, error: Exception | UndeclaredStates, inputs: tuple[Any, ...]) -> Any:
         args, kwargs = Inputs(*inputs).arguments(self._program.host.donated_args)
         if isinstance(error, UndeclaredStates):
             return self._settle((args, kwargs), error)
         self._program.reraise(error, args, kwargs)
-
-
-def _gather(cells: Sequence[State]) -> tuple[Any, ...]:
-    """Gathers the values of states as a program takes them."""
-    values = tuple([cell._value for cell in cells])
-    if are_concrete(values):
-        return values
-    return tuple([input_of(value, cell) for value, cell in zip(values, cells, strict=True)])
 
 
 def _are_untraced(values: Sequence[Any]) -> bool:

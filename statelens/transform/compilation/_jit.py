@@ -7,23 +7,48 @@ store the writes.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from ..._errors import user_facing
+from ...lens import LensSpec
 from .._core import applied
 from ._jitted import JitFunction
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Argnums: TypeAlias = int | Sequence[int] | None
+Argnames: TypeAlias = str | Iterable[str] | None
 
+
+class JitOptions(TypedDict, total=False):
+    """The options of `jit`, for type checkers."""
+
+    static_argnums: Argnums
+    static_argnames: Argnames
+    donate_argnums: Argnums
+    donate_argnames: Argnames
+    donate_states: LensSpec
+    inline: bool
+    keep_unused: bool
+    max_traces: int | None
+
+
+@overload
+def jit(fun: Callable[P, R], **options: Unpack[JitOptions]) -> JitFunction[P, R]: ...
+@overload
+def jit(
+    fun: None = None, **options: Unpack[JitOptions]
+) -> Callable[[Callable[P, R]], JitFunction[P, R]]: ...
 @user_facing
 def jit(
     fun: Callable[..., Any] | None = None,
     *,
-    static_argnums: Any = None,
-    static_argnames: Any = None,
-    donate_argnums: Any = None,
-    donate_argnames: Any = None,
-    donate_states: Any = None,
+    static_argnums: Argnums = None,
+    static_argnames: Argnames = None,
+    donate_argnums: Argnums = None,
+    donate_argnames: Argnames = None,
+    donate_states: LensSpec = None,
     inline: bool = False,
     keep_unused: bool = False,
     max_traces: int | None = None,

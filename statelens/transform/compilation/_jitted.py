@@ -8,7 +8,7 @@ through `_dispatch`.
 import functools
 from collections.abc import Callable
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 import jax
 import jax.tree_util as jtu
@@ -63,17 +63,23 @@ _MOST_PROGRAMS = 64
 _MOST_ATTEMPTS = 20
 
 
-class JitFunction:
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+Q = ParamSpec("Q")
+
+
+class JitFunction(Generic[P, R]):
     """A function compiled by `jax.jit`, aware of states; `jit` makes it."""
 
-    # What a call comes down to is an object's own. Python finds it sooner in a slot than by a
-    # property, or by a method that passes its arguments on.
-    __call__: Callable[..., Any]
+    # What a call comes down to is another thing from call to call. It lies in a slot, since a
+    # method that passes its arguments on takes as long as all that it would pass them to.
+    __call__: Callable[P, R]
     __slots__ = ("__call__", "__dict__", "__weakref__")
 
     def __init__(
         self,
-        fun: Callable[..., Any],
+        fun: Callable[P, R],
         *,
         name: str = "jit",
         static_argnums: Any = None,
@@ -133,6 +139,12 @@ class JitFunction:
     def __repr__(self) -> str:
         return f"{self._name}({getattr(self._fun, '__name__', self._fun)!s})"
 
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: "JitFunction[Concatenate[S, Q], R]", instance: S, owner: type | None = None
+    ) -> "JitFunction[Q, R]": ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Binds a method.
 
@@ -170,7 +182,7 @@ class JitFunction:
         # Two programs that are both current differ by arguments: which one is looked up each time.
         is_only = all(other is program or not other.is_current() for other in self._programs)
         self.__call__ = self._call
-        if program.is_plain and is_only and not self.lends:
+        if program.is_plain and is_only and not self.lends and program.is_current():
             dispatch = Dispatch(program, self._static, self._call, self._settle_and_run)
             self.__call__ = dispatch.call
         return program.finish(result)

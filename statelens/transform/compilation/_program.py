@@ -13,7 +13,7 @@ import jax.core
 import jax.extend.core
 
 from ..._tree import TreeDef
-from ...state import Reads, State, Writes, active_frame, has_tracers, peek
+from ...state import Reads, State, Writes, active_frame, has_tracers, is_concrete, peek
 from .._core import (
     PROGRAM_ERRORS,
     Partitioned,
@@ -247,9 +247,13 @@ class Replay:
 
 def input_of(value: Any, cell: State) -> Any:
     """Returns a state's value as a program takes it."""
-    if type(value) is Partitioned and not value.is_loaded:
+    if is_concrete(value):
         return value
-    value = value.load() if type(value) is Partitioned else value
+    if type(value) is Partitioned:
+        # Who has loaded it may have changed it in place.
+        if not value.is_loaded:
+            return value
+        value = value.load()
     return as_partitioned(value, lambda: repr(cell))
 
 

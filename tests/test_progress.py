@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
-from statelens.transform import _progress
+from statelens.transform.control_flow import _progress
 from statelens.transform.control_flow._progress import ProgressBar, as_progress_bar
 
 tqdm = pytest.importorskip("tqdm.auto")

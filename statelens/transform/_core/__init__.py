@@ -5,7 +5,8 @@ looking and by running, its writes taken out as outputs. What differs from trans
 lies in the other rooms.
 """
 
-from ._discovery import Attempt, UndeclaredStates, discover
+from ._discovery import Attempt, UndeclaredStates, discover, retry
+from ._lru_cache import LruCache
 from ._methods import BoundMethod, Method, after_self
 from ._options import (
     Choice,
@@ -18,7 +19,7 @@ from ._options import (
     read_lens,
 )
 from ._output import merge_output
-from ._reachable import call_of, closed_over, innermost, is_foreign, labels_of, reachable, unwrapped
+from ._reachable import FUNCTIONS, inner_codes, innermost, labels_of, named_in, reachable
 from ._run import (
     Arguments,
     commit,
@@ -46,12 +47,14 @@ from ._tree_difference import children_of, describe_difference, describe_types, 
 from ._wrapper import Wrapper
 
 __all__ = [
+    "FUNCTIONS",
     "PROGRAM_ERRORS",
     "Arguments",
     "Attempt",
     "BoundMethod",
     "Check",
     "Choice",
+    "LruCache",
     "Method",
     "Partitioned",
     "UndeclaredStates",
@@ -59,11 +62,9 @@ __all__ = [
     "after_self",
     "applied",
     "as_partitioned",
-    "call_of",
     "can_raise",
     "check_callable",
     "children_of",
-    "closed_over",
     "commit",
     "constants",
     "current_value",
@@ -72,12 +73,13 @@ __all__ = [
     "described",
     "discover",
     "expect_errors",
+    "inner_codes",
     "innermost",
-    "is_foreign",
     "labels_of",
     "merge_arguments",
     "merge_output",
     "merge_static",
+    "named_in",
     "parse_argnames",
     "parse_argnums",
     "parse_count",
@@ -87,6 +89,7 @@ __all__ = [
     "read_lens",
     "refuse_shared_arrays",
     "reraise",
+    "retry",
     "run",
     "run_and_commit",
     "split_arguments",
@@ -96,6 +99,5 @@ __all__ = [
     "split_value",
     "split_writes",
     "states_in",
-    "unwrapped",
     "written",
 ]

@@ -7,12 +7,12 @@ Nothing is lost by that: what the function wrote stayed in its frame.
 """
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from ..._errors import SelectionError, explain
 from ...state import State, active_frame, is_alive
+from ._lru_cache import LruCache
 from ._reachable import code_of, owners_of
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class UndeclaredStates(BaseException):
     It isn't an `Exception`, so that no ``except Exception`` of the function's catches it.
 
     Attributes:
-        owner: Whom it is meant for.
+        owner: Whose run it ends, as `retry` was given it.
         cells: The states that the next run should know of.
     """
 
@@ -34,6 +34,30 @@ class UndeclaredStates(BaseException):
         super().__init__("a run with other states follows")
         self.owner = owner
         self.cells = tuple(cells)
+
+
+def retry(
+    run: Callable[[tuple[State, ...] | None], T],
+    owner: object,
+    asked: str,
+    done: str,
+    cells: tuple[State, ...] | None = None,
+) -> T:
+    """Runs something until it meets no states that it wasn't given; None stands for a guess."""
+    for _ in range(_MOST_ATTEMPTS):
+        try:
+            return run(cells)
+        except UndeclaredStates as undeclared:
+            if undeclared.owner is not owner:
+                raise
+            cells = undeclared.cells
+    raise SelectionError(
+        explain(
+            asked,
+            f"they were others each time that it was {done}, {_MOST_ATTEMPTS} times",
+            "make states before the call, not anew in each",
+        )
+    )
 
 
 class Attempt:
@@ -47,14 +71,11 @@ class Attempt:
         found: Those that the function was found to touch.
     """
 
-    def __init__(self, cells: tuple[State, ...], is_guess: bool):
+    def __init__(self, owner: object, cells: tuple[State, ...], is_guess: bool):
         self.cells = cells
         self.found: dict[State, None] = {}
+        self._owner = owner
         self._is_guess = is_guess
-
-    def restart(self, cells: Iterable[State]) -> NoReturn:
-        """Ends this run; the next one will be with other states."""
-        raise UndeclaredStates(self, cells)
 
     def require_exactly(self, cells: Iterable[State]) -> None:
         """Ends this run unless just these states were declared.
@@ -63,58 +84,47 @@ class Attempt:
         """
         found = self.cover(cells)
         if self._is_guess and len(found) < len(self.cells):
-            self.restart(found)
+            self._restart(found)
 
     def cover(self, cells: Iterable[State]) -> dict[State, None]:
         """Ends this run unless these states were declared, beside others."""
         found = dict.fromkeys(cells)
         missing = [cell for cell in found if cell not in self.cells]
         if missing:
-            self.restart(found if self._is_guess else (*self.cells, *missing))
+            self._restart(found if self._is_guess else (*self.cells, *missing))
         self.found |= found
         return found
 
+    def _restart(self, cells: Iterable[State]) -> NoReturn:
+        raise UndeclaredStates(self._owner, cells)
 
-_MOST_HINTS = 4096
-_hints: OrderedDict[Hashable, tuple[weakref.ref[State], ...]] = OrderedDict()
+
+# What was right last, by transform and function: the states are kept by others.
+_hints: LruCache[Hashable, tuple[weakref.ref[State], ...]] = LruCache(4096)
 
 
 def discover(run: Callable[[Attempt], T], name: str, function: Callable[..., Any]) -> T:
-    """Runs something with one guess after another, until the guess is right.
+    """Runs an attempt after another, until the states that it was given are the right ones.
 
-    Args:
-        run: What to run; it calls `require`, `cover` or `restart` on the attempt.
-        name: The transform that runs it.
-        function: What is run: the first guess is what was right last, for a function of the
-            same code over the same objects.
-
-    Returns:
-        What came of the run with the right guess.
+    The first guess is what was right last, for a function of the same code over the same objects.
     """
     key = name, code_of(function), tuple(map(id, owners_of(function)))
-    hinted = (ref() for ref in _hints.get(key, ()))
-    cells = tuple(cell for cell in hinted if cell is not None and is_alive(cell))
-    for number in range(_MOST_ATTEMPTS):
-        attempt = Attempt(cells, is_guess=number == 0)
-        try:
-            result = run(attempt)
-        except UndeclaredStates as undeclared:
-            if undeclared.owner is not attempt:
-                raise
-            cells = undeclared.cells
-        else:
-            _hints[key] = tuple(map(weakref.ref, attempt.found))
-            _hints.move_to_end(key)
-            while len(_hints) > _MOST_HINTS:
-                _hints.popitem(last=False)
-            frame = active_frame.get()
-            for cell in attempt.found if frame is not None else ():
-                frame.touch(cell)  # type: ignore[union-attr]
-            return result
-    raise SelectionError(
-        explain(
-            f"asked {name} for the states that its function writes",
-            f"they were others each time that it was run, {_MOST_ATTEMPTS} times",
-            "make states before the call, not anew in each",
-        )
-    )
+    owner = object()
+
+    def attempted(cells: tuple[State, ...] | None) -> tuple[Attempt, T]:
+        known = _hinted(key) if cells is None else cells
+        attempt = Attempt(owner, known, is_guess=cells is None)
+        return attempt, run(attempt)
+
+    asked = f"asked {name} for the states that its function writes"
+    attempt, result = retry(attempted, owner, asked, "run")
+    _hints.put(key, tuple(map(weakref.ref, attempt.found)))
+    frame = active_frame.get()
+    for cell in attempt.found if frame is not None else ():
+        frame.touch(cell)  # type: ignore[union-attr]
+    return result
+
+
+def _hinted(key: Hashable) -> tuple[State, ...]:
+    cells = (ref() for ref in _hints.get(key) or ())
+    return tuple(cell for cell in cells if cell is not None and is_alive(cell))

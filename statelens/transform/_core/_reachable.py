@@ -20,6 +20,8 @@ from ..._tree import MutableNode, cells, format
 from ...lens import BoundLens, View
 from ...state import State
 
+FUNCTIONS = (FunctionType, MethodType, functools.partial)
+
 # What has nothing below it.
 _ENDS = (
     jax.Array,
@@ -52,14 +54,7 @@ _MOST_OBJECTS = 20_000
 
 
 def reachable(roots: list[Any]) -> list[State]:
-    """Lists the states that can be reached from objects.
-
-    Args:
-        roots: Functions, or anything else.
-
-    Returns:
-        The states, each once and in the order in which they are met.
-    """
+    """Lists the states that can be reached from functions and other objects, in order."""
     states: dict[State, None] = {}
     seen: set[int] = set()
     stack = list(reversed(roots))
@@ -91,34 +86,26 @@ def _nowhere(node: Any) -> Iterable[Any]:
     return ()
 
 
-def _of_function(node: FunctionType) -> Iterator[Any]:
-    if not is_foreign(node.__module__):
-        yield from _in_function(node)
-    elif "__wrapped__" in vars(node):
-        yield node.__wrapped__
-
-
-def _of_another(node: Any) -> Iterator[Any]:
+def _of_another(node: Any) -> Iterable[Any]:
     if hasattr(node, "_reachable"):
-        yield from node._reachable()
-    elif "__wrapped__" in getattr(node, "__dict__", ()):
-        yield from vars(node).values()
+        return node._reachable()
+    attributes = getattr(node, "__dict__", {})
+    return attributes.values() if "__wrapped__" in attributes else ()
 
 
-def _of_object(node: Any) -> Iterator[Any]:
-    yield from getattr(node, "__dict__", {}).values()
-    call = call_of(node)
-    if isinstance(call, FunctionType) and not is_foreign(call.__module__):
-        yield call
+def _of_object(node: Any) -> Iterable[Any]:
+    return [*getattr(node, "__dict__", {}).values(), *_of_function(node)]
+
+
+def _of_function(node: Any) -> Iterable[Any]:
+    return [value for _, value in named_in(node)]
 
 
 _STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
     (_ENDS, _nowhere),
     (View, lambda node: [node.cell]),
     (BoundLens, lambda node: [node.module]),
-    (MethodType, lambda node: [node.__self__, node.__func__]),
-    (FunctionType, _of_function),
-    (functools.partial, lambda node: [node.func, *node.args, *node.keywords.values()]),
+    (FUNCTIONS, _of_function),
     (Mapping, lambda node: node.values()),
     ((list, tuple, set, frozenset), lambda node: node),
     (weakref.ref, lambda node: [node()]),
@@ -126,25 +113,49 @@ _STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
 ]
 
 
-def _in_function(function: FunctionType) -> Iterator[Any]:
-    yield from closed_over(function)
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
+def named_in(function: Any) -> Iterator[tuple[str, Any]]:
+    """Gives what a function reaches in one step, by the name under which it does.
+
+    What is bound to it and closed over, globals and defaults; of a module that it names, the
+    attributes too, as in "module.name". Another object reaches the code that calling it runs.
+    """
+    if isinstance(function, MethodType):
+        yield "__self__", function.__self__
+        yield "__func__", function.__func__
+    elif isinstance(function, functools.partial):
+        yield "func", function.func
+        yield from ((f"args[{number}]", arg) for number, arg in enumerate(function.args))
+        yield from function.keywords.items()
+    elif isinstance(function, FunctionType):
+        if not is_foreign(function.__module__):
+            yield from _named_in_code(function)
+        if "__wrapped__" in vars(function):
+            yield "__wrapped__", vars(function)["__wrapped__"]
+    elif isinstance(call := _call_of(function), FunctionType):
+        yield "__call__", call
+
+
+def _named_in_code(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    yield from zip(function.__code__.co_freevars, _closed_over(function), strict=True)
+    yield from (("__defaults__", value) for value in function.__defaults__ or ())
+    yield from (("__defaults__", value) for value in (function.__kwdefaults__ or {}).values())
     names = _names(function.__code__)
     for name in names:
         value = function.__globals__.get(name)
-        yield value
+        yield name, value
         if isinstance(value, ModuleType) and not is_foreign(value.__name__):
-            yield from (vars(value).get(inner) for inner in names)
-    wrapped = vars(function).get("__wrapped__")
-    if wrapped is not None:
-        yield wrapped
+            yield from ((f"{name}.{inner}", vars(value).get(inner)) for inner in names)
 
 
 @functools.lru_cache(maxsize=4096)
 def _names(code: CodeType) -> tuple[str, ...]:
-    inner = (name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))
+    inner = (name for part in inner_codes(code) for name in _names(part))
     return tuple(dict.fromkeys((*code.co_names, *inner)))
+
+
+def inner_codes(code: CodeType) -> list[CodeType]:
+    """Lists the code of the functions that are made in a function."""
+    return [part for part in code.co_consts if isinstance(part, CodeType)]
 
 
 def is_foreign(module: str | None) -> bool:
@@ -159,39 +170,37 @@ def code_of(function: Callable[..., Any]) -> CodeType | None:
 
 def innermost(function: Callable[..., Any]) -> Any:
     """Returns the function inside of a bound method, a partial one, or an object's call."""
-    *_, inner = unwrapped(function)
-    is_function = hasattr(inner, "__code__")
-    return inner if is_function else getattr(inner, "__wrapped__", None) or call_of(inner)
+    *_, inner = _unwrapped(function)
+    if hasattr(inner, "__code__"):
+        return inner
+    return getattr(inner, "__wrapped__", None) or _call_of(inner)
 
 
-def owners_of(function: Callable[..., Any]) -> list[Any]:
-    """Lists the states and modules that a function is bound to, or closes over itself."""
+def _call_of(node: Any) -> Any:
+    """Finds the ``__call__`` that an object's class defines."""
+    return getattr(type(node), "__call__", None)  # noqa: B004  to look at, not to call
+
+
+def owners_of(function: Callable[..., Any]) -> list[State | MutableNode]:
+    """Lists the states and modules that a function is, is bound to, or names itself."""
     found: list[Any] = []
-    for layer in unwrapped(function):
-        if isinstance(layer, MethodType):
-            found.append(layer.__self__)
-        elif isinstance(layer, functools.partial):
-            found += [*layer.args, *layer.keywords.values()]
-        elif isinstance(layer, FunctionType):
-            found += closed_over(layer)
-        else:
-            found.append(layer)
+    for layer in _unwrapped(function):
+        step = _step_from(type(layer))
+        found += [layer, *(step(layer) if step else ())]
     return [each for each in found if isinstance(each, (State, MutableNode))]
 
 
 def labels_of(function: Callable[..., Any]) -> dict[State, str]:
     """Gives what to call the states of modules that a function is bound to, or names itself."""
     found: dict[State, str] = {}
-    for layer in unwrapped(function):
-        step = _step_from(type(layer))
-        for owner in [layer, *(step(layer) if step else ())]:
-            for cell, path in cells(owner).items() if isinstance(owner, MutableNode) else ():
-                if isinstance(cell, State):
-                    found.setdefault(cell, format(path))
+    for owner in owners_of(function):
+        for cell, path in cells(owner).items() if isinstance(owner, MutableNode) else ():
+            if isinstance(cell, State):
+                found.setdefault(cell, format(path))
     return found
 
 
-def unwrapped(function: Any) -> Iterator[Any]:
+def _unwrapped(function: Any) -> Iterator[Any]:
     """Goes from a bound method or a partial function to the function inside."""
     while isinstance(function, (functools.partial, MethodType)):
         yield function
@@ -199,7 +208,7 @@ def unwrapped(function: Any) -> Iterator[Any]:
     yield function
 
 
-def closed_over(function: FunctionType) -> list[Any]:
+def _closed_over(function: FunctionType) -> list[Any]:
     """Lists what a function closes over, None for what isn't assigned yet."""
     return [_contents(cell) for cell in function.__closure__ or ()]
 
@@ -209,11 +218,3 @@ def _contents(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return None
-
-
-def call_of(node: Any) -> Any:
-    """Finds the ``__call__`` that an object's class defines."""
-    for cls in type(node).__mro__:
-        if "__call__" in vars(cls):
-            return vars(cls)["__call__"]
-    return None

@@ -179,7 +179,7 @@ class _Sharded(Wrapper):
         )
         missing = [cell for cell in coming.cells if cell not in attempt.cells]
         if missing:
-            attempt.restart((*attempt.cells, *missing))
+            attempt.cover((*attempt.cells, *missing))
         specs: Any = self._in_specs
         parts: list[Any] = []
         if coming.selectors:

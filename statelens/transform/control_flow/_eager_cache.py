@@ -8,7 +8,7 @@ same function and shapes gathers, runs and commits, and doesn't run Python code 
 import dis
 import functools
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..._tree import MutableNode
 from ...state import TOP, State, current_trace
-from .._core import call_of, closed_over, is_foreign, unwrapped
+from .._core import FUNCTIONS, LruCache, inner_codes, named_in
 from ..compilation import JitFunction
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
@@ -29,46 +29,30 @@ def staged(
     options: tuple[Hashable, ...],
     *operands: Any,
 ) -> Any:
-    """Runs control flow, staged by itself where nothing is being traced.
-
-    Args:
-        control: Called with `functions`, `options` and `operands`; the same object each time.
-        functions: The functions that the control flow runs.
-        options: What else the program depends on.
-        *operands: Pytrees of arrays.
-
-    Returns:
-        What `control` returns.
-    """
-    eager = current_trace() == TOP and not jax.config.jax_disable_jit  # type: ignore[attr-defined]
-    if not eager:
+    """Runs ``control(functions, options, *operands)``, staged where nothing is being traced."""
+    if current_trace() != TOP or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         return control(functions, options, *operands)
+    key = (control, tuple(map(_identity, functions)), options)
+    ended = functools.partial(programs.evict, key)
     try:
-        key = (control, tuple(map(_identity, functions)), options)
         hash(key)
-        references = [_reference(function) for function in functions]
+        references = [_reference(function, lambda _: ended()) for function in functions]
     except TypeError:
-        return _Staged(control, [lambda f=f: f for f in functions], options)(*operands)
-    known = _memo.get(key)
-    if known is None or not known.holds():
-        if known is None:
-            for function in functions:
-                weakref.finalize(_owner(function), _memo.pop, key, None)
-        # The functions are kept by their callers; what is kept here must not keep them too.
-        known = _memo[key] = _Staged(control, references, options)
-    return known(*operands)
+        return _Program(control, [lambda f=f: f for f in functions], options)(*operands)
+    program = programs.get(key)
+    if program is None or not program.is_current():
+        program = _Program(control, references, options)
+        programs.put(key, program)
+    return program(*operands)
 
 
 class _Control:
-    """Control flow over functions, as a function of its operands.
-
-    Attributes:
-        traces: How often it was traced.
-    """
+    """Control flow over functions, as a function of its operands."""
 
     def __init__(
         self,
         control: Callable[..., Any],
+        # The functions are kept by their callers; what is cached must not keep them too.
         references: list[Callable[[], Any]],
         options: tuple[Hashable, ...],
     ):
@@ -86,11 +70,10 @@ class _Control:
         return tuple(reference() for reference in self._references)
 
     def snapshot(self) -> "_Snapshot":
-        """Returns what the functions depend on, as it is now."""
         return _Snapshot(self._reachable())
 
 
-class _Staged:
+class _Program:
     """Control flow over functions, compiled, with what the functions depended on."""
 
     def __init__(self, *control: Any):
@@ -98,7 +81,7 @@ class _Staged:
         self._compiled = JitFunction(self._control)
         self._snapshot: _Snapshot | None = None
 
-    def holds(self) -> bool:
+    def is_current(self) -> bool:
         """Says whether all that was traced is what it was."""
         return self._snapshot == self._control.snapshot()
 
@@ -112,7 +95,8 @@ class _Staged:
                 self._snapshot = self._control.snapshot()
 
 
-_memo: dict[Hashable, _Staged] = {}
+programs: LruCache[Hashable, _Program] = LruCache(256)
+"""The programs by what they run; each ends with its functions."""
 
 
 class _Snapshot:
@@ -124,7 +108,7 @@ class _Snapshot:
     """
 
     def __init__(self, functions: tuple[Callable[..., Any], ...]):
-        seen: set[int] = set()
+        seen: dict[int, Any] = {}
         self._parts = [part for function in functions for part in _parts(function, seen)]
 
     def __eq__(self, other: object) -> bool:
@@ -140,52 +124,44 @@ def _are_equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and isinstance(a, _PLAIN) and bool(a == b)
 
 
-def _parts(function: Any, seen: set[int]) -> Iterator[Any]:
-    """Lists what a function depends on, each as something that can be compared."""
-    for layer in unwrapped(function):
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            for value in _used_by(layer):
-                yield _weakly(value)
-                if isinstance(value, (FunctionType, MethodType, functools.partial)):
-                    yield from _parts(value, seen)
-                else:
-                    yield from map(_weakly, _inside(value))
+def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    """Lists what is in a value, and what functions depend on, as what can be compared."""
+    if not isinstance(value, FUNCTIONS):
+        yield from map(_weakly, _inside(value))
+    if _is_end(type(value)) or id(value) in seen:
+        return
+    # Kept while this lasts, so that no other object takes the id.
+    seen[id(value)] = value
+    # What a function itself assigns, a count of its runs say, is not what it depends on.
+    own = _stored_names(value.__code__) if isinstance(value, FunctionType) else ()
+    for name, each in named_in(value):
+        if name not in own:
+            yield _weakly(each)
+            if "." not in name:
+                yield from _parts(each, seen)
 
 
-def _used_by(layer: Any) -> list[Any]:
-    if isinstance(layer, MethodType):
-        return [layer.__self__]
-    if isinstance(layer, functools.partial):
-        return [*layer.args, *layer.keywords.values()]
-    if isinstance(layer, FunctionType):
-        return [] if is_foreign(layer.__module__) else _named_values(layer)
-    return [layer, call_of(layer)]
+@functools.lru_cache(maxsize=4096)
+def _is_end(cls: type) -> bool:
+    """Says whether objects of a class reach nothing by name."""
+    return issubclass(cls, (State, ModuleType, type, jax.Array, list, tuple, set, dict, *_PLAIN))
 
 
-def _named_values(function: FunctionType) -> list[Any]:
-    """Lists what the names in a function's code stand for, outside of it."""
-    code, scope = function.__code__, function.__globals__
-    found = {name: scope.get(name) for name in code.co_names}
-    found |= zip(code.co_freevars, closed_over(function), strict=True)
-    # What the function itself assigns, a count of its runs say, is not what it depends on.
-    return [value for name, value in found.items() if name not in _stored_names(code)]
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return (*value.keys(), *value.values())
+    if isinstance(value, (list, tuple, set)):
+        return value
+    # Of a module, what a trace has read is noted while it is traced.
+    is_opaque = _is_end(type(value)) or isinstance(value, MutableNode)
+    return () if is_opaque else getattr(value, "__dict__", {}).values()
 
 
 @functools.lru_cache(maxsize=4096)
 def _stored_names(code: CodeType) -> frozenset[str]:
     stores = ("STORE_GLOBAL", "STORE_DEREF")
-    return frozenset(i.argval for i in dis.get_instructions(code) if i.opname in stores)
-
-
-def _inside(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple, set)):
-        yield from value
-    elif isinstance(value, dict):
-        yield from (*value.keys(), *value.values())
-    elif not isinstance(value, (MutableNode, State, ModuleType, type, *_PLAIN)):
-        # Of a module, what a trace has read is noted while it is traced.
-        yield from getattr(value, "__dict__", {}).values()
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in stores}
+    return frozenset(own.union(*map(_stored_names, inner_codes(code))))
 
 
 def _weakly(value: Any) -> Any:
@@ -198,15 +174,13 @@ def _weakly(value: Any) -> Any:
         return value
 
 
-def _owner(function: Callable[..., Any]) -> Any:
-    return function.__self__ if isinstance(function, MethodType) else function
-
-
 def _identity(function: Callable[..., Any]) -> Hashable:
     if isinstance(function, MethodType):
         return id(function.__self__), function.__func__
     return id(function)
 
 
-def _reference(function: Callable[..., Any]) -> Callable[[], Any]:
-    return (weakref.WeakMethod if isinstance(function, MethodType) else weakref.ref)(function)
+def _reference(function: Callable[..., Any], ended: Callable[[Any], None]) -> Callable[[], Any]:
+    if isinstance(function, MethodType):
+        return weakref.WeakMethod(function, ended)
+    return weakref.ref(function, ended)

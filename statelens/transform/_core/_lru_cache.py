@@ -1,0 +1,50 @@
+"""A bounded cache that threads share: what was used longest ago is evicted first."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class LruCache(Generic[K, V]):
+    """Values by key, at most so many."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self._values: OrderedDict[K, V] = OrderedDict()
+        # Reentrant, since garbage may be collected while it is held, and evict values.
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: K) -> V | None:
+        """Returns a value, which is used with that, or None."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: K, value: V) -> None:
+        """Caches a value, and evicts others where there are too many."""
+        evicted = []  # outlives the lock: what ends with a value may run any code
+        with self._lock:
+            evicted.append(self._values.pop(key, None))
+            self._values[key] = value
+            while len(self._values) > self.most:
+                evicted.append(self._values.popitem(last=False))
+
+    def evict(self, key: K) -> None:
+        """Forgets a value, if it is there."""
+        with self._lock:
+            value = self._values.pop(key, None)
+        del value
+
+    def values(self) -> list[V]:
+        """Lists the values, the one that was used last at the end."""
+        with self._lock:
+            return list(self._values.values())

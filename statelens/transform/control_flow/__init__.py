@@ -5,7 +5,6 @@ staged once, and run again by what is kept of it.
 """
 
 from ._branches import cond, ifelse, switch
-from ._loop_runs import steps_of
 from ._loops import (
     bounded_while_loop,
     checkpointed_for_loop,
@@ -15,6 +14,7 @@ from ._loops import (
     while_loop,
 )
 from ._progress import ProgressBar
+from ._run_scan import steps_of
 
 __all__ = [
     "ProgressBar",

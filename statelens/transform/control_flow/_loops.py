@@ -10,7 +10,8 @@ from typing import Any
 
 from ..._errors import ArgumentTypeError, explain, user_facing
 from .._core import check_callable, parse_count
-from ._loop_runs import order_of, run_scan, run_while
+from ._run_scan import checkpoints_of, order_of, run_scan
+from ._run_while import run_while
 
 
 @user_facing
@@ -93,9 +94,8 @@ def checkpointed_scan(
         >>> jax.grad(final)(1.0)
         Array(0.003..., dtype=float32...)
     """
-    parse_count(base, "base", "checkpointed_scan", least=2)
-    kept = ("checkpoints", parse_count(checkpoints, "checkpoints", "checkpointed_scan"))
-    return run_scan(f, init, xs, length, "checkpointed_scan", (kept,), pbar)
+    kept = checkpoints_of(checkpoints, base, "checkpointed_scan")
+    return run_scan(f, init, xs, length, "checkpointed_scan", kept, pbar)
 
 
 @user_facing
@@ -171,9 +171,8 @@ def checkpointed_for_loop(
         Array([1.  , 1.5 , 1.75], dtype=float32)
     """
     check_callable(f, "f", "checkpointed_for_loop")
-    parse_count(base, "base", "checkpointed_for_loop", least=2)
-    kept = ("checkpoints", parse_count(checkpoints, "checkpoints", "checkpointed_for_loop"))
-    return run_scan(f, None, xs, length, "checkpointed_for_loop", (kept,), pbar)[1]
+    kept = checkpoints_of(checkpoints, base, "checkpointed_for_loop")
+    return run_scan(f, None, xs, length, "checkpointed_for_loop", kept, pbar)[1]
 
 
 @user_facing
@@ -204,7 +203,7 @@ def while_loop(
         >>> sl.transform.while_loop(lambda x: x > 1, halve, 100.0), steps.value
         (Array(0.78125, dtype=float32, ...), Array(7, dtype=int32))
     """
-    return run_while(cond_fun, body_fun, init_val, "while_loop", (None, None), pbar)
+    return run_while(cond_fun, body_fun, init_val, "while_loop", (), pbar)
 
 
 @user_facing
@@ -254,7 +253,7 @@ def bounded_while_loop(
             )
         )
     bounds = (
-        parse_count(max_steps, "max_steps", "bounded_while_loop"),
-        parse_count(base, "base", "bounded_while_loop", least=2),
+        ("max_steps", parse_count(max_steps, "max_steps", "bounded_while_loop")),
+        ("base", parse_count(base, "base", "bounded_while_loop", least=2)),
     )
     return run_while(cond_fun, body_fun, init_val, "bounded_while_loop", bounds, pbar)

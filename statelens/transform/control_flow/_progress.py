@@ -1,30 +1,25 @@
 """`ProgressBar`: a tqdm bar that a compiled loop moves along.
 
-A loop asks a bar to `start`, which gives what its body ticks once in each step. A tick is an
-integer comparison in the compiled program; only every so many steps does it call back to the
-host, where the tqdm bar lives. JAX gives such a callback no memory of its own, so that a bar
-is known by its position: a tick for step 1 opens one, any other moves the bar that has come
-nearest. Two runs of one program at the same time thus move two bars.
+A loop asks a bar to `start`, which gives what it shows the steps by that are done: every so many
+of them, by a callback to the host, where the tqdm bar lives. A loop that isn't run in chunks
+ticks in each step, which is an integer comparison in the compiled program.
 """
 
-import dataclasses
 import functools
 import inspect
 import string
-import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
 from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError, explain
-from .._core import parse_count as whole_number
+from .._core import parse_count
+from ._bars import Bars
 
 DEFAULT_COUNT = 100
 _PARTS = ("x", "carry", "y")
@@ -74,8 +69,8 @@ class ProgressBar:
         desc: str | tuple[str, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
         **kwargs: Any,
     ):
-        self.freq = whole_number(freq, "freq", "ProgressBar")
-        self.count = whole_number(count, "count", "ProgressBar")
+        self.freq = parse_count(freq, "freq", "ProgressBar")
+        self.count = parse_count(count, "count", "ProgressBar")
         if freq is not None and count is not None:
             raise ArgumentError(
                 explain(
@@ -106,6 +101,15 @@ class ProgressBar:
         shown = ", ".join(f"{k}={v!r}" for k, v in given.items() if v is not None)
         return f"ProgressBar({shown})"
 
+    def _open_tqdm(self) -> Callable[..., Any]:
+        return functools.partial(_tqdm(), **self.kwargs)
+
+    def _fill(self, values: dict[str, Any]) -> str | None:
+        """Gives the text to show, from what the description's function has given."""
+        if self.text is None or self.describe is None:
+            return self.text
+        return self.text.format(**values)
+
     def start(self, total: int | None, *, replays: bool = False) -> "Progress":
         """Makes ready for one loop; to be called where the loop is traced, just before it.
 
@@ -126,8 +130,8 @@ class ProgressBar:
 class Progress:
     """One loop's progress, as the program sees it.
 
-    A loop that can be run in chunks calls `mark` after each; another one calls `tick` in its
-    body. `done` is called after either.
+    A loop that is run in chunks calls `show` after each; another one calls `tick` in its body.
+    `done` is called after either.
 
     Attributes:
         every: How many steps lie between two updates; None for more and more.
@@ -137,7 +141,7 @@ class Progress:
         self._bar = bar
         self._total = total
         self.every = every
-        self._host = _Bars(bar, total)
+        self._host = Bars(bar._open_tqdm(), total, bar._fill)
         self._run: Any = None
         if replays:
             number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -152,38 +156,24 @@ class Progress:
             **parts: ``x``, ``carry`` and ``y`` of this step, for the description.
         """
         steps = _furthest(jnp.asarray(index, jnp.int32)) + 1
-        if self._bar.describe is None:
-            parts = {}
-        parts, static = eqx.partition(parts, eqx.is_array_like)
-        parts = jax.lax.stop_gradient(parts)
+        jax.lax.cond(
+            self._is_due(steps),
+            lambda: self.show(steps, is_first=steps == 1, **parts),
+            lambda: None,
+        )
 
-        def show(steps: Any, parts: Any) -> None:
-            self._show(steps, steps, eqx.combine(parts, static))
-
-        jax.lax.cond(self._is_due(steps), show, lambda *_: None, steps, parts)
-
-    def mark(self, steps: Any, *, is_first: Any, **parts: Any) -> None:
-        """Shows how many steps are done; to be called after a chunk of steps.
-
-        Args:
-            steps: How many steps are done, as a traced integer.
-            is_first: Whether it is the first chunk.
-            **parts: As for `tick`, of the chunk's last step.
-        """
+    def show(self, steps: Any, *, is_first: Any, **parts: Any) -> None:
+        """Shows how many steps are done, the first ones or more; `parts` are of the last one."""
         steps = _furthest(jnp.asarray(steps, jnp.int32))
         is_first = _furthest(jnp.asarray(is_first, jnp.int32))
-        parts = jax.lax.stop_gradient(eqx.filter(parts, eqx.is_array_like))
-        # One operand says both: the first chunk's number is negative.
-        self._show(steps, steps * (1 - 2 * is_first), parts)
+        values, texts = self._describe(steps - 1, jax.tree.map(_still, parts))
+        move = functools.partial(self._host.move, texts)
+        # One operand says both: the number of the first steps is negative.
+        jax.debug.callback(move, self._place(steps * (1 - 2 * is_first)), values)
 
     def due(self, steps: Any) -> Any:
         """Gives the number of steps after which to show them, for that at a chunk's beginning."""
         return steps + (1 << self._rarity(steps + 1) if self.every is None else self.every)
-
-    def _show(self, steps: Any, place: Any, parts: dict[str, Any]) -> None:
-        values, texts = self._describe(steps - 1, parts)
-        move = functools.partial(self._host.move, texts)
-        jax.debug.callback(move, self._place(place), values)
 
     def done(self, steps: Any) -> None:
         """Closes the bar; to be called after a loop that may end before `total` is reached.
@@ -226,90 +216,11 @@ class Progress:
                 )
             )
         arrays, texts = eqx.partition(values, eqx.is_array)
-        return _first_lane(jax.lax.stop_gradient(arrays)), texts
+        return _first_lane(jax.tree.map(_still, arrays)), texts
 
 
-@dataclasses.dataclass(eq=False)
-class _Open:
-    run: int | None
-    tqdm: Any
-    opened: int
-    moved: int
-    steps: int = 1
-
-
-class _Bars:
-    """The open bars of one loop, on the host; called back by the program."""
-
-    def __init__(self, bar: ProgressBar, total: int | None):
-        self._bar = bar
-        self._total = total
-        self._lock = threading.Lock()
-        self._open: list[_Open] = []
-        self._begun = self._now = 0
-        self._waiting: set[int] = set()
-        # A bar of a run that an error ended must not be left for Python to tear down at its
-        # exit: that crashes within tqdm.
-        weakref.finalize(self, _close_all, self._open)
-
-    def begin(self) -> Any:
-        with self._lock:
-            self._begun += 1
-            self._waiting.add(self._begun)
-            return np.int32(self._begun)
-
-    def move(self, texts: dict[str, Any], place: Any, values: dict[str, Any]) -> None:
-        steps, run = _read_place(place)
-        with self._lock:
-            self._now += 1
-            opens, steps = steps < 0 or steps == 1, abs(steps)
-            if opens and (run is None or run in self._waiting):
-                one = self._new(run, steps, self._text(texts, values))
-            elif (one := self._nearest(run, steps - 1)) is not None:
-                one.tqdm.set_description(self._text(texts, values), refresh=False)
-                one.tqdm.update(steps - one.steps)
-                one.steps, one.moved = steps, self._now
-            if one is not None and steps == self._total:
-                self._finish(one)
-
-    def close(self, place: Any) -> None:
-        steps, run = _read_place(place)
-        with self._lock:
-            one = None if steps == self._total else self._nearest(run, steps)
-            if one is not None:
-                one.tqdm.update(steps - one.steps)
-                self._finish(one)
-
-    def _text(self, texts: dict[str, Any], values: dict[str, Any]) -> str | None:
-        if self._bar.text is None or self._bar.describe is None:
-            return self._bar.text
-        arrays = {k: np.asarray(v) for k, v in values.items() if v is not None}
-        filled = {k: v.item() if v.ndim == 0 else v for k, v in arrays.items()}
-        return self._bar.text.format(**texts | filled)
-
-    def _new(self, run: int | None, steps: int, desc: str | None) -> _Open:
-        if run is not None:
-            self._waiting.remove(run)
-        # The bar is opened by the end of the first steps, so that these aren't timed.
-        tqdm = _tqdm()(total=self._total, desc=desc, initial=steps, **self._bar.kwargs)
-        one = _Open(run, tqdm, opened=self._now, moved=self._now, steps=steps)
-        self._open.append(one)
-        return one
-
-    def _nearest(self, run: int | None, most: int) -> _Open | None:
-        found = [one for one in self._open if one.run == run and one.steps <= most]
-        return max(reversed(found), key=lambda one: one.steps, default=None)
-
-    def _finish(self, one: _Open) -> None:
-        # Bars that stood still since this one was opened are of runs that an error ended.
-        for each in [one, *(other for other in self._open if other.moved < one.opened)]:
-            each.tqdm.close()
-            self._open.remove(each)
-
-
-def _close_all(bars: list[_Open]) -> None:
-    for one in bars:
-        one.tqdm.close()
+def _still(leaf: Any) -> Any:
+    return jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf
 
 
 @custom_vmap
@@ -337,12 +248,7 @@ def as_progress_bar(spec: ProgressBar | int | None) -> ProgressBar | None:
     """Reads a loop's `pbar`: a bar, a number of steps after which to update one, or None."""
     if spec is None or isinstance(spec, ProgressBar):
         return spec
-    return ProgressBar(freq=whole_number(spec, "pbar", "a loop"))
-
-
-def _read_place(place: Any) -> tuple[int, int | None]:
-    steps, *run = np.asarray(place).reshape(-1).tolist()
-    return steps, run[0] if run else None
+    return ProgressBar(freq=parse_count(spec, "pbar", "a loop"))
 
 
 def _read_desc(desc: Any) -> tuple[str | None, Callable[..., Any] | None]:

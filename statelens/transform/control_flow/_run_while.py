@@ -1,0 +1,89 @@
+"""Loops that go on for as long as a condition holds: what the body writes is carried."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..._errors import ArgumentTypeError, SelectionError, explain
+from .._core import (
+    Attempt,
+    check_callable,
+    current_value,
+    discover,
+    merge_static,
+    split_static,
+)
+from . import _progress_loops
+from ._carry import check_carry, check_kept, commit_carry, run_body
+from ._eager_cache import staged
+from ._progress import ProgressBar, as_progress_bar
+
+
+def run_while(
+    cond_fun: Callable[[Any], Any],
+    body_fun: Callable[[Any], Any],
+    init: Any,
+    name: str,
+    bounds: tuple[tuple[str, Any], ...],
+    pbar: ProgressBar | int | None,
+) -> Any:
+    """Runs a loop for as long as a condition holds, within bounds if there are any."""
+    check_callable(cond_fun, "cond_fun", name)
+    check_callable(body_fun, "body_fun", name)
+    return staged(_while, (cond_fun, body_fun), (name, bounds, as_progress_bar(pbar)), init)
+
+
+def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> Any:
+    (cond_fun, body_fun), (name, bounds, bar) = functions, options
+    init = split_static(init, lambda: "init_val")
+    loop: Any = _progress_loops.bounded_while_loop if bounds else _progress_loops.while_loop
+
+    def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
+        def cond(carry: Any) -> Any:
+            values, inner = carry
+            go_on, written, _ = run_body(cond_fun, attempt, values, (), (inner,))
+            if written:
+                raise SelectionError(
+                    explain(
+                        f"asked {name} whether to go on",
+                        f"cond_fun wrote {written[0]!r}, and is run once more than the body",
+                        "write the state in body_fun",
+                    )
+                )
+            return _boolean(go_on, name)
+
+        def body(carry: Any) -> Any:
+            values, inner = carry
+            new, written, after = run_body(body_fun, attempt, values, (), (inner,))
+            attempt.require_exactly(written)
+            check_kept(attempt, values, after, name)
+            value = split_static(new, lambda: "the value")
+            check_carry(inner, value, "the value", name)
+            return after, value
+
+        start = (tuple(map(current_value, attempt.cells)), init)
+        values, value = loop(cond, body, start, bar, parts, **dict(bounds))
+        return attempt, values, merge_static(value)
+
+    def parts(carry: Any) -> dict[str, Any]:
+        return {"carry": merge_static(carry[1])}
+
+    attempt, values, result = discover(attempted, name, body_fun)
+    commit_carry(attempt, values)
+    return result
+
+
+def _boolean(value: Any, name: str) -> Any:
+    is_leaf: Any = value is not None and jax.tree_util.all_leaves([value])
+    if is_leaf and jax.typeof(value).shape == () and jax.typeof(value).dtype == jnp.bool_:
+        return value
+    found = jax.typeof(value).str_short() if is_leaf else f"a {type(value).__name__}"
+    raise ArgumentTypeError(
+        explain(
+            f"asked {name} whether to go on",
+            f"cond_fun returned {found}, not one boolean",
+            "a comparison, such as x > 0; jnp.all or jnp.any of several",
+        )
+    )

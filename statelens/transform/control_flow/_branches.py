@@ -4,8 +4,9 @@ What they add: whatever one of the branches writes is an output of all of them; 
 doesn't write a state leaves it as it was.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.core
@@ -26,11 +27,13 @@ from .._core import (
 from ._carry import are_alike, commit_carry, run_body
 from ._eager_cache import staged
 
+Out = TypeVar("Out")
+
 
 @user_facing
 def cond(
-    pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any
-) -> Any:
+    pred: Any, true_fun: Callable[..., Out], false_fun: Callable[..., Out], *operands: Any
+) -> Out:
     """Runs one of two functions, as `jax.lax.cond` does.
 
     Args:
@@ -64,7 +67,7 @@ def cond(
 
 
 @user_facing
-def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+def switch(index: Any, branches: Sequence[Callable[..., Out]], *operands: Any) -> Out:
     """Runs one of several functions by its number, as `jax.lax.switch` does.
 
     Args:
@@ -85,7 +88,7 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
         >>> sl.transform.switch(1, [lambda x: x, lambda x: -x], 2.0)
         Array(-2., dtype=float32...)
     """
-    branches = _functions(branches, "switch")
+    functions = _functions(branches, "switch")
     _scalar(index, "index", "switch")
     if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
         raise ArgumentTypeError(
@@ -96,16 +99,16 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
                 "cond, to choose by a boolean",
             )
         )
-    return staged(_run_branches, branches, ("switch",), index, *operands)
+    return staged(_run_branches, functions, ("switch",), index, *operands)
 
 
 @user_facing
 def ifelse(
     conditions: Sequence[Any],
-    branches: Sequence[Callable[..., Any]],
+    branches: Sequence[Callable[..., Out]],
     *operands: Any,
     check_cond: bool = True,
-) -> Any:
+) -> Out:
     """Runs the function that belongs to the first condition that is true.
 
     Args:
@@ -130,32 +133,31 @@ def ifelse(
         >>> sl.transform.ifelse([x < 0, x < 5, True], [lambda: -1, lambda: 0, lambda: 1])
         Array(0, dtype=int32...)
     """
-    branches = _functions(branches, "ifelse")
-    conditions = list(conditions) if isinstance(conditions, (list, tuple)) else conditions
-    if not isinstance(conditions, list) or len(branches) - len(conditions) not in (0, 1):
-        shown = len(conditions) if isinstance(conditions, list) else type(conditions).__name__
+    functions = _functions(branches, "ifelse")
+    if not isinstance(conditions, (list, tuple)) or len(functions) - len(conditions) not in (0, 1):
+        is_list = isinstance(conditions, (list, tuple))
         raise ArgumentError(
             explain(
-                f"asked ifelse for conditions={shown}",
-                f"there are {len(branches)} branches",
+                f"asked ifelse for conditions="
+                f"{len(conditions) if is_list else type(conditions).__name__}",
+                f"there are {len(functions)} branches",
                 "a list of as many conditions, or of one fewer",
             )
         )
     for condition in conditions:
         _scalar(condition, "a condition", "ifelse")
-    if len(conditions) < len(branches):
-        conditions.append(True)
-    stacked = jnp.stack([jnp.asarray(condition, bool) for condition in conditions])
+    given = [*conditions, True][: len(functions)]
+    stacked = jnp.stack([jnp.asarray(condition, bool) for condition in given])
     if check_cond and not isinstance(stacked, jax.core.Tracer) and not stacked.any():
         raise ArgumentError(
             explain(
-                f"asked ifelse for the first of {len(branches)} branches whose condition is true",
+                f"asked ifelse for the first of {len(functions)} branches whose condition is true",
                 "no condition is",
                 "True as the last condition, for a branch that is run if no other is",
                 "check_cond=False, to run the first branch then",
             )
         )
-    return staged(_run_branches, branches, ("ifelse",), jnp.argmax(stacked), *operands)
+    return staged(_run_branches, functions, ("ifelse",), jnp.argmax(stacked), *operands)
 
 
 def _run_branches(
@@ -173,21 +175,19 @@ def _run_branches(
         written: dict[Any, None] = {}
         ends: list[Any] = []
 
-        def branch(fun: Callable[..., Any]) -> Callable[..., Any]:
-            def run_branch(*operands: Any) -> Any:
-                step = run_body(fun, attempt, before, operands)
-                written.update(dict.fromkeys(step.written))
-                out = split_static(step.out, lambda: "the output")
-                ends.append((out, step.values))
-                if len(ends) == len(functions):
-                    attempt.require_exactly(written)
-                    _check_alike(attempt, ends, name)
-                    ends.clear()
-                return out, step.values
+        def run_branch(fun: Callable[..., Any], *operands: Any) -> Any:
+            step = run_body(fun, attempt, before, operands)
+            written.update(dict.fromkeys(step.written))
+            end = split_static(step.out, lambda: "the output"), step.values
+            ends.append(end)
+            if len(ends) == len(functions):
+                attempt.require_exactly(written)
+                _check_alike(attempt, ends, name)
+                # JAX may trace the branches once more.
+                ends.clear()
+            return end
 
-            return run_branch
-
-        branches = list(map(branch, functions))
+        branches = [functools.partial(run_branch, fun) for fun in functions]
         if name == "cond":
             out, values = jax.lax.cond(index, branches[1], branches[0], *operands)
         else:

@@ -6,24 +6,29 @@ JAX has none with a reverse derivative in bounded memory.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._errors import ArgumentTypeError, explain, user_facing
 from .._core import check_callable, parse_count
+from ._progress import ProgressBar
 from ._run_scan import checkpoints_of, order_of, run_scan
 from ._run_while import run_while
+
+Carry = TypeVar("Carry")
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 @user_facing
 def scan(
-    f: Callable[..., Any],
-    init: Any,
-    xs: Any = None,
+    f: Callable[[Carry, X], tuple[Carry, Y]],
+    init: Carry,
+    xs: X | None = None,
     length: int | None = None,
     reverse: bool = False,
     unroll: int | bool = 1,
-    pbar: Any = None,
-) -> tuple[Any, Any]:
+    pbar: ProgressBar | int | None = None,
+) -> tuple[Carry, Y]:
     """Runs ``carry, y = f(carry, x)`` over the leading axis of `xs`, as `jax.lax.scan` does.
 
     Args:
@@ -56,15 +61,15 @@ def scan(
 
 @user_facing
 def checkpointed_scan(
-    f: Callable[..., Any],
-    init: Any,
-    xs: Any = None,
+    f: Callable[[Carry, X], tuple[Carry, Y]],
+    init: Carry,
+    xs: X | None = None,
     length: int | None = None,
     base: int | None = None,
-    pbar: Any = None,
+    pbar: ProgressBar | int | None = None,
     *,
     checkpoints: int | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Carry, Y]:
     """Scans with a reverse derivative that keeps few carries and computes the others again.
 
     The recursive checkpointing is Equinox's (`equinox.internal.scan`); it has no forward
@@ -100,13 +105,13 @@ def checkpointed_scan(
 
 @user_facing
 def for_loop(
-    f: Callable[..., Any],
+    f: Callable[..., Y],
     *xs: Any,
     length: int | None = None,
     reverse: bool = False,
     unroll: int | bool = 1,
-    pbar: Any = None,
-) -> Any:
+    pbar: ProgressBar | int | None = None,
+) -> Y:
     """Runs ``y = f(*x)`` over the leading axis of all `xs`; what is carried is in states.
 
     Args:
@@ -138,13 +143,13 @@ def for_loop(
 
 @user_facing
 def checkpointed_for_loop(
-    f: Callable[..., Any],
+    f: Callable[..., Y],
     *xs: Any,
     length: int | None = None,
     checkpoints: int | None = None,
     base: int | None = None,
-    pbar: Any = None,
-) -> Any:
+    pbar: ProgressBar | int | None = None,
+) -> Y:
     """Is to `for_loop` what `checkpointed_scan` is to `scan`.
 
     Args:
@@ -177,8 +182,11 @@ def checkpointed_for_loop(
 
 @user_facing
 def while_loop(
-    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, pbar: Any = None
-) -> Any:
+    cond_fun: Callable[[Carry], Any],
+    body_fun: Callable[[Carry], Carry],
+    init_val: Carry,
+    pbar: ProgressBar | int | None = None,
+) -> Carry:
     """Runs ``val = body_fun(val)`` while ``cond_fun(val)``, as `jax.lax.while_loop` does.
 
     Args:
@@ -208,14 +216,14 @@ def while_loop(
 
 @user_facing
 def bounded_while_loop(
-    cond_fun: Callable[[Any], Any],
-    body_fun: Callable[[Any], Any],
-    init_val: Any,
+    cond_fun: Callable[[Carry], Any],
+    body_fun: Callable[[Carry], Carry],
+    init_val: Carry,
     *,
     max_steps: int,
     base: int = 16,
-    pbar: Any = None,
-) -> Any:
+    pbar: ProgressBar | int | None = None,
+) -> Carry:
     """Is `while_loop` for at most so many steps, with a reverse derivative.
 
     The loop is Equinox's (`equinox.internal.while_loop` of the kind "bounded").

@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from .._core import check_callable, merge_static, parse_count, split_static
 from ..control_flow import for_loop, steps_of
 from ._vmap import vmap
 
+Y = TypeVar("Y")
+
 
 @user_facing
-def map(f: Callable[..., Any], *xs: Any, batch_size: int | None = None) -> Any:
+def map(f: Callable[..., Y], *xs: Any, batch_size: int | None = None) -> Y:
     """Runs ``f(*x)`` over the leading axis of all `xs`, one by one or in chunks.
 
     Args:
@@ -53,7 +55,7 @@ def map(f: Callable[..., Any], *xs: Any, batch_size: int | None = None) -> Any:
 
 
 def _on_arrays(fun: Callable[..., Any], *trees: Any) -> Any:
-    """Maps a function over the arrays in trees; what isn't traced is the first one's."""
+    """Maps a function over the arrays in trees; what is static is the first one's."""
     operands = [split_static(tree, lambda: "xs") for tree in trees]
     leaves = zip(*builtins.map(jax.tree.leaves, operands), strict=True)
     return merge_static(

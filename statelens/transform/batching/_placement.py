@@ -16,7 +16,7 @@ from .._core import read_lens
 
 
 @dataclass
-class Places:
+class Placement:
     """Places of states.
 
     Attributes:
@@ -48,30 +48,14 @@ class Places:
         return rest
 
 
-def read_places(
+def read_placement(
     spec: Any, option: str, asked_by: str, is_place: Callable[[Any], bool], default: Any
-) -> Places:
-    """Reads places of states in any of their forms.
-
-    Args:
-        spec: ``{states: place}``, ``{place: states}``, states, or None; the states are bound
-            in any form, or a lens in any form.
-        option: What it was given as.
-        asked_by: The transform, for messages.
-        is_place: Says whether something is a place.
-        default: The place of states that are given without one.
-
-    Returns:
-        The places.
-
-    Raises:
-        ArgumentTypeError: A place is none.
-        SelectionError: A state is given two places.
-    """
-    places = Places()
+) -> Placement:
+    """Reads ``{states: place}``, ``{place: states}``, states (for the default place), or None."""
+    placement = Placement()
     for states, place in _pairs(spec, option, asked_by, is_place, default):
         if not is_bound(states):
-            places.selectors.append((read_lens(states, option, asked_by), place))
+            placement.selectors.append((read_lens(states, option, asked_by), place))
             continue
         for unit in units_of(states, asked_by).units:
             if not isinstance(unit, State):
@@ -82,15 +66,15 @@ def read_places(
                         "the whole state",
                     )
                 )
-            if places.cells.setdefault(unit, place) != place:
+            if placement.cells.setdefault(unit, place) != place:
                 raise SelectionError(
                     explain(
                         f"asked {asked_by} for {option}",
-                        f"{unit!r} is given two places: {places.cells[unit]} and {place}",
+                        f"{unit!r} is given two places: {placement.cells[unit]} and {place}",
                         "one place for each state",
                     )
                 )
-    return places
+    return placement
 
 
 def _pairs(

@@ -9,13 +9,18 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from ..._errors import user_facing
 from .._core import Attempt, Wrapper, applied, discover, parse_count
 from ._axes import is_axis, read_in_axes, read_out_axes
-from ._mapped_call import Call, Mapping, NewStates
-from ._placement import Places, read_places
+from ._lanes import Lanes, Mapping
+from ._mapped_call import MappedCall
+from ._new_states import NewStates
+from ._placement import Placement, read_placement
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Batched(Wrapper):
@@ -36,7 +41,6 @@ class _Batched(Wrapper):
         self.name = name = "vmap" if new_states is None else "vmap_new_states"
         super().__init__(fun)
         self._asked = Mapping(
-            fun,
             name,
             read_in_axes(in_axes, name),
             read_out_axes(out_axes, name),
@@ -46,11 +50,11 @@ class _Batched(Wrapper):
         )
         self._in_states = in_states
         self._out_states = out_states
-        self._places()
+        self._placements()
 
     def _bound_to(self, instance: Any) -> Any:
         axes = self._asked.in_axes
-        if self._places()[0].selectors or (
+        if self._placements()[0].selectors or (
             isinstance(axes, tuple) and axes and axes[0] is not None
         ):
             return MethodType(self, instance)  # the object itself is mapped
@@ -59,29 +63,27 @@ class _Batched(Wrapper):
         bound._asked = replace(self._asked, in_axes=axes)
         return bound
 
-    def _places(self) -> tuple[Places, Places]:
-        coming = read_places(self._in_states, "in_states", self.name, is_axis, 0)
-        going = read_places(self._out_states, "out_states", self.name, is_axis, 0)
-        going.cells = {**coming.cells, **going.cells}
-        return coming, going
+    def _placements(self) -> tuple[Placement, Placement]:
+        in_placement = read_placement(self._in_states, "in_states", self.name, is_axis, 0)
+        out_placement = read_placement(self._out_states, "out_states", self.name, is_axis, 0)
+        out_placement.cells = {**in_placement.cells, **out_placement.cells}
+        return in_placement, out_placement
 
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        def run(attempt: Attempt) -> Any:
-            return self._attempted(attempt, args, kwargs)
+        call = functools.partial(self._attempted, args, kwargs)
+        return discover(call, self.name, self._fun)
 
-        return discover(run, self.name, self._fun)
-
-    def _attempted(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        coming, going = self._places()
-        # A transform that is built on this one has it go by its own name.
-        asked = replace(self._asked, fun=self._fun, name=self.name)
-        call = Call(asked, attempt, coming, going, args, kwargs)
-        call.check_sizes()
+    def _attempted(self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt) -> Any:
+        placements = self._placements()
         undo: list[Callable[[], None]] = []
+        # A transform that is built on this one has it go by its own name.
+        asked = replace(self._asked, name=self.name)
+        lanes = Lanes(asked, attempt, *placements, None if asked.new_states is None else undo)
         try:
-            out = call.run(None if self._asked.new_states is None else undo)
-            call.commit()
+            call = MappedCall(lanes, self._fun, *placements, args, kwargs)
+            out, written = call()
+            lanes.commit(written, call.made)
         except BaseException:
             for restore in reversed(undo):
                 restore()
@@ -89,6 +91,35 @@ class _Batched(Wrapper):
         return out
 
 
+class _Options(TypedDict, total=False):
+    """The options of `vmap`."""
+
+    in_axes: Any
+    out_axes: Any
+    axis_name: Any
+    axis_size: int | None
+    spmd_axis_name: Any
+    in_states: Any
+    out_states: Any
+
+
+class _NewStateOptions(_Options, total=False):
+    """Those of `vmap_new_states`."""
+
+    state_tag: str | None
+    state_to_exclude: Any
+
+
+class Decorator(Protocol):
+    """What keeps the parameters of the function that it is given, and what that returns."""
+
+    def __call__(self, fun: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def vmap(fun: Callable[P, R], **options: Unpack[_Options]) -> Callable[P, R]: ...
+@overload
+def vmap(fun: None = None, **options: Unpack[_Options]) -> Decorator: ...
 @user_facing
 def vmap(
     fun: Callable[..., Any] | None = None,
@@ -154,6 +185,10 @@ def vmap(
     return applied(make, fun)
 
 
+@overload
+def vmap_new_states(fun: Callable[P, R], **options: Unpack[_NewStateOptions]) -> Callable[P, R]: ...
+@overload
+def vmap_new_states(fun: None = None, **options: Unpack[_NewStateOptions]) -> Decorator: ...
 @user_facing
 def vmap_new_states(
     fun: Callable[..., Any] | None = None,

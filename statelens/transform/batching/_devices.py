@@ -1,0 +1,163 @@
+"""Devices: what `shard_map` has of its own in a mapped call.
+
+A state has a partition over the mesh, coming in and going out; one without a partition is whole
+on every device, and may be written only with what is the same on all.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ...state import Captured, State, this_frame
+from .._core import Attempt, current_value, run, split_value, states_in
+from ._mapped_call import Leaves
+from ._placement import Placement
+from ._prefix import Grouping, PlaceKind
+
+
+def is_spec(place: Any) -> bool:
+    """Says whether something is a partition."""
+    return isinstance(place, PartitionSpec)
+
+
+SPECS = PlaceKind(
+    is_spec,
+    shared=PartitionSpec(),
+    of_kwargs=PartitionSpec(),
+    in_option="in_specs",
+    out_option="out_specs",
+    one="a PartitionSpec",
+    several="partitions",
+    each="a PartitionSpec for each, or one for all",
+    of_lens="the states that a lens selects",
+    is_shared="which is whole on every device",
+    everywhere="on all devices",
+    for_state="out_states={state: PartitionSpec(...)}, if each device has a part of it",
+    for_output="the partition of that output",
+    for_all="one value from all devices, as by jax.lax.pmean over an axis of the mesh",
+)
+
+
+class Devices:
+    """The devices of one call."""
+
+    name = "shard_map"
+    kind = SPECS
+
+    def __init__(
+        self,
+        mesh: Any,
+        in_specs: Any,
+        out_specs: Any,
+        options: dict[str, Any],
+        attempt: Attempt,
+        placements: tuple[Placement, Placement],
+        default: tuple[PartitionSpec, PartitionSpec],
+    ):
+        self.in_places = in_specs
+        self.out_places = out_specs
+        self.state_places: Sequence[Any] = default[1:]
+        self._mesh = mesh
+        self._options = options
+        self._attempt = attempt
+        self._in_states, self._out_states = placements
+        self._in_default, self._out_default = default
+        self._check_specs()
+
+    def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
+        """Applies `jax.shard_map`."""
+        mesh = {} if self._mesh is None else {"mesh": self._mesh}
+        options: dict[str, Any] = {**mesh, **self._options}
+        return jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **options)
+
+    def other_states(self, leaves: Leaves) -> dict[State, tuple[Any, Any]]:
+        """Gives the other states that the function touches, which all have one partition."""
+        placed = self._in_states.cells
+        cells = [cell for cell in self._attempt.cells if cell not in placed]
+        return {cell: (current_value(cell), self._in_default) for cell in cells}
+
+    def run(self, fun: Any, args: Any, kwargs: Any, values: dict[State, Any]) -> Captured:
+        """Runs the function on a device."""
+        frozen = states_in(args, kwargs)
+
+        def on_touch(cell: State) -> None:
+            if cell not in frozen:
+                # It isn't an input yet. The run is given up, but not for its shape.
+                frame = this_frame()
+                frame.values[cell] = _part(frame.peek(cell), self._in_default)
+
+        captured = run(fun, args, kwargs, values=values, frozen=frozen, on_touch=on_touch)
+        placed = self._in_states.cells
+        self._attempt.cover(cell for cell in captured.closed_over if cell not in placed)
+        return captured
+
+    def outgoing(
+        self, captured: Captured, values: dict[State, Any]
+    ) -> Iterator[tuple[State, Any, Any]]:
+        """Gives what was written."""
+        for cell, value in zip(captured.writes.cells, captured.writes.values, strict=True):
+            place = self._out_states.cells.get(cell, self._out_default)
+            yield cell, split_value(value, cell), place
+
+    def check_output(self, groups: dict[Any, list[Any]], grouping: Grouping) -> None:
+        """Leaves it to JAX, which names the shapes that a mesh doesn't divide."""
+
+    def _check_specs(self) -> None:
+        """Refuses what is no partition, and axes that the mesh hasn't."""
+        mesh = self._mesh if self._mesh is not None else jax.sharding.get_abstract_mesh()
+        if mesh.empty:
+            raise ArgumentError(
+                explain(
+                    "asked shard_map to run on the devices of a mesh",
+                    "none is given, and none is set",
+                    'mesh=jax.make_mesh((8,), ("data",))',
+                    "with jax.set_mesh(mesh): around the call",
+                )
+            )
+        places = [self._in_default, self._out_default, *self._in_states.of_parts]
+        places += [*self._in_states.cells.values(), *self._out_states.cells.values()]
+        for option, specs in (("in_specs", self.in_places), ("out_specs", self.out_places)):
+            leaves = jax.tree.leaves(specs, is_leaf=lambda node: node is None or is_spec(node))
+            for spec in leaves:
+                if not is_spec(spec):
+                    raise ArgumentTypeError(
+                        explain(
+                            f"asked shard_map for {option}={specs!r}",
+                            f"{spec!r} is a {type(spec).__name__}",
+                            "a PartitionSpec, or a tree of them; PartitionSpec() for a whole array",
+                        )
+                    )
+            places += leaves
+        for name in [name for place in places for part in place for name in _names(part)]:
+            if name not in mesh.axis_names:
+                raise ArgumentError(
+                    explain(
+                        f"asked shard_map for a partition along the axis {name!r}",
+                        f"the axes of the mesh are {', '.join(map(repr, mesh.axis_names))}",
+                        "one of these",
+                    )
+                )
+
+
+def _names(part: Any) -> tuple[Any, ...]:
+    if part is None or part is PartitionSpec.UNCONSTRAINED:
+        return ()
+    return part if isinstance(part, tuple) else (part,)
+
+
+def _part(value: Any, spec: PartitionSpec) -> Any:
+    """Takes a device's part of a value that is whole, inside of a mapped function."""
+
+    def part(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            for axis, names in list(enumerate(map(_names, spec)))[: leaf.ndim]:
+                if names:
+                    size = leaf.shape[axis] // jax.lax.psum(1, names)
+                    start = jax.lax.axis_index(names) * size
+                    leaf = jax.lax.dynamic_slice_in_dim(leaf, start, size, axis)
+        return leaf
+
+    return jax.tree.map(part, value)

@@ -1,0 +1,154 @@
+"""Places of arrays (axes, or mesh partitions), said by a tree that the whole tree begins with."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.tree_util as jtu
+
+from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._tree import Path, format, from_jax
+from .._core import Partitioned, children_of, described, merge_static, split_static
+
+
+class PlaceKind(NamedTuple):
+    """What places are, and how messages speak of them.
+
+    Attributes:
+        is_place: Says whether something is one.
+        shared: The place of what all lanes, or devices, share.
+        of_kwargs: The place of keyword arguments.
+        in_option: How those of arguments are given.
+        out_option: How those of outputs are given.
+        one: What one is.
+        several: What several are called.
+        each: What to give for several arguments.
+        of_lens: What is asked for by a lens that isn't bound.
+        is_shared: What is said of a state that all share.
+        everywhere: Where a value has to be the same.
+        for_state: What to write for a state that isn't shared.
+        for_output: What to write for an output that isn't shared.
+        for_all: How all come to have one value.
+    """
+
+    is_place: Callable[[Any], bool]
+    shared: Any
+    of_kwargs: Any
+    in_option: str
+    out_option: str
+    one: str
+    several: str
+    each: str
+    of_lens: str
+    is_shared: str
+    everywhere: str
+    for_state: str
+    for_output: str
+    for_all: str
+
+    def among(self, places: Any) -> list[Any]:
+        """Lists the different places in a tree of them."""
+        leaves = jax.tree.leaves(places, is_leaf=lambda n: n is None or self.is_place(n))
+        return list(dict.fromkeys(filter(self.is_place, leaves)))
+
+
+def spread(
+    places: Any, tree: Any, kind: PlaceKind, option: str, what: str, asked_by: str
+) -> tuple[Any, list[Any]]:
+    """Splits a tree; gives it with the place of each of its dynamic leaves.
+
+    One place stands for all below it, and where the tree has something static there may be
+    anything. `option` says how the places were given, and `what` what the tree is.
+    """
+    operand = split_static(tree, lambda: what)
+    positions = list(range(jax.tree.structure(tree).num_leaves))
+    traced = (
+        operand.with_dynamic(positions).dynamic if isinstance(operand, Partitioned) else positions
+    )
+    is_traced = set(traced).__contains__
+    asked = f"asked {asked_by} for {option}={{!r}} of {what}"
+    found: list[Any] = []
+
+    def descend(place: Any, here: Any, path: Path) -> None:
+        count = jax.tree.structure(here).num_leaves
+        below = range(len(found), len(found) + count)
+        (form, children), (own_form, own_children) = children_of(place), children_of(here)
+        if kind.is_place(place):
+            found.extend([place] * count)
+        elif not jtu.treedef_is_leaf(form):
+            if form != own_form:
+                raise ArgumentError(
+                    explain(
+                        asked.format(place),
+                        _difference(place, here, path, kind, what),
+                        f"a tree that {what} begins with, where one stands for all below it",
+                    )
+                )
+            for (keys, own), (_, child) in zip(children, own_children, strict=True):
+                descend(own, child, path + from_jax(keys)[0])
+        elif any(map(is_traced, below)):
+            raise ArgumentTypeError(
+                explain(
+                    asked.format(place),
+                    f"{place!r} is a {type(place).__name__}",
+                    f"{kind.one}, or a tree of them",
+                )
+            )
+        else:
+            found.extend([place] * count)
+
+    descend(places, tree, ())
+    return operand, [found[position] for position in traced]
+
+
+def _difference(place: Any, here: Any, path: Path, kind: PlaceKind, what: str) -> str:
+    where = f"at '{format(path)}' " if path else ""
+    theirs, ours = described(place), described(here)
+    if theirs == ours:
+        ours += " with other static parts"
+    return f"{where}the {kind.several} are {theirs}, and {what} has {ours}"
+
+
+class Grouping(NamedTuple):
+    """How to put a tree together whose arrays were grouped by place.
+
+    Attributes:
+        treedef: Its structure, split.
+        places: The place of each array.
+        labels: What each is called.
+    """
+
+    treedef: Any
+    places: list[Any]
+    labels: list[str]
+
+    def labels_of(self, place: Any) -> list[str]:
+        """Lists what the arrays that get a place are called."""
+        return [one for one, own in zip(self.labels, self.places, strict=True) if own == place]
+
+    def join(self, groups: dict[Any, list[Any]]) -> Any:
+        """Gives the tree, as the caller sees it."""
+        left = {place: iter(group) for place, group in groups.items()}
+        return merge_static(self.treedef.unflatten([next(left[place]) for place in self.places]))
+
+
+def group(
+    tree: Any, places: Any, kind: PlaceKind, what: str, asked_by: str
+) -> tuple[dict[Any, list[Any]], Grouping]:
+    """Groups the arrays in a tree that a function returns by the place that they get.
+
+    A function under a JAX transform has no other way to say the places of what only it knows.
+    """
+    operand, each = spread(places, tree, kind, kind.out_option, what, asked_by)
+    labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
+    if isinstance(operand, Partitioned):
+        labels = list(operand.with_dynamic(labels).dynamic)
+    leaves, treedef = jax.tree.flatten(operand)
+    groups: dict[Any, list[Any]] = {place: [] for place in kind.among(places)}
+    for leaf, place in zip(leaves, each, strict=True):
+        groups[place].append(leaf)
+    return groups, Grouping(treedef, each, labels)
+
+
+def _label(keys: Any, what: str) -> str:
+    return f"{what} at '{format(from_jax(keys)[0])}'" if keys else what

@@ -1,5 +1,6 @@
 """Transforms that know of states: each selects, threads and gives back; JAX computes."""
 
+from ..compat import StateFinder, StatefulFunction
 from .batching import map, shard_map, vmap, vmap_new_states
 from .compilation import jit
 from .control_flow import (
@@ -37,8 +38,6 @@ from .derivatives import (
     vjp,
 )
 from .inspection import (
-    StateFinder,
-    StatefulFunction,
     all_checks,
     automatic_checks,
     check,

@@ -5,6 +5,7 @@ looking and by running, its writes taken out as outputs. What differs from trans
 lies in the other rooms.
 """
 
+from ._decorator import Decorator
 from ._discovery import Attempt, UndeclaredStates, discover, retry
 from ._lru_cache import LruCache
 from ._methods import BoundMethod, Method, after_self
@@ -54,6 +55,7 @@ __all__ = [
     "BoundMethod",
     "Check",
     "Choice",
+    "Decorator",
     "LruCache",
     "Method",
     "Partitioned",

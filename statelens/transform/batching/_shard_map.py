@@ -12,11 +12,10 @@ from jax.sharding import PartitionSpec
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ...state import State, Writes
-from .._core import Attempt, Wrapper, applied, discover
+from .._core import Attempt, Decorator, Wrapper, applied, discover
 from ._devices import Devices, is_spec
 from ._mapped_call import MappedCall
 from ._placement import Placement, read_placement
-from ._vmap import Decorator
 
 P = ParamSpec("P")
 R = TypeVar("R")

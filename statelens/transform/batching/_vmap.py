@@ -9,10 +9,10 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
-from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from ..._errors import user_facing
-from .._core import Attempt, Wrapper, applied, discover, parse_count
+from .._core import Attempt, Decorator, Wrapper, applied, discover, parse_count
 from ._axes import is_axis, read_in_axes, read_out_axes
 from ._lanes import Lanes, Mapping
 from ._mapped_call import MappedCall
@@ -108,12 +108,6 @@ class _NewStateOptions(_Options, total=False):
 
     state_tag: str | None
     state_to_exclude: Any
-
-
-class Decorator(Protocol):
-    """What keeps the parameters of the function that it is given, and what that returns."""
-
-    def __call__(self, fun: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 @overload

@@ -15,11 +15,19 @@ from ._checks import (
     nan_checks,
     user_checks,
 )
-from ._stateful_function import StateFinder, StatefulFunction, eval_shape, make_jaxpr
+from ._shapes import (
+    Staged,
+    eval_shape,
+    make_jaxpr,
+    pure_form,
+    shapes_and_states,
+    stage,
+    static_labels,
+    written_only,
+)
 
 __all__ = [
-    "StateFinder",
-    "StatefulFunction",
+    "Staged",
     "all_checks",
     "automatic_checks",
     "check",
@@ -35,6 +43,11 @@ __all__ = [
     "make_jaxpr",
     "named_scope",
     "nan_checks",
+    "pure_form",
     "remat",
+    "shapes_and_states",
+    "stage",
+    "static_labels",
     "user_checks",
+    "written_only",
 ]

@@ -2,12 +2,24 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, overload
 
 import jax
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import Wrapper, applied, check_callable, commit, parse_argnums, pure, split_arguments
+from .._core import (
+    Decorator,
+    Wrapper,
+    applied,
+    check_callable,
+    commit,
+    parse_argnums,
+    pure,
+    split_arguments,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Checkpointed(Wrapper):
@@ -34,6 +46,18 @@ class _Checkpointed(Wrapper):
         return commit(*jax.checkpoint(pure(self._fun), **self._options)(*operands))
 
 
+class _Options(TypedDict, total=False):
+    """The options of `checkpoint`."""
+
+    prevent_cse: bool
+    policy: Callable[..., bool] | None
+    static_argnums: Any
+
+
+@overload
+def checkpoint(fun: Callable[P, R], **options: Unpack[_Options]) -> Callable[P, R]: ...
+@overload
+def checkpoint(fun: None = None, **options: Unpack[_Options]) -> Decorator: ...
 @user_facing
 def checkpoint(
     fun: Callable[..., Any] | None = None,
@@ -78,8 +102,16 @@ remat = checkpoint
 """The other name of `checkpoint`, as in JAX."""
 
 
+class Scope(Decorator, Protocol):
+    """A context manager that decorates functions too."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any, /) -> None: ...
+
+
 @user_facing
-def named_scope(name: str, static_argnums: Any = None, static_argnames: Any = None) -> Any:
+def named_scope(name: str, static_argnums: Any = None, static_argnames: Any = None) -> "Scope":
     """Gives what is computed in it a name, which profiles and programs show.
 
     Args:

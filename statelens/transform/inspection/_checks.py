@@ -1,7 +1,7 @@
 """Checks that work in compiled functions: `error_if`, `jit_error_if` and `checkify`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -22,9 +22,13 @@ index_checks = _checkify.index_checks
 nan_checks = _checkify.nan_checks
 user_checks = _checkify.user_checks
 
+P = ParamSpec("P")
+R = TypeVar("R")
+X = TypeVar("X")
+
 
 @user_facing
-def error_if(x: Any, pred: Any, msg: str) -> Any:
+def error_if(x: X, pred: Any, msg: str) -> X:
     """Raises an error at run time where a condition holds; see `equinox.error_if`.
 
     Args:
@@ -102,8 +106,8 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
 
 @user_facing
 def checkify(
-    fun: Callable[..., Any], errors: Any = _checkify.user_checks
-) -> Callable[..., tuple[Any, Any]]:
+    fun: Callable[P, R], errors: Any = _checkify.user_checks
+) -> Callable[P, tuple[_checkify.Error, R]]:
     """Makes the checks in a function an output of it; see `jax.experimental.checkify`.
 
     Args:
@@ -146,7 +150,7 @@ class _Checked(Wrapper):
         self._errors = errors
 
     @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[_checkify.Error, Any]:
         error, result = _checkify.checkify(pure(self._fun), self._errors)(
             *split_arguments(args, kwargs)
         )

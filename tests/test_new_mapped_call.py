@@ -2,7 +2,11 @@
 
 import textwrap
 
+import jax
+import jax.numpy as jnp
 from devices import on_four_devices
+
+import statelens as sl
 
 SHARDED = """
 import warnings
@@ -91,3 +95,21 @@ def test_a_state_with_a_partition_is_an_input_from_the_first_run_on():
         np.testing.assert_allclose(h.value, x)
         """
     )
+
+
+def test_a_key_that_an_earlier_call_has_split_is_mapped_where_it_has_an_axis():
+    rng = sl.random.RandomState(0)
+
+    def draw(x):
+        return x + rng.uniform()
+
+    xs = jnp.zeros(3)
+    sl.transform.vmap(draw)(xs)
+    keys = jax.random.split(jax.random.key(7), 3)
+    rng.value = keys
+    mapped = sl.transform.vmap(draw, in_states={rng: 0})(xs)
+    other = sl.random.RandomState(0)
+    other.value = keys
+    again = sl.transform.vmap(lambda x: x + other.uniform(), in_states={other: 0})(xs)
+    assert (mapped == again).all()
+    assert rng.value.shape == (3,)

@@ -21,6 +21,7 @@ from ._options import (
 )
 from ._output import merge_output
 from ._reachable import FUNCTIONS, inner_codes, innermost, labels_of, named_in, reachable
+from ._refusals import wrong_type
 from ._run import (
     Arguments,
     commit,
@@ -102,4 +103,5 @@ __all__ = [
     "split_writes",
     "states_in",
     "written",
+    "wrong_type",
 ]

@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._errors import ArgumentError, explain
+from .._core import wrong_type
 from ._prefix import Grouping, PlaceKind
 
 
@@ -39,12 +40,11 @@ def read_in_axes(in_axes: Any, asked_by: str) -> Any:
         return in_axes
     if isinstance(in_axes, (list, tuple)):
         return tuple(in_axes)
-    raise ArgumentTypeError(
-        explain(
-            f"asked {asked_by} for in_axes={in_axes!r}",
-            f"that is a {type(in_axes).__name__}",
-            "an integer, None, or one of these (or a tree of them) for each argument",
-        )
+    raise wrong_type(
+        asked_by,
+        "in_axes",
+        in_axes,
+        "an integer, None, or one of these (or a tree of them) for each argument",
     )
 
 
@@ -52,12 +52,11 @@ def read_out_axes(out_axes: Any, asked_by: str) -> Any:
     """Reads the axes of the output: one, or a tree of them, which is read beside the output."""
     if is_axis(out_axes) or not jtu.all_leaves([out_axes]):
         return out_axes
-    raise ArgumentTypeError(
-        explain(
-            f"asked {asked_by} for out_axes={out_axes!r}",
-            f"that is a {type(out_axes).__name__}",
-            "an integer or None, or a tree of them that the output begins with",
-        )
+    raise wrong_type(
+        asked_by,
+        "out_axes",
+        out_axes,
+        "an integer or None, or a tree of them that the output begins with",
     )
 
 

@@ -13,9 +13,8 @@ from jax.sharding import PartitionSpec
 from ..._errors import ArgumentError, ArgumentTypeError, explain
 from ...state import Captured, State, this_frame
 from .._core import Attempt, current_value, run, split_value, states_in
-from ._mapped_call import Leaves
 from ._placement import Placement
-from ._prefix import Grouping, PlaceKind
+from ._prefix import Grouping, Leaves, PlaceKind
 
 
 def is_spec(place: Any) -> bool:

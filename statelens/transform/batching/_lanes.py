@@ -16,10 +16,9 @@ from jax.custom_batching import custom_vmap
 from ...state import Captured, State, Writes, has_tracers, peek
 from .._core import Attempt, run, split_value, states_in
 from ._axes import AXES, check_out_axes, size_along
-from ._mapped_call import Leaves
 from ._new_states import NewStates
 from ._placement import Placement
-from ._prefix import Grouping
+from ._prefix import Grouping, Leaves
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ class Lanes:
         self._after: dict[State, Any] = {}
         self._asked = asked
         self._attempt = attempt
-        self._in_states = in_states
+        # What is known of another call may be of states that have a place in this one.
+        self._own_cells = [cell for cell in attempt.cells if cell not in in_states.cells]
         self._out_states = out_states
         self._undo = undo
 
@@ -67,7 +67,7 @@ class Lanes:
         """Gives each lane a part of its own of the states that are split."""
         size = size_along(leaves, self._asked.axis_size, self.name)
         per_lane: dict[State, tuple[Any, Any]] = {}
-        for cell in self._attempt.cells:
+        for cell in self._own_cells:
             split = cell.split_lanes(peek(cell), size)
             assert split is not None
             per_lane[cell] = split[0], 0
@@ -89,7 +89,7 @@ class Lanes:
         # What is written first is never met as it was; it may still differ from lane to lane.
         known = {*values, *self._out_states.cells, *missing}
         missing += [c for c in captured.writes.cells if _is_split(c) and c not in known]
-        used = [cell for cell in self._attempt.cells if cell in captured.touched]
+        used = [cell for cell in self._own_cells if cell in captured.touched]
         self._attempt.require_exactly((*used, *missing))
         return captured
 
@@ -100,7 +100,7 @@ class Lanes:
         placed = self._out_states.cells
         for cell, value in zip(captured.writes.cells, captured.writes.values, strict=True):
             value = split_value(value, cell)
-            is_own = cell in self._attempt.cells and cell not in placed
+            is_own = cell in self._own_cells and cell not in placed
             if not is_own or not _differs(value, values[cell]):
                 yield cell, value, placed.get(cell)
         new_states = self._asked.new_states

@@ -5,50 +5,18 @@ by places: JAX has to know these before it runs the function, and only the run t
 is. Where something that all share isn't the same in all, the error names it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
-from ...state import Captured, State
+from ...state import State
 from .._core import merge_static, split_static, split_value
+from ._devices import Devices
+from ._lanes import Lanes
 from ._placement import Placement
-from ._prefix import Grouping, PlaceKind, group, spread
-
-Leaves = list[tuple[str, Any, Any]]
-"""What the arrays that come in are called, with the arrays and their places."""
-
-
-class Mapper(Protocol):
-    """What `vmap` and `shard_map` have of their own."""
-
-    name: str
-    kind: PlaceKind
-    in_places: Any  # of arguments: one for all, or several
-    out_places: Any  # of the output
-    state_places: Sequence[Any]  # those that states may get of which nothing is said
-
-    def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
-        """Applies JAX's own transform."""
-        ...
-
-    def other_states(self, leaves: Leaves) -> dict[State, tuple[Any, Any]]:
-        """Gives values and places of the other states that come in, beside the arrays that do."""
-        ...
-
-    def run(self, fun: Any, args: Any, kwargs: Any, values: dict[State, Any]) -> Captured:
-        """Runs the function against values of states, in one lane or on one device."""
-        ...
-
-    def outgoing(
-        self, captured: Captured, values: dict[State, Any]
-    ) -> Iterable[tuple[State, Any, Any]]:
-        """Gives the states that have a new value afterwards, with the value and its place."""
-        ...
-
-    def check_output(self, groups: dict[Any, list[Any]], grouping: Grouping) -> None:
-        """Refuses places that the output can't have."""
+from ._prefix import Grouping, Leaves, group, spread
 
 
 class MappedCall:
@@ -56,7 +24,7 @@ class MappedCall:
 
     def __init__(
         self,
-        mapper: Mapper,
+        mapper: Lanes | Devices,
         fun: Callable[..., Any],
         in_states: Placement,
         out_states: Placement,

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from ..._errors import ArgumentTypeError, explain
 from ...lens import focus_on
 from ...state import State, active_frame
-from .._core import read_lens
+from .._core import read_lens, wrong_type
 
 
 class NewStates:
@@ -13,12 +12,8 @@ class NewStates:
 
     def __init__(self, tag: str | None, exclude: Any):
         if tag is not None and not isinstance(tag, str):
-            raise ArgumentTypeError(
-                explain(
-                    f"asked vmap_new_states for state_tag={tag!r}",
-                    f"that is a {type(tag).__name__}",
-                    'a text, as in state_tag="ensemble"',
-                )
+            raise wrong_type(
+                "vmap_new_states", "state_tag", tag, 'a text, as in state_tag="ensemble"'
             )
         self._tag = tag
         self._exclude = (

@@ -10,6 +10,9 @@ from ..._errors import ArgumentError, ArgumentTypeError, explain
 from ..._tree import Path, format, from_jax
 from .._core import Partitioned, children_of, described, merge_static, split_static
 
+Leaves = list[tuple[str, Any, Any]]
+"""What arrays that come in are called, with the arrays and their places."""
+
 
 class PlaceKind(NamedTuple):
     """What places are, and how messages speak of them.

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ...state import State, Writes
-from .._core import Attempt, Decorator, Wrapper, applied, discover
+from .._core import Attempt, Decorator, Wrapper, applied, discover, wrong_type
 from ._devices import Devices, is_spec
 from ._mapped_call import MappedCall
 from ._placement import Placement, read_placement
@@ -40,12 +40,8 @@ class _Sharded(Wrapper):
         if mesh is not None and not isinstance(
             mesh, (jax.sharding.Mesh, jax.sharding.AbstractMesh)
         ):
-            raise ArgumentTypeError(
-                explain(
-                    f"asked shard_map for mesh={mesh!r}",
-                    f"that is a {type(mesh).__name__}",
-                    'a mesh, as in jax.make_mesh((8,), ("data",))',
-                )
+            raise wrong_type(
+                "shard_map", "mesh", mesh, 'a mesh, as in jax.make_mesh((8,), ("data",))'
             )
         self._asked = mesh, in_specs, out_specs, options
         self._in_states = in_states

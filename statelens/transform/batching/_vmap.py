@@ -29,27 +29,23 @@ class _Batched(Wrapper):
     def __init__(
         self,
         fun: Callable[..., Any],
-        *,
-        in_axes: Any,
-        out_axes: Any,
-        in_states: Any,
-        out_states: Any,
+        axes: tuple[Any, Any],
         axis_size: int | None,
+        states: tuple[Any, Any],
+        options: dict[str, Any],
         new_states: NewStates | None = None,
-        **options: Any,
     ):
         self.name = name = "vmap" if new_states is None else "vmap_new_states"
         super().__init__(fun)
         self._asked = Mapping(
             name,
-            read_in_axes(in_axes, name),
-            read_out_axes(out_axes, name),
+            read_in_axes(axes[0], name),
+            read_out_axes(axes[1], name),
             parse_count(axis_size, "axis_size", name, least=0),
             options,
             new_states,
         )
-        self._in_states = in_states
-        self._out_states = out_states
+        self._states = states
         self._placements()
 
     def _bound_to(self, instance: Any) -> Any:
@@ -64,8 +60,9 @@ class _Batched(Wrapper):
         return bound
 
     def _placements(self) -> tuple[Placement, Placement]:
-        in_placement = read_placement(self._in_states, "in_states", self.name, is_axis, 0)
-        out_placement = read_placement(self._out_states, "out_states", self.name, is_axis, 0)
+        in_states, out_states = self._states
+        in_placement = read_placement(in_states, "in_states", self.name, is_axis, 0)
+        out_placement = read_placement(out_states, "out_states", self.name, is_axis, 0)
         out_placement.cells = {**in_placement.cells, **out_placement.cells}
         return in_placement, out_placement
 
@@ -166,17 +163,9 @@ def vmap(
         >>> h.value
         Array([0., 1., 2.], dtype=float32)
     """
-    make = functools.partial(
-        _Batched,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_name=axis_name,
-        axis_size=axis_size,
-        spmd_axis_name=spmd_axis_name,
-        in_states=in_states,
-        out_states=out_states,
-    )
-    return applied(make, fun)
+    options = {"axis_name": axis_name, "spmd_axis_name": spmd_axis_name}
+    axes, states = (in_axes, out_axes), (in_states, out_states)
+    return applied(lambda fun: _Batched(fun, axes, axis_size, states, options), fun)
 
 
 @overload
@@ -235,15 +224,7 @@ def vmap_new_states(
           weight=ParamState(f32[3,2]),
         )
     """
-    make = functools.partial(
-        _Batched,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_name=axis_name,
-        axis_size=axis_size,
-        spmd_axis_name=spmd_axis_name,
-        in_states=in_states,
-        out_states=out_states,
-        new_states=NewStates(state_tag, state_to_exclude),
-    )
-    return applied(make, fun)
+    options = {"axis_name": axis_name, "spmd_axis_name": spmd_axis_name}
+    axes, states = (in_axes, out_axes), (in_states, out_states)
+    new = NewStates(state_tag, state_to_exclude)
+    return applied(lambda fun: _Batched(fun, axes, axis_size, states, options, new), fun)

@@ -38,16 +38,16 @@ def staged(
         hash(key)
         references = [_reference(function, lambda _: ended()) for function in functions]
     except TypeError:
-        return _Program(control, [lambda f=f: f for f in functions], options)(*operands)
+        return _Program(control, [lambda f=f: f for f in functions], options).run(*operands)
     program = programs.get(key)
     if program is None or not program.is_current():
         program = _Program(control, references, options)
         programs.put(key, program)
-    return program(*operands)
+    return program.run(*operands)
 
 
-class _Control:
-    """Control flow over functions, as a function of its operands."""
+class _Program:
+    """Control flow over functions, as a function of its operands that is compiled."""
 
     def __init__(
         self,
@@ -57,71 +57,56 @@ class _Control:
         options: tuple[Hashable, ...],
     ):
         self.__name__ = control.__name__.strip("_")
-        self.traces = 0
         self._control = control
         self._references = references
         self._options = options
+        self._traces = 0
+        self._snapshot: list[Any] | None = None
+        self._compiled = JitFunction(self)
 
     def __call__(self, *operands: Any) -> Any:
-        self.traces += 1
+        self._traces += 1
         return self._control(self._reachable(), self._options, *operands)
 
     def _reachable(self) -> tuple[Any, ...]:
         return tuple(reference() for reference in self._references)
 
-    def snapshot(self) -> "_Snapshot":
-        return _Snapshot(self._reachable())
-
-
-class _Program:
-    """Control flow over functions, compiled, with what the functions depended on."""
-
-    def __init__(self, *control: Any):
-        self._control = _Control(*control)
-        self._compiled = JitFunction(self._control)
-        self._snapshot: _Snapshot | None = None
-
     def is_current(self) -> bool:
         """Says whether all that was traced is what it was."""
-        return self._snapshot == self._control.snapshot()
+        now = _snapshot(self._reachable())
+        return self._snapshot is not None and _are_same(self._snapshot, now)
 
-    def __call__(self, *operands: Any) -> Any:
-        before = self._control.traces
+    def run(self, *operands: Any) -> Any:
+        """Runs the program, which is traced where it has to be."""
+        before = self._traces
         try:
             return self._compiled(*operands)
         finally:
-            if self._control.traces > before:
+            if self._traces > before:
                 # As a trace has left it: what it has appended to a list, say, is done.
-                self._snapshot = self._control.snapshot()
+                self._snapshot = _snapshot(self._reachable())
 
 
 programs: LruCache[Hashable, _Program] = LruCache(256)
 """The programs by what they run; each ends with its functions."""
 
 
-class _Snapshot:
-    """What a trace takes over from Python: what the names in functions stand for.
+def _snapshot(functions: tuple[Callable[..., Any], ...]) -> list[Any]:
+    """Lists what a trace takes over from Python: what the names in functions stand for.
 
     Each name is compared by what it stands for, and one level inside of that: what is in a list
     or a dictionary, the attributes of an object, the names in another function. What lies deeper
     is taken as JAX takes it, as it was when the function was traced.
     """
-
-    def __init__(self, functions: tuple[Callable[..., Any], ...]):
-        seen: dict[int, Any] = {}
-        self._parts = [part for function in functions for part in _parts(function, seen)]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Snapshot) or len(self._parts) != len(other._parts):
-            return False
-        pairs = zip(self._parts, other._parts, strict=True)
-        return all(a is b or _are_equal(a, b) for a, b in pairs)
-
-    __hash__ = None  # type: ignore[assignment]
+    seen: dict[int, Any] = {}
+    return [part for function in functions for part in _parts(function, seen)]
 
 
-def _are_equal(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and isinstance(a, _PLAIN) and bool(a == b)
+def _are_same(before: list[Any], now: list[Any]) -> bool:
+    return len(before) == len(now) and all(
+        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and bool(a == b))
+        for a, b in zip(before, now, strict=True)
+    )
 
 
 def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:

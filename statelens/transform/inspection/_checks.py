@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._core import Check, Wrapper, check_callable, commit, expect_errors, pure, split_arguments
+from .._core import (
+    Check,
+    Wrapper,
+    check_callable,
+    commit,
+    expect_errors,
+    pure,
+    split_arguments,
+    wrong_type,
+)
 
 check = _checkify.check
 check_error = _checkify.check_error
@@ -140,12 +149,11 @@ class _Checked(Wrapper):
     def __init__(self, fun: Callable[..., Any], errors: Any):
         super().__init__(fun)
         if not isinstance(errors, frozenset):
-            raise ArgumentTypeError(
-                explain(
-                    f"asked checkify for errors={errors!r}",
-                    f"that is a {type(errors).__name__}",
-                    "user_checks, nan_checks, all_checks, ... or several, with |",
-                )
+            raise wrong_type(
+                "checkify",
+                "errors",
+                errors,
+                "user_checks, nan_checks, all_checks, ... or several, with |",
             )
         self._errors = errors
 
@@ -185,10 +193,4 @@ def _check_arguments(pred: Any, msg: Any, asked_by: str) -> None:
             )
         )
     if not isinstance(msg, str):
-        raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for the error msg={msg!r}",
-                f"that is a {type(msg).__name__}",
-                "a text",
-            )
-        )
+        raise wrong_type(asked_by, "the error msg", msg, "a text")

@@ -165,16 +165,6 @@ def make_jaxpr(
     fun: Callable[..., Any],
     static_argnums: Any = None,
     static_argnames: Any = None,
-    *,
-    return_states: Literal[False],
-    return_shape: Literal[False] = False,
-    return_only_write: bool = False,
-) -> Callable[..., Jaxpr]: ...
-@overload
-def make_jaxpr(
-    fun: Callable[..., Any],
-    static_argnums: Any = None,
-    static_argnames: Any = None,
     return_states: bool = True,
     *,
     return_shape: bool = False,

@@ -13,12 +13,10 @@ from ..state import State
 from ..transform._core import merge_static
 from ..transform.compilation import TouchedStates
 from ..transform.inspection import (
-    Staged,
     pure_form,
     shapes_and_states,
     stage,
     static_labels,
-    written_only,
 )
 
 P = ParamSpec("P")
@@ -144,7 +142,7 @@ class StatefulFunction(Generic[P, R]):
         Returns:
             The pure function, of the values of ``states(*args).read`` as a list.
         """
-        return pure_form(self._fun, self.states(*args, **kwargs).read)
+        return pure_form(self._fun, self.states(*args, **kwargs))
 
     @user_facing
     def jaxpr(self, *args: Any, **kwargs: Any) -> Jaxpr:
@@ -158,15 +156,17 @@ class StatefulFunction(Generic[P, R]):
             The jaxpr: of the values of the states, and then the arguments, to the output, and
             then the new values.
         """
-        call, (positional, named, values), *_ = self._staged(args, kwargs, only_written=False)
+        call, (positional, named, values) = self._staged(args, kwargs, only_written=False)
         by_values = jax.make_jaxpr(lambda values, args, kwargs: call(args, kwargs, values))
         return by_values(values, positional, named)
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, TouchedStates]:
         return shapes_and_states(self._fun, args, kwargs, self._static)
 
-    def _staged(self, args: tuple[Any, ...], kwargs: dict[str, Any], only_written: bool) -> Staged:
-        return stage(self._fun, args, kwargs, self._static, only_written)
+    def _staged(self, args: Any, kwargs: Any, only_written: bool) -> tuple[Any, Any]:
+        touched = self.states(*args, **kwargs)
+        pure = pure_form(self._fun, touched, only_written)
+        return stage(pure, touched, args, kwargs, self._static)
 
     # Names of ported programs.
 
@@ -204,20 +204,21 @@ class StatefulFunction(Generic[P, R]):
                     "a value for each of get_states(*args)",
                 )
             )
-        out, after = pure_form(self._fun, touched.read)(list(state_vals), *args, **kwargs)
-        return written_only(after, touched) if self._only_written else after, out
+        pure = pure_form(self._fun, touched, self._only_written)
+        out, after = pure(list(state_vals), *args, **kwargs)
+        return after, out
 
     @user_facing
     def get_jaxpr(self, *args: Any, **kwargs: Any) -> Jaxpr:
         """Gives the program, of the arguments and then the values of the states."""
-        staged = self._staged(args, kwargs, self._only_written)
-        return jax.make_jaxpr(staged.call)(*staged.inputs)
+        call, inputs = self._staged(args, kwargs, self._only_written)
+        return jax.make_jaxpr(call)(*inputs)
 
     @user_facing
     def get_out_shapes(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """Gives the shapes and dtypes of ``(out, new values of the states)``."""
-        staged = self._staged(args, kwargs, self._only_written)
-        out, after = jax.eval_shape(staged.call, *staged.inputs)
+        call, inputs = self._staged(args, kwargs, self._only_written)
+        out, after = jax.eval_shape(call, *inputs)
         return merge_static(out), after
 
     def get_out_treedef(self, *args: Any, **kwargs: Any) -> TreeDef:

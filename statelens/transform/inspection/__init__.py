@@ -16,18 +16,15 @@ from ._checks import (
     user_checks,
 )
 from ._shapes import (
-    Staged,
     eval_shape,
     make_jaxpr,
     pure_form,
     shapes_and_states,
     stage,
     static_labels,
-    written_only,
 )
 
 __all__ = [
-    "Staged",
     "all_checks",
     "automatic_checks",
     "check",
@@ -49,5 +46,4 @@ __all__ = [
     "stage",
     "static_labels",
     "user_checks",
-    "written_only",
 ]

@@ -1,7 +1,7 @@
 """Looking at a function without running it: the states it touches, its shapes, its program."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import jax
 from jax.extend.core import Jaxpr
@@ -53,55 +53,39 @@ def shapes_and_states(
 
 
 def pure_form(
-    fun: Callable[..., R], states: tuple[State, ...]
+    fun: Callable[..., R], touched: TouchedStates, only_written: bool = False
 ) -> Callable[..., tuple[R, list[Any]]]:
-    """Makes a function pure: ``(values, *args) -> (out, values)``."""
-    if states:
-        return functionalize(fun, list(states))
-    return lambda values, *args, **kwargs: (fun(*args, **kwargs), values)
+    """Makes ``(values, *args) -> (out, values)``, with None for what isn't written if so asked."""
+    if not touched.read:
+        return lambda values, *args, **kwargs: (fun(*args, **kwargs), values)
+    pure = functionalize(fun, list(touched.read))
+    if not only_written:
+        return pure
 
+    def pure_of_written(*args: Any, **kwargs: Any) -> tuple[R, list[Any]]:
+        out, after = pure(*args, **kwargs)
+        pairs = zip(touched.read, after, strict=True)
+        return out, [value if cell in touched.written else None for cell, value in pairs]
 
-def written_only(values: list[Any], touched: TouchedStates) -> list[Any]:
-    """Gives the new values of states, None for one that isn't written."""
-    pairs = zip(touched.read, values, strict=True)
-    return [value if cell in touched.written else None for cell, value in pairs]
-
-
-class Staged(NamedTuple):
-    """A function as JAX stages it, with what is known of it.
-
-    Attributes:
-        call: It gives the output, and the states' new values.
-        inputs: What it is called with: split arguments, those by keyword, and the states' values.
-        out: Its output, with shapes and dtypes in the place of arrays.
-        touched: The states that it touches, and those that it writes.
-    """
-
-    call: Callable[[Any, Any, Any], tuple[Any, list[Any]]]
-    inputs: tuple[Any, Any, list[Any]]
-    out: Any
-    touched: TouchedStates
+    return pure_of_written
 
 
 def stage(
-    fun: Callable[..., Any],
+    pure: Callable[..., Any],
+    touched: TouchedStates,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     static: Labels,
-    only_written: bool,
-) -> Staged:
-    """Makes a function ready to be staged for arguments."""
-    out, touched = shapes_and_states(fun, args, kwargs, static)
-    pure = pure_form(fun, touched.read)
+) -> tuple[Callable[..., Any], tuple[Any, Any, list[Any]]]:
+    """Makes a pure function one of split arguments and then values; gives its inputs too."""
 
-    def call(args: Any, kwargs: Any, values: Any) -> tuple[Any, list[Any]]:
+    def call(args: Any, kwargs: Any, values: list[Any]) -> tuple[Any, list[Any]]:
         args, kwargs = merge_arguments(args, kwargs)
         out, after = pure(values, *args, **kwargs)
-        after = written_only(after, touched) if only_written else after
         return split_static(out, lambda: "the output"), after
 
     values = [cell.value for cell in touched.read]
-    return Staged(call, (*split_arguments(args, kwargs, static), values), out, touched)
+    return call, (*split_arguments(args, kwargs, static), values)
 
 
 @overload
@@ -208,12 +192,14 @@ def make_jaxpr(
 
     @user_facing
     def make(*args: Any, **kwargs: Any) -> Any:
-        staged = stage(fun, args, kwargs, static, return_only_write)
-        found: list[Any] = [jax.make_jaxpr(staged.call)(*staged.inputs)]
+        out, touched = shapes_and_states(fun, args, kwargs, static)
+        pure = pure_form(fun, touched, return_only_write)
+        call, inputs = stage(pure, touched, args, kwargs, static)
+        found: list[Any] = [jax.make_jaxpr(call)(*inputs)]
         if return_states:
-            found.append(staged.touched.read)
+            found.append(touched.read)
         if return_shape:
-            found.append(staged.out)
+            found.append(out)
         return tuple(found) if len(found) > 1 else found[0]
 
     return make

@@ -21,15 +21,10 @@ _MOST_ATTEMPTS = 20
 
 
 class UndeclaredStates(BaseException):
-    """Ends a run of a function that met states which its transform didn't know of.
+    """Ends a run of a function that met states which its transform didn't know of."""
 
-    It isn't an `Exception`, so that no ``except Exception`` of the function's catches it.
-
-    Attributes:
-        owner: Whose run it ends, as `retry` was given it.
-        cells: The states that the next run should know of.
-    """
-
+    # No `Exception`, so that no ``except Exception`` of the function's catches it. The owner is
+    # what `retry` was given, the states are those that the next run should know of.
     def __init__(self, owner: Any, cells: Iterable[State]):
         super().__init__("a run with other states follows")
         self.owner = owner
@@ -61,27 +56,19 @@ def retry(
 
 
 class Attempt:
-    """One run of a function, with the states that are believed to matter.
-
-    The belief may be wrong: values of these states are looked up without touching them. What
-    counts as touched is what the run is found to touch.
-
-    Attributes:
-        cells: These states.
-        found: Those that the function was found to touch.
-    """
+    """One run of a function, with the states that are believed to matter."""
 
     def __init__(self, owner: object, cells: tuple[State, ...], is_guess: bool):
+        # The belief may be wrong: values of these states are looked up without touching them.
+        # What counts as touched is what the run is found to touch.
         self.cells = cells
         self.found: dict[State, None] = {}
         self._owner = owner
         self._is_guess = is_guess
 
     def require_exactly(self, cells: Iterable[State]) -> None:
-        """Ends this run unless just these states were declared.
-
-        Too many are put up with after the first run, so that runs come to an end.
-        """
+        """Ends this run unless just these states were declared."""
+        # Too many are put up with after the first run, so that runs come to an end.
         found = self.cover(cells)
         if self._is_guess and len(found) < len(self.cells):
             self._restart(found)
@@ -104,10 +91,8 @@ _hints: LruCache[Hashable, tuple[weakref.ref[State], ...]] = LruCache(4096)
 
 
 def discover(run: Callable[[Attempt], T], name: str, function: Callable[..., Any]) -> T:
-    """Runs an attempt after another, until the states that it was given are the right ones.
-
-    The first guess is what was right last, for a function of the same code over the same objects.
-    """
+    """Runs one attempt after another, until the states that it was given are the right ones."""
+    # The first guess is what was right last, for a function of the same code and objects.
     key = name, code_of(function), tuple(map(id, owners_of(function)))
     owner = object()
 

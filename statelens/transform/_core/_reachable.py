@@ -114,11 +114,7 @@ _STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
 
 
 def named_in(function: Any) -> Iterator[tuple[str, Any]]:
-    """Gives what a function reaches in one step, by the name under which it does.
-
-    What is bound to it and closed over, globals and defaults; of a module that it names, the
-    attributes too, as in "module.name". Another object reaches the code that calling it runs.
-    """
+    """Gives what a function reaches in one step, by the name under which it does."""
     if isinstance(function, MethodType):
         yield "__self__", function.__self__
         yield "__func__", function.__func__
@@ -143,6 +139,7 @@ def _named_in_code(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name in names:
         value = function.__globals__.get(name)
         yield name, value
+        # Of a module's attributes, those that the code may mean.
         if isinstance(value, ModuleType) and not is_foreign(value.__name__):
             yield from ((f"{name}.{inner}", vars(value).get(inner)) for inner in names)
 

@@ -17,12 +17,7 @@ from .._core import read_lens
 
 @dataclass
 class Placement:
-    """Places of states.
-
-    Attributes:
-        cells: The place of each state that is given itself.
-        selectors: What is selected in a tree, and its place.
-    """
+    """Places of states: of those that are given themselves, and of what is selected in a tree."""
 
     cells: dict[State, Any] = field(default_factory=dict)
     selectors: list[tuple[Selector, Any]] = field(default_factory=list)

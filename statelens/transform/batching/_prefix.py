@@ -15,36 +15,22 @@ Leaves = list[tuple[str, Any, Any]]
 
 
 class PlaceKind(NamedTuple):
-    """What places are, and how messages speak of them.
-
-    Attributes:
-        is_place: Says whether something is one.
-        shared: The place of what all lanes, or devices, share.
-        of_kwargs: The place of keyword arguments.
-        in_option: How those of arguments are given.
-        out_option: How those of outputs are given.
-        one: What one is.
-        several: What several are called.
-        each: What to give for several arguments.
-        of_lens: What is asked for by a lens that isn't bound.
-        is_shared: What is said of a state that all share.
-        everywhere: Where a value has to be the same.
-        for_state: What to write for a state that isn't shared.
-        for_output: What to write for an output that isn't shared.
-        for_all: How all come to have one value.
-    """
+    """What places are, and how messages speak of them."""
 
     is_place: Callable[[Any], bool]
-    shared: Any
+    shared: Any  # the place of what all lanes, or devices, share
     of_kwargs: Any
     in_option: str
     out_option: str
+    # In messages: what a place is, what several are called, what to give for each argument.
     one: str
     several: str
     each: str
     of_lens: str
+    # What is said of a state that all share, and where its value has to be the same.
     is_shared: str
     everywhere: str
+    # What to write for what isn't shared, and how all come to have one value.
     for_state: str
     for_output: str
     for_all: str
@@ -58,11 +44,8 @@ class PlaceKind(NamedTuple):
 def spread(
     places: Any, tree: Any, kind: PlaceKind, option: str, what: str, asked_by: str
 ) -> tuple[Any, list[Any]]:
-    """Splits a tree; gives it with the place of each of its dynamic leaves.
-
-    One place stands for all below it, and where the tree has something static there may be
-    anything. `option` says how the places were given, and `what` what the tree is.
-    """
+    """Splits a tree; gives it with the place of each of its dynamic leaves."""
+    # One place stands for all below it; where the tree has something static may be anything.
     operand = split_static(tree, lambda: what)
     positions = list(range(jax.tree.structure(tree).num_leaves))
     traced = (
@@ -113,17 +96,11 @@ def _difference(place: Any, here: Any, path: Path, kind: PlaceKind, what: str) -
 
 
 class Grouping(NamedTuple):
-    """How to put a tree together whose arrays were grouped by place.
+    """How to put a tree together whose arrays were grouped by place."""
 
-    Attributes:
-        treedef: Its structure, split.
-        places: The place of each array.
-        labels: What each is called.
-    """
-
-    treedef: Any
-    places: list[Any]
-    labels: list[str]
+    treedef: Any  # of the tree as it was split
+    places: list[Any]  # of each array
+    labels: list[str]  # what each array is called
 
     def labels_of(self, place: Any) -> list[str]:
         """Lists what the arrays that get a place are called."""
@@ -138,10 +115,8 @@ class Grouping(NamedTuple):
 def group(
     tree: Any, places: Any, kind: PlaceKind, what: str, asked_by: str
 ) -> tuple[dict[Any, list[Any]], Grouping]:
-    """Groups the arrays in a tree that a function returns by the place that they get.
-
-    A function under a JAX transform has no other way to say the places of what only it knows.
-    """
+    """Groups the arrays in a tree that a function returns by the place that they get."""
+    # A function under a JAX transform has no other way to say the places of what only it knows.
     operand, each = spread(places, tree, kind, kind.out_option, what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
     if isinstance(operand, Partitioned):

@@ -16,15 +16,12 @@ from ..._errors import ArgumentError, ArgumentTypeError, StructureError, explain
 from .._core import (
     Attempt,
     check_callable,
-    current_value,
     describe_difference,
     describe_types,
-    discover,
-    merge_static,
     run_and_commit,
     split_static,
 )
-from ._carry import are_alike, commit_carry, run_body
+from ._carry import are_alike, run_body, run_carrying
 from ._eager_cache import staged
 
 Out = TypeVar("Out")
@@ -170,8 +167,7 @@ def _run_branches(
         chosen = functions[min(max(int(index), 0), len(functions) - 1)]
         return run_and_commit(chosen, operands)
 
-    def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
-        before = tuple(map(current_value, attempt.cells))
+    def control(attempt: Attempt, before: tuple[Any, ...]) -> tuple[Any, Any]:
         written: dict[Any, None] = {}
         ends: list[Any] = []
 
@@ -192,11 +188,9 @@ def _run_branches(
             out, values = jax.lax.cond(index, branches[1], branches[0], *operands)
         else:
             out, values = jax.lax.switch(index, branches, *operands)
-        return attempt, values, merge_static(out)
+        return values, out
 
-    attempt, values, result = discover(attempted, name, functions[-1])
-    commit_carry(attempt, values)
-    return result
+    return run_carrying(control, name, functions[-1])
 
 
 def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:

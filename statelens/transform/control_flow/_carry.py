@@ -8,7 +8,16 @@ import jax.numpy as jnp
 
 from ..._errors import StructureError, explain
 from ...state import State, Writes
-from .._core import Attempt, commit, describe_difference, describe_types, run, split_value
+from .._core import (
+    Attempt,
+    commit,
+    current_value,
+    describe_difference,
+    describe_types,
+    discover,
+    run,
+    split_value,
+)
 
 
 class Step(NamedTuple):
@@ -37,9 +46,18 @@ def run_body(
     return Step(captured.out, writes.cells, tuple(after[cell] for cell in attempt.cells))
 
 
-def commit_carry(attempt: Attempt, values: Sequence[Any]) -> None:
-    """Gives the carried states the values that they have after the loop."""
-    commit(None, Writes(attempt.cells, tuple(values)))
+def run_carrying(
+    control: Callable[[Attempt, tuple[Any, ...]], tuple[Any, Any]],
+    name: str,
+    function: Callable[..., Any],
+) -> Any:
+    """Runs control flow on the values of the states that it writes; commits those it gives."""
+
+    def attempted(attempt: Attempt) -> tuple[Any, Writes]:
+        values, out = control(attempt, tuple(map(current_value, attempt.cells)))
+        return out, Writes(attempt.cells, tuple(values))
+
+    return commit(*discover(attempted, name, function))
 
 
 def check_kept(

@@ -92,12 +92,10 @@ programs: LruCache[Hashable, _Program] = LruCache(256)
 
 
 def _snapshot(functions: tuple[Callable[..., Any], ...]) -> list[Any]:
-    """Lists what a trace takes over from Python: what the names in functions stand for.
-
-    Each name is compared by what it stands for, and one level inside of that: what is in a list
-    or a dictionary, the attributes of an object, the names in another function. What lies deeper
-    is taken as JAX takes it, as it was when the function was traced.
-    """
+    """Lists what a trace takes over from Python: what the names in functions stand for."""
+    # And one level inside of that: what is in a list or a dictionary, the attributes of an object,
+    # the names in another function. What lies deeper is taken as JAX takes it, as it was when the
+    # function was traced.
     seen: dict[int, Any] = {}
     return [part for function in functions for part in _parts(function, seen)]
 

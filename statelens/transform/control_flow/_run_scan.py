@@ -11,14 +11,12 @@ from ...thread import is_pair, returned_no_pair
 from .._core import (
     Attempt,
     check_callable,
-    current_value,
-    discover,
     merge_static,
     parse_count,
     split_static,
 )
 from . import _progress_loops
-from ._carry import check_carry, check_kept, commit_carry, run_body
+from ._carry import check_carry, check_kept, run_body, run_carrying
 from ._eager_cache import staged
 from ._progress import ProgressBar, as_progress_bar
 
@@ -61,7 +59,7 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
     is_checkpointed = name.startswith("checkpointed")
     loop: Any = _progress_loops.checkpointed_scan if is_checkpointed else _progress_loops.scan
 
-    def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
+    def control(attempt: Attempt, before: tuple[Any, ...]) -> tuple[Any, Any]:
         def body(carry: Any, x: Any) -> tuple[Any, Any]:
             values, inner = carry
             x = merge_static(x)
@@ -74,18 +72,16 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
             check_carry(inner, new, "the carry", name)
             return (after, new), split_static(y, lambda: "the output")
 
-        start = (tuple(map(current_value, attempt.cells)), init)
+        start = before, init
         (values, carry), ys = loop(body, start, xs, length, bar, parts, **dict(settings))
-        return attempt, values, (merge_static(carry), merge_static(ys))
+        return values, (carry, ys)
 
     def parts(x: Any, carry: Any, y: Any) -> dict[str, Any]:
         x = merge_static(x)
         x = x if has_carry or len(x) != 1 else x[0]
         return {"x": x, "carry": merge_static(carry[1]), "y": merge_static(y)}
 
-    attempt, values, result = discover(attempted, name, f)
-    commit_carry(attempt, values)
-    return result
+    return run_carrying(control, name, f)
 
 
 def _pair(out: Any, name: str) -> tuple[Any, Any]:

@@ -10,13 +10,11 @@ from ..._errors import ArgumentTypeError, SelectionError, explain
 from .._core import (
     Attempt,
     check_callable,
-    current_value,
-    discover,
     merge_static,
     split_static,
 )
 from . import _progress_loops
-from ._carry import check_carry, check_kept, commit_carry, run_body
+from ._carry import check_carry, check_kept, run_body, run_carrying
 from ._eager_cache import staged
 from ._progress import ProgressBar, as_progress_bar
 
@@ -40,7 +38,7 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
     init = split_static(init, lambda: "init_val")
     loop: Any = _progress_loops.bounded_while_loop if bounds else _progress_loops.while_loop
 
-    def attempted(attempt: Attempt) -> tuple[Any, Any, Any]:
+    def control(attempt: Attempt, before: tuple[Any, ...]) -> tuple[Any, Any]:
         def cond(carry: Any) -> Any:
             values, inner = carry
             go_on, written, _ = run_body(cond_fun, attempt, values, (), (inner,))
@@ -63,16 +61,12 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
             check_carry(inner, value, "the value", name)
             return after, value
 
-        start = (tuple(map(current_value, attempt.cells)), init)
-        values, value = loop(cond, body, start, bar, parts, **dict(bounds))
-        return attempt, values, merge_static(value)
+        return loop(cond, body, (before, init), bar, parts, **dict(bounds))
 
     def parts(carry: Any) -> dict[str, Any]:
         return {"carry": merge_static(carry[1])}
 
-    attempt, values, result = discover(attempted, name, body_fun)
-    commit_carry(attempt, values)
-    return result
+    return run_carrying(control, name, body_fun)
 
 
 def _boolean(value: Any, name: str) -> Any:

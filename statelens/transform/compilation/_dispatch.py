@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ..._errors import hide_own_frames
-from ...state import active_frame, are_concrete, concrete_types, has_tracers
+from ...state import State, active_frame, are_concrete, concrete_types, has_tracers
 from .._core import (
     PROGRAM_ERRORS,
     Arguments,
@@ -32,8 +32,8 @@ class Dispatch:
         program: The program; it is plain, and has just been run.
         static: Positions and names of arguments of which nothing is traced.
         long_way: What to call with the arguments where the program is stale, or a frame is open.
-        settle: What to call with split arguments where a trace for other arguments has met
-            states that the program doesn't take.
+        settle: What to call with split arguments, and the states that a trace for them has met,
+            where the program doesn't take all of these.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Dispatch:
         program: Program,
         static: frozenset[int | str],
         long_way: Callable[..., Any],
-        settle: Callable[[Arguments, UndeclaredStates], Any],
+        settle: Callable[[Arguments, tuple[State, ...]], Any],
     ):
         self._program = program
         self._reads = program.reads
@@ -103,7 +103,9 @@ class Dispatch:
     def _failed(self, error: Exception | UndeclaredStates, inputs: tuple[Any, ...]) -> Any:
         args, kwargs = Inputs(*inputs).arguments(self._program.host.donated_args)
         if isinstance(error, UndeclaredStates):
-            return self._settle((args, kwargs), error)
+            if error.owner is not self._program.host:
+                raise error
+            return self._settle((args, kwargs), error.cells)
         self._program.reraise(error, args, kwargs)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeV
 import jax
 import jax.tree_util as jtu
 
-from ..._errors import ArgumentTypeError, SelectionError, explain, user_facing
+from ..._errors import ArgumentTypeError, explain, user_facing
 from ..._tree import MutableNode
 from ...lens import combine
 from ...state import State, is_alive
@@ -22,7 +22,6 @@ from .._core import (
     BoundMethod,
     Choice,
     Method,
-    UndeclaredStates,
     after_self,
     as_partitioned,
     can_raise,
@@ -36,6 +35,7 @@ from .._core import (
     parse_count,
     positions_of,
     reachable,
+    retry,
     run_and_commit,
     split_arguments,
     split_items,
@@ -60,13 +60,13 @@ class TouchedStates(NamedTuple):
 
 
 _MOST_PROGRAMS = 64
-_MOST_ATTEMPTS = 20
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 Q = ParamSpec("Q")
+T = TypeVar("T")
 
 
 class JitFunction(Generic[P, R]):
@@ -174,10 +174,10 @@ class JitFunction(Generic[P, R]):
             return run_and_commit(self._fun, args, kwargs)
         return self._settle_and_run(self._split(args, kwargs))
 
-    def _settle_and_run(self, split: Arguments, undeclared: UndeclaredStates | None = None) -> Any:
+    def _settle_and_run(self, split: Arguments, cells: tuple[State, ...] | None = None) -> Any:
         args, kwargs = split
         program, result = self._settle(
-            args, kwargs, lambda program, _: program.run(args, kwargs), undeclared
+            args, kwargs, lambda program, _: program.run(args, kwargs), cells
         )
         # Two programs that are both current differ by arguments: which one is looked up each time.
         is_only = all(other is program or not other.is_current() for other in self._programs)
@@ -286,42 +286,31 @@ class JitFunction(Generic[P, R]):
         self,
         args: Any,
         kwargs: Any,
-        run: Callable[[Program, Any], Any],
-        undeclared: UndeclaredStates | None = None,
-    ) -> tuple[Program, Any]:
+        run: Callable[[Program, Any], T],
+        cells: tuple[State, ...] | None = None,
+    ) -> tuple[Program, T]:
         """Runs a program that takes all states that the function touches.
 
         Args:
-            args: The arguments, prepared.
-            kwargs: The keyword arguments, prepared.
+            args: The arguments, split.
+            kwargs: The keyword arguments, split.
             run: What to do with the program, given its trace too, if it has just been traced.
-            undeclared: What came of an attempt that has been made.
+            cells: The states that an attempt has met, if one was made.
 
         Returns:
             The program, and what came of running it.
         """
-        program = self._known(args, kwargs)
-        cells: list[State] | None = None
-        for _ in range(_MOST_ATTEMPTS):
-            if undeclared is not None:
-                if getattr(undeclared.owner, "host", None) is not self:
-                    raise undeclared
-                program, cells, undeclared = None, list(undeclared.cells), None
+
+        def attempt(cells: tuple[State, ...] | None) -> tuple[Program, T]:
+            program, traced = self._known(args, kwargs) if cells is None else None, None
+            if cells is not None:
                 self._guard.take_back()
-            try:
-                traced = None
-                if program is None:
-                    program, traced = self._first(cells, args, kwargs)
-                return program, run(program, traced)
-            except UndeclaredStates as error:
-                undeclared = error
-        raise SelectionError(
-            explain(
-                f"asked {self._name} for the states that {self._fun!r} touches",
-                f"they were others each time that it was traced, {_MOST_ATTEMPTS} times",
-                "make states before the call, not anew in each",
-            )
-        )
+            if program is None:
+                program, traced = self._first(cells, args, kwargs)
+            return program, run(program, traced)
+
+        asked = f"asked {self._name} for the states that {self._fun!r} touches"
+        return retry(attempt, self, asked, "traced", cells)
 
     def _known(self, args: Any, kwargs: Any) -> Program | None:
         """Finds the program that has been made for such arguments, or that may do for them."""
@@ -333,18 +322,20 @@ class JitFunction(Generic[P, R]):
                     return program
         return current[-1] if current else None
 
-    def _first(self, cells: list[State] | None, args: Any, kwargs: Any) -> tuple[Program, Any]:
+    def _first(
+        self, cells: tuple[State, ...] | None, args: Any, kwargs: Any
+    ) -> tuple[Program, Any]:
         """Makes a program, by tracing the function with states that are believed to do.
 
         Gives the trace beside it, if the program is the one that was traced.
         """
         if cells is None:
             roots = [self._fun, *constants(args, kwargs)]
-            cells = [cell for cell in reachable(roots) if is_alive(cell)]
+            cells = tuple([cell for cell in reachable(roots) if is_alive(cell)])
         program = probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
         donated = [cell for cell in probe.written if cell in self._donation]
-        kept = [cell for cell in cells if cell in probe.touched and cell not in donated]
+        kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
         if donated or kept != cells:
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
         if probe.can_raise or can_raise(traced.jaxpr):

@@ -187,7 +187,7 @@ class Program:
         self.reads.finish_trace(captured.touched)
         touched = captured.closed_over
         if not values.keys() >= set(touched) or not set(self.donated) <= set(captured.writes.cells):
-            raise UndeclaredStates(self, touched)
+            raise UndeclaredStates(self.host, touched)
         if captured.can_raise:
             self.expect_errors(captured.checks)
         out = split_items(captured.out, lambda: "the output")

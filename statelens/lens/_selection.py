@@ -5,11 +5,11 @@ on what the units are like. It is computed once for each, and says where the lea
 the operations of a lens move.
 """
 
-from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 from typing import Any, NamedTuple, Self
 
 from .._errors import PathError, SelectionError
+from .._lru_cache import LruCache
 from .._tree import (
     Cell,
     Index,
@@ -103,17 +103,16 @@ def focus_on(
     return Focused(leaves, treedef, entries)
 
 
-_CACHE_SIZE = 1024
 _MOST_VERSIONS = 4
 # By selector and tree structure: what was selected, with what the selector saw of the units.
-_cache: OrderedDict[Hashable, list[tuple[Any, Selection]]] = OrderedDict()
+_selections: LruCache[Hashable, list[tuple[Any, Selection]]] = LruCache(1024)
 
 
 def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     key = (selector, treedef)
     try:
-        versions = _cache.get(key, [])
+        versions = _selections.get(key) or []
     except TypeError:
         # Something static in the tree can't be hashed.
         return _select_uncached(selector, tree)
@@ -122,9 +121,7 @@ def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) 
         if version == seen:
             return selection
     selection = _select_uncached(selector, tree)
-    _cache[key] = [(seen, selection), *versions[: _MOST_VERSIONS - 1]]
-    while len(_cache) > _CACHE_SIZE:
-        _cache.popitem(last=False)
+    _selections.put(key, [(seen, selection), *versions[: _MOST_VERSIONS - 1]])
     return selection
 
 

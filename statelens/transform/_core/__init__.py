@@ -7,7 +7,6 @@ lies in the other rooms.
 
 from ._decorator import Decorator
 from ._discovery import Attempt, UndeclaredStates, discover, retry
-from ._lru_cache import LruCache
 from ._methods import BoundMethod, Method, after_self
 from ._options import (
     Choice,
@@ -57,7 +56,6 @@ __all__ = [
     "Check",
     "Choice",
     "Decorator",
-    "LruCache",
     "Method",
     "Partitioned",
     "UndeclaredStates",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from ..._errors import SelectionError, explain
+from ..._lru_cache import LruCache
 from ...state import State, active_frame, is_alive
-from ._lru_cache import LruCache
 from ._reachable import code_of, owners_of
 
 T = TypeVar("T")

@@ -41,7 +41,8 @@ class _Entry(weakref.ref):
     partitioned: Any
 
 
-MOST_ENTRIES = 256
+# Not an `LruCache`: at each step modules come and go, and the oldest are gone anyway.
+_MOST_ENTRIES = 256
 _entries: dict[int, _Entry] = {}
 
 
@@ -72,7 +73,8 @@ def put(module: Any, partitioned: Any, containers: Iterable[Any]) -> None:
         containers: All lists and dictionaries in it: what isn't among them is taken on trust.
     """
     # A module that its own function leads to would never end while it is cached.
-    evict_oldest(_entries)
+    while len(_entries) >= _MOST_ENTRIES:
+        _entries.pop(next(iter(_entries)), None)
     # Not by an `__init__`: two calls of Python would be most of what this takes, at each step.
     entry = _Entry(module, _evict)
     entry.key = key = id(module)
@@ -83,12 +85,6 @@ def put(module: Any, partitioned: Any, containers: Iterable[Any]) -> None:
         entry.lengths = list(map(len, iterables))
         entry.items = list(itertools.chain.from_iterable(iterables))
     _entries[key] = entry
-
-
-def evict_oldest(cache: dict[Any, Any]) -> None:
-    """Makes room for one more entry in a cache."""
-    while len(cache) >= MOST_ENTRIES:
-        cache.pop(next(iter(cache)), None)
 
 
 # Bound, since a module may end after the names of this file have, when Python does.

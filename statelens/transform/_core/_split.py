@@ -13,10 +13,11 @@ import jax
 import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError, explain
+from ..._lru_cache import LruCache
 from ..._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
 from ...state import concrete_types
 from ._identity import Identity
-from ._module_cache import Getter, at, evict_oldest, get, places_of_containers, put
+from ._module_cache import Getter, at, get, places_of_containers, put
 from ._static import DYNAMIC, Constant, Partitioned, Static, is_plain_tuple, remade
 
 CONTAINERS = (list, tuple, dict, type(None))
@@ -119,7 +120,7 @@ class _Split:
         self.identity = Identity(treedef)
         self._holes = [position for position, dynamic in enumerate(is_dynamic) if dynamic]
         self._rest = [position for position, dynamic in enumerate(is_dynamic) if not dynamic]
-        self._seen: dict[tuple[int, ...], tuple[list[Any], Static]] = {}
+        self._seen: LruCache[tuple[int, ...], tuple[list[Any], Static]] = LruCache(256)
 
     def apply(
         self, tree: Any, leaves: list[Any], treedef: TreeDef, name: Callable[[], str]
@@ -136,14 +137,14 @@ class _Split:
             half: list[Any] = list(map(Constant, leaves))
             for hole in self._holes:
                 half[hole] = DYNAMIC
-            evict_oldest(self._seen)
-            seen = self._seen[ids] = rest, Static(half, treedef)
+            seen = rest, Static(half, treedef)
+            self._seen.put(ids, seen)
         return Partitioned(dynamic, seen[1])
 
 
 # By structure, and by the classes of leaves or whether they are dynamic: a few for each key,
 # since structures that are equal need not be the same.
-_splits: dict[Hashable, list[_Split]] = {}
+_splits: LruCache[Hashable, list[_Split]] = LruCache(256)
 _MOST_ALIKE = 8
 
 
@@ -167,16 +168,15 @@ def _split_of(tree: Any, treedef: TreeDef, classes: tuple[type, ...]) -> _Split:
 
 
 def _find(key: Hashable, treedef: TreeDef) -> _Split | None:
-    for split in _splits.get(key, ()):
+    for split in _splits.get(key) or ():
         if split.identity.is_that_of(treedef):
             return split
     return None
 
 
 def _add(key: Hashable, split: _Split) -> None:
-    others = [other for other in _splits.pop(key, ()) if other is not split]
-    evict_oldest(_splits)
-    _splits[key] = [split, *others[: _MOST_ALIKE - 1]]
+    others = [other for other in _splits.get(key) or () if other is not split]
+    _splits.put(key, [split, *others[: _MOST_ALIKE - 1]])
 
 
 def _are_dynamic(tree: Any) -> list[bool]:

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..._lru_cache import LruCache
 from ..._tree import MutableNode
 from ...state import TOP, State, current_trace
-from .._core import FUNCTIONS, LruCache, inner_codes, named_in
+from .._core import FUNCTIONS, inner_codes, named_in
 from ..compilation import JitFunction
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)

@@ -14,7 +14,7 @@ from ..._errors import DifferentiationError, explain
 from ..._tree import format, from_jax, is_array
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def field_of(dtype: Any) -> str | None:
     """Says what kind of numbers have derivatives: real ones, complex ones, or none."""
     if jnp.issubdtype(dtype, jnp.complexfloating):

@@ -7,7 +7,6 @@ lies in the other rooms.
 
 from ._decorator import Decorator
 from ._discovery import Attempt, UndeclaredStates, discover, retry
-from ._methods import BoundMethod, Method, after_self
 from ._options import (
     Choice,
     applied,
@@ -17,6 +16,7 @@ from ._options import (
     parse_count,
     positions_of,
     read_lens,
+    read_states,
 )
 from ._output import merge_output
 from ._reachable import FUNCTIONS, inner_codes, innermost, labels_of, named_in, reachable
@@ -45,7 +45,7 @@ from ._runtime_errors import (
 from ._split import as_partitioned, constants, split_items, split_numbers, split_static
 from ._static import Partitioned, merge_static
 from ._tree_difference import children_of, describe_difference, describe_types, described, written
-from ._wrapper import Wrapper
+from ._wrapper import BoundMethod, Method, Wrapper, after_self, is_closed_over
 
 __all__ = [
     "FUNCTIONS",
@@ -76,6 +76,7 @@ __all__ = [
     "expect_errors",
     "inner_codes",
     "innermost",
+    "is_closed_over",
     "labels_of",
     "merge_arguments",
     "merge_output",
@@ -88,6 +89,7 @@ __all__ = [
     "pure",
     "reachable",
     "read_lens",
+    "read_states",
     "refuse_shared_arrays",
     "reraise",
     "retry",

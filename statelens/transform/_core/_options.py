@@ -7,7 +7,7 @@ from typing import Any
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
 from ..._tree import is_array
-from ...lens import Selector, focus_on, is_bound, selector_of, split, units_of
+from ...lens import Selector, StateForm, focus_on, is_bound, selector_of, split, units_of
 from ...state import State
 
 
@@ -157,6 +157,13 @@ def read_lens(spec: Any, option: str, asked_by: str) -> Selector:
         ) from None
 
 
+def read_states(spec: Any, option: str, asked_by: str) -> StateForm | Selector | None:
+    """Reads what an option names: states that are given themselves, or a lens in any form."""
+    if spec is None:
+        return None
+    return units_of(spec, asked_by) if is_bound(spec) else read_lens(spec, option, asked_by)
+
+
 class Choice:
     """Which states an option of a transform is about.
 
@@ -169,21 +176,17 @@ class Choice:
 
     Attributes:
         selector: What to select in the first argument, or None.
-        is_empty: Whether no state is chosen.
     """
 
     def __init__(self, spec: Any, option: str, asked_by: str):
         self._all = spec is True
-        self.is_empty = spec is None or spec is False
         self._cells: set[State] = set()
         self.selector: Selector | None = None
-        if spec is None or isinstance(spec, bool):
-            return
-        if is_bound(spec):
-            units = units_of(spec, asked_by).units
-            self._cells = {unit if isinstance(unit, State) else unit.cell for unit in units}  # type: ignore
-        else:
-            self.selector = read_lens(spec, option, asked_by)
+        found = None if isinstance(spec, bool) else read_states(spec, option, asked_by)
+        if isinstance(found, Selector):
+            self.selector = found
+        elif found is not None:
+            self._cells = set(found.cells)  # type: ignore[arg-type]
 
     def __contains__(self, cell: State) -> bool:
         if self._all or cell in self._cells:

@@ -7,7 +7,7 @@ gives cotangents, or takes tangents, of states in the form in which the states w
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, overload
 
 import equinox as eqx
 import jax
@@ -38,27 +38,43 @@ from .._core import (
     split_writes,
     states_in,
 )
+from ._signatures import P, R
 
 Rule = Callable[..., Any]
 
 
-class _Custom(Wrapper):
-    """A function with a derivative rule of its own."""
+class _Custom(Wrapper, Generic[P, R]):
+    """A function with a derivative rule of its own, by the name of what sets it."""
 
-    def __init__(self, fun: Callable[..., Any], states: Any):
+    _needed: tuple[str, ...] = ()
+
+    def __init__(self, fun: Callable[P, R], states: Any):
         super().__init__(fun)
         self._states = states
+        self._rules: dict[str, Rule] = {}
         self._given()
+
+    @user_facing
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for name in self._needed:
+            if name not in self._rules:
+                raise ArgumentError(
+                    explain(
+                        f"asked for the derivative of {self!r}",
+                        f"it has no rule: .{name} was not called",
+                        f"@{getattr(self, '__name__', 'fun')}.{name}, above the rule",
+                    )
+                )
+        call = functools.partial(self._attempted, args, _stopped(kwargs))
+        out, writes = discover(call, self.name, self._fun)
+        return commit(out, _stopped(writes))
+
+    def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
+        """Runs the function under its rules."""
+        raise NotImplementedError
 
     def _given(self) -> StateForm | None:
         return None if self._states is None else units_of(self._states, self.name)
-
-    def _values(self, given: StateForm | None) -> Any:
-        return None if given is None else given.rebuild([unit.value for unit in given.units])
-
-    def _others(self, attempt: Attempt) -> tuple[Any, ...]:
-        """Reads the other states that the function reads; they have no derivative through it."""
-        return jax.lax.stop_gradient(tuple(map(current_value, attempt.cells)))
 
     def _run(
         self,
@@ -84,8 +100,7 @@ class _Custom(Wrapper):
         captured = run(
             fun, args, kwargs, values={**known, **overlaid}, frozen=inside, on_touch=on_touch
         )
-        touched = [c for c in captured.closed_over if c not in overlaid]
-        attempt.cover(touched)
+        attempt.cover(cell for cell in captured.closed_over if cell not in overlaid)
         for cell in captured.writes.cells:
             if cell in overlaid:
                 raise SelectionError(
@@ -108,41 +123,22 @@ class _Custom(Wrapper):
             )
         )
 
-    def _missing(self, rule: str) -> None:
-        raise ArgumentError(
-            explain(
-                f"asked for the derivative of {self!r}",
-                f"it has no rule: .{rule} was not called",
-                f"@{getattr(self, '__name__', 'fun')}.{rule}, above the rule",
-            )
-        )
 
+class CustomVjp(_Custom[P, R]):
+    """A function with a backward rule; `custom_vjp` makes it."""
 
-class _CustomVjp(_Custom):
     name = "custom_vjp"
-
-    def __init__(self, fun: Callable[..., Any], states: Any):
-        super().__init__(fun, states)
-        self._fwd: Rule | None = None
-        self._bwd: Rule | None = None
+    _needed = ("def_fwd", "def_bwd")
 
     def def_fwd(self, fwd: Rule) -> Rule:
         """Sets the forward rule: ``(perturbed, *args) -> (out, residuals)``."""
-        self._fwd = check_callable(fwd, "fwd", self.name)
+        self._rules["def_fwd"] = check_callable(fwd, "fwd", self.name)
         return fwd
 
     def def_bwd(self, bwd: Rule) -> Rule:
         """Sets the backward rule: ``(residuals, cotangent, perturbed, *args) -> cotangents``."""
-        self._bwd = check_callable(bwd, "bwd", self.name)
+        self._rules["def_bwd"] = check_callable(bwd, "bwd", self.name)
         return bwd
-
-    @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if self._fwd is None or self._bwd is None:
-            self._missing("def_fwd" if self._fwd is None else "def_bwd")
-        call = functools.partial(self._attempted, args, _stopped(kwargs))
-        out, writes = discover(call, self.name, self._fun)
-        return commit(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
@@ -154,7 +150,7 @@ class _CustomVjp(_Custom):
 
         def fwd(perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
-            rule = functools.partial(self._fwd, self._part(perturbed, given))  # type: ignore[arg-type]
+            rule = functools.partial(self._rules["def_fwd"], _asked(perturbed, given))
             pair, writes = self._run(rule, attempt, values, others, args, kwargs)
             out, residuals = self._pair(
                 pair, "forward rule", "output and residuals", "(out, residuals)"
@@ -166,32 +162,29 @@ class _CustomVjp(_Custom):
         ) -> Any:
             values, args = vjp_arg
             rule = functools.partial(
-                self._bwd,  # type: ignore[arg-type]
-                residuals,
-                cotangent[0],
-                self._part(perturbed, given),
+                self._rules["def_bwd"], residuals, cotangent[0], _asked(perturbed, given)
             )
             cotangents, _ = self._run(rule, attempt, values, others, args, kwargs)
             by_states = None
             if given is not None:
                 form = "(cotangents of the states, cotangents of the arguments as a tuple)"
                 by_states, cotangents = self._pair(cotangents, "backward rule", "cotangents", form)
-            if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(args):
-                raise ArgumentTypeError(
-                    explain(
-                        f"asked the backward rule of {self!r} for cotangents",
-                        f"those of the arguments are a {type(cotangents).__name__}",
-                        f"a tuple of {len(args)}, one for each argument",
-                    )
-                )
-            self._check_shapes(cotangents, args)
+            self._check_cotangents(cotangents, args)
             return by_states, tuple(cotangents)
 
         call.def_fwd(fwd)
         call.def_bwd(bwd)
-        return call(_strong((self._values(given), args)), self._others(attempt), kwargs)
+        return call(_strong((_values(given), args)), _unmoved(attempt), kwargs)
 
-    def _check_shapes(self, cotangents: Any, args: Any) -> None:
+    def _check_cotangents(self, cotangents: Any, args: Any) -> None:
+        if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(args):
+            raise ArgumentTypeError(
+                explain(
+                    f"asked the backward rule of {self!r} for cotangents",
+                    f"those of the arguments are a {type(cotangents).__name__}",
+                    f"a tuple of {len(args)}, one for each argument",
+                )
+            )
         for number, (cotangent, arg) in enumerate(zip(cotangents, args, strict=True)):
             if jax.tree.structure(cotangent) != jax.tree.structure(arg):
                 continue  # None stands for zeros
@@ -206,34 +199,20 @@ class _CustomVjp(_Custom):
                     )
                 )
 
-    @staticmethod
-    def _part(perturbed: Any, given: StateForm | None) -> Any:
-        return perturbed[1] if given is None else perturbed
 
+class CustomJvp(_Custom[P, R]):
+    """A function with a forward rule; `custom_jvp` makes it."""
 
-class _CustomJvp(_Custom):
     name = "custom_jvp"
-
-    def __init__(self, fun: Callable[..., Any], states: Any):
-        super().__init__(fun, states)
-        self._jvp: Rule | None = None
+    _needed = ("def_jvp",)
 
     def def_jvp(self, jvp: Rule) -> Rule:
         """Sets the rule: ``(primals, tangents) -> (out, tangent)``."""
-        self._jvp = check_callable(jvp, "jvp", self.name)
+        self._rules["def_jvp"] = check_callable(jvp, "jvp", self.name)
         return jvp
-
-    @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if self._jvp is None:
-            self._missing("def_jvp")
-        call = functools.partial(self._attempted, args, _stopped(kwargs))
-        out, writes = discover(call, self.name, self._fun)
-        return commit(out, _stopped(writes))
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
-        rule: Rule = self._jvp  # type: ignore[assignment]
 
         @eqx.filter_custom_jvp
         def call(values: Any, args: Any, *, others: Any, kwargs: Any) -> Any:
@@ -242,17 +221,32 @@ class _CustomJvp(_Custom):
         def jvp(primals: Any, tangents: Any, *, others: Any, kwargs: Any) -> Any:
             (values, inner), (moved, along) = primals, tangents
 
-            def run(*inner: Any, **kwargs: Any) -> Any:
-                if given is None:
-                    return rule(inner, tuple(along), **kwargs)
-                return rule((values, inner), (moved, tuple(along)), **kwargs)
+            def rule(*inner: Any, **kwargs: Any) -> Any:
+                both = (inner, tuple(along))
+                if given is not None:
+                    both = (values, inner), (moved, tuple(along))
+                return self._rules["def_jvp"](*both, **kwargs)
 
-            pair, writes = self._run(run, attempt, values, others, tuple(inner), kwargs)
+            pair, writes = self._run(rule, attempt, values, others, tuple(inner), kwargs)
             out, tangent = self._pair(pair, "rule", "output and tangent", "(out, tangent)")
-            return (out, writes), (tangent, _zeros(writes))
+            return (out, writes), (tangent, jax.tree.map(lambda leaf: None, writes))
 
         call.def_jvp(jvp)
-        return call(self._values(given), args, others=self._others(attempt), kwargs=kwargs)
+        return call(_values(given), args, others=_unmoved(attempt), kwargs=kwargs)
+
+
+def _values(given: StateForm | None) -> Any:
+    return None if given is None else given.rebuild([unit.value for unit in given.units])
+
+
+def _unmoved(attempt: Attempt) -> tuple[Any, ...]:
+    """Reads the other states that the function reads; they have no derivative through it."""
+    return jax.lax.stop_gradient(tuple(map(current_value, attempt.cells)))
+
+
+def _asked(perturbed: Any, given: StateForm | None) -> Any:
+    """Leaves out states where a rule is about none."""
+    return perturbed[1] if given is None else perturbed
 
 
 def _stand_in(leaf: Any) -> Any:
@@ -283,10 +277,12 @@ def _stopped(tree: Any) -> Any:
     )
 
 
-def _zeros(writes: Any) -> Any:
-    return jax.tree.map(lambda leaf: None, writes)
-
-
+@overload
+def custom_vjp(fun: Callable[P, R], *, states: Any = None) -> CustomVjp[P, R]: ...
+@overload
+def custom_vjp(
+    fun: None = None, *, states: Any = None
+) -> Callable[[Callable[P, R]], CustomVjp[P, R]]: ...
 @user_facing
 def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
     """Gives a function a backward rule of its own, that sees states.
@@ -330,9 +326,15 @@ def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         >>> sl.grad(scale, w)(3.0)
         Array(30., dtype=float32...)
     """
-    return applied(functools.partial(_CustomVjp, states=states), fun)
+    return applied(lambda fun: CustomVjp(fun, states), fun)
 
 
+@overload
+def custom_jvp(fun: Callable[P, R], *, states: Any = None) -> CustomJvp[P, R]: ...
+@overload
+def custom_jvp(
+    fun: None = None, *, states: Any = None
+) -> Callable[[Callable[P, R]], CustomJvp[P, R]]: ...
 @user_facing
 def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> Any:
     """Gives a function a forward rule of its own, that sees states.
@@ -364,4 +366,4 @@ def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         >>> sl.grad(scale, w)(3.0)
         Array(30., dtype=float32...)
     """
-    return applied(functools.partial(_CustomJvp, states=states), fun)
+    return applied(lambda fun: CustomJvp(fun, states), fun)

@@ -24,31 +24,18 @@ def field_of(dtype: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Differentiable:
-    """Says which numbers have derivatives.
+    """Says which numbers may be differentiated by."""
 
-    Attributes:
-        integers: Whether integers are allowed, with derivatives of dtype `float0`.
-        complexes: Whether complex numbers are allowed, as of a holomorphic function.
-        reals: Whether real numbers are allowed; by them no function is holomorphic.
-        any_argument: Whether arguments may be anything, as JAX has it for linear maps.
-    """
-
+    # Integers have derivatives of dtype `float0`.
     integers: bool = False
     complexes: bool = False
+    # By real numbers no function is holomorphic.
     reals: bool = True
+    # Arguments may be anything, as JAX has it for linear maps.
     any_argument: bool = False
 
     def check_all(self, label: Callable[[int], str], values: Iterable[Any], asked_by: str) -> None:
-        """Refuses values that have no derivative.
-
-        Args:
-            label: Gives what to call each, by its number.
-            values: Pytrees of arrays.
-            asked_by: The transform, for the message.
-
-        Raises:
-            DifferentiationError: As for `check`.
-        """
+        """Refuses values that have no derivative; `label` names each by its number."""
         try:
             fields = {field_of(dtype) for dtype in {value.aval.dtype for value in values}}
             if fields == {"real"} and self.reals:
@@ -59,16 +46,7 @@ class Differentiable:
             self.check(partial(label, number), value, asked_by)
 
     def check(self, label: Callable[[], str], value: Any, asked_by: str) -> None:
-        """Refuses a value that has no derivative.
-
-        Args:
-            label: Gives what to call it.
-            value: A pytree of arrays.
-            asked_by: The transform, for the message.
-
-        Raises:
-            DifferentiationError: A leaf is an integer, a boolean, complex, or no number.
-        """
+        """Refuses a pytree with a leaf that has no derivative."""
         for number, leaf in enumerate([value] if is_array(value) else jax.tree.leaves(value)):
             dtype = None if isinstance(leaf, jax.Ref) else getattr(leaf, "dtype", None)
             if dtype is None and isinstance(leaf, (bool, int, float, complex)):

@@ -5,14 +5,15 @@ function, and errors that name paths. The gradient is JAX's own.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 
-from ..._errors import DifferentiationError, explain, user_facing
+from ..._errors import DifferentiationError, explain
 from ..._tree import is_numeric
 from ._dtypes import field_of
-from ._transform import gradient_value_aux, make
+from ._signatures import Argnums, ValueOptions, as_grad, as_value_and_grad
+from ._transform import GradientTransform
 
 
 def scalar_grad(
@@ -50,11 +51,10 @@ def _one(value: Any) -> Any:
 
 
 scalar_grad.__name__ = "grad"
-# A gradient looks like what it is taken of; a list is the cheapest form for JAX.
-scalar_grad.takes_lists = True  # type: ignore[attr-defined]
 
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:
+    """Refuses a loss that isn't one number, and says what may be meant instead."""
     aval: Any = jax.typeof(value) if is_numeric(value) else None
     if aval is not None and aval.shape == ():
         dtype, kind = aval.dtype, "complex" if holomorphic else "real"
@@ -84,15 +84,29 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
     )
 
 
+def _transformed(
+    fun: Callable[..., Any],
+    grad_states: Any,
+    argnums: Any,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    **options: Any,
+) -> GradientTransform:
+    params = {"holomorphic": holomorphic, "allow_int": allow_int}
+    return GradientTransform(
+        fun, scalar_grad, grad_states, argnums, transform_params=params, **options
+    )
+
+
 def _value_first(gradient: Any, value: Any, *aux: Any) -> Any:
     return ((value, *aux) if aux else value), gradient
 
 
-@user_facing
+@as_grad
 def grad(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = None,
+    argnums: Argnums = None,
     *,
     has_aux: bool = False,
     return_value: bool = False,
@@ -101,7 +115,7 @@ def grad(
     allow_int: bool = False,
     unit_aware: bool = False,
     debug_nan: bool = False,
-) -> Any:
+) -> GradientTransform:
     """Gives the gradient of a scalar function by states, by part of a tree, by arguments.
 
     Without `grad_states` it is `jax.grad`. With `grad_states` the gradient is taken by the
@@ -152,46 +166,35 @@ def grad(
         >>> sl.grad(loss, grad_states=weight, return_value=True)(2.0)
         (Array(8., dtype=float32), Array(4., dtype=float32))
     """
-    return make(
+    return _transformed(
         fun,
-        transform=scalar_grad,
-        grad_states=grad_states,
-        argnums=argnums,
-        transform_params={"holomorphic": holomorphic, "allow_int": allow_int},
+        grad_states,
+        argnums,
         has_aux=has_aux,
         return_value=return_value,
         check_states=check_states,
+        holomorphic=holomorphic,
+        allow_int=allow_int,
         unit_aware=unit_aware,
         debug_nan=debug_nan,
-        arrange=gradient_value_aux,
     )
 
 
-@user_facing
+@as_value_and_grad
 def value_and_grad(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = None,
-    *,
-    has_aux: bool = False,
-    check_states: bool = True,
-    holomorphic: bool = False,
-    allow_int: bool = False,
-    unit_aware: bool = False,
-    debug_nan: bool = False,
-) -> Any:
+    argnums: Argnums = None,
+    **options: Unpack[ValueOptions],
+) -> Callable[..., Any]:
     """Gives value and gradient in the order of `jax.value_and_grad`.
 
     Args:
         fun: As for `grad`.
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        has_aux: Whether `fun` returns ``(loss, aux)``.
-        check_states: As for `grad`.
-        holomorphic: As for `grad`.
-        allow_int: As for `grad`.
-        unit_aware: As for `grad`.
-        debug_nan: As for `grad`.
+        **options: As for `grad`: has_aux, check_states, holomorphic, allow_int, unit_aware,
+            debug_nan.
 
     Returns:
         A function that gives ``(loss, g)``, or ``((loss, aux), g)``, with the gradient part
@@ -206,16 +209,6 @@ def value_and_grad(
         >>> sl.value_and_grad(lambda x: weight.value * x, grad_states=weight)(2.0)
         (Array(2., dtype=float32), Array(2., dtype=float32))
     """
-    return make(
-        fun,
-        transform=scalar_grad,
-        grad_states=grad_states,
-        argnums=argnums,
-        transform_params={"holomorphic": holomorphic, "allow_int": allow_int},
-        has_aux=has_aux,
-        return_value=True,
-        check_states=check_states,
-        unit_aware=unit_aware,
-        debug_nan=debug_nan,
-        arrange=_value_first,
+    return _transformed(
+        fun, grad_states, argnums, return_value=True, arrange=_value_first, **options
     )

@@ -6,46 +6,40 @@ cotangents (or tangents) of a large Jacobian are there at once.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ..._errors import DifferentiationError, explain, user_facing
+from ..._errors import DifferentiationError, explain
 from .._core import parse_count
-from ._transform import make
+from ._signatures import Argnums, UnitOptions, derivative
+from ._transform import GradientTransform
 
 
-@user_facing
+@derivative
 def jacrev(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = None,
+    argnums: Argnums = None,
     *,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check_states: bool = True,
     holomorphic: bool = False,
     allow_int: bool = False,
     chunk_size: int | None = None,
-    unit_aware: bool = False,
-    debug_nan: bool = False,
-) -> Any:
+    **options: Unpack[UnitOptions],
+) -> Callable[..., Any]:
     """Gives the Jacobian, row by row: one pullback for each output, all at once or in chunks.
 
     Args:
         fun: A function that returns arrays of any shape, or a pytree of them.
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        has_aux: As for `grad`.
-        return_value: As for `grad`.
-        check_states: As for `grad`.
         holomorphic: As for `jax.jacrev`.
         allow_int: As for `jax.jacrev`.
         chunk_size: How many rows to compute at once; None for all.
-        unit_aware: As for `grad`.
-        debug_nan: As for `grad`.
+        **options: As for `grad`: has_aux, return_value, check_states, unit_aware, debug_nan.
 
     Returns:
         A function that gives what `grad` gives, with a Jacobian for the gradient: the tree of
@@ -64,51 +58,33 @@ def jacrev(
         >>> blocks["a"]["scale"].shape, blocks["b"]["scale"].shape
         ((2, 2), (2,))
     """
-    return make(
-        fun,
-        transform=_jacrev,
-        grad_states=grad_states,
-        argnums=argnums,
-        has_aux=has_aux,
-        return_value=return_value,
-        check_states=check_states,
-        unit_aware=unit_aware,
-        debug_nan=debug_nan,
-        transform_params={
-            "holomorphic": holomorphic,
-            "allow_int": allow_int,
-            "chunk_size": parse_count(chunk_size, "chunk_size", "jacrev"),
-        },
-    )
+    params = {
+        "holomorphic": holomorphic,
+        "allow_int": allow_int,
+        "chunk_size": parse_count(chunk_size, "chunk_size", "jacrev"),
+    }
+    return GradientTransform(fun, _jacrev, grad_states, argnums, transform_params=params, **options)
 
 
-@user_facing
+@derivative
 def jacfwd(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = None,
+    argnums: Argnums = None,
     *,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check_states: bool = True,
     holomorphic: bool = False,
     chunk_size: int | None = None,
-    unit_aware: bool = False,
-    debug_nan: bool = False,
-) -> Any:
+    **options: Unpack[UnitOptions],
+) -> Callable[..., Any]:
     """Gives the Jacobian, column by column: one pushforward for each number put in.
 
     Args:
         fun: As for `jacrev`.
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        has_aux: As for `grad`.
-        return_value: As for `grad`.
-        check_states: As for `grad`.
         holomorphic: As for `jax.jacfwd`.
         chunk_size: How many columns to compute at once; None for all.
-        unit_aware: As for `grad`.
-        debug_nan: As for `grad`.
+        **options: As for `grad`: has_aux, return_value, check_states, unit_aware, debug_nan.
 
     Returns:
         A function that gives what `jacrev` gives.
@@ -123,21 +99,11 @@ def jacfwd(
         >>> sl.transform.jacfwd(turn, angle)()
         Array([-0.,  1.], dtype=float32)
     """
-    return make(
-        fun,
-        transform=_jacfwd,
-        grad_states=grad_states,
-        argnums=argnums,
-        has_aux=has_aux,
-        return_value=return_value,
-        check_states=check_states,
-        unit_aware=unit_aware,
-        debug_nan=debug_nan,
-        transform_params={
-            "holomorphic": holomorphic,
-            "chunk_size": parse_count(chunk_size, "chunk_size", "jacfwd"),
-        },
-    )
+    params = {
+        "holomorphic": holomorphic,
+        "chunk_size": parse_count(chunk_size, "chunk_size", "jacfwd"),
+    }
+    return GradientTransform(fun, _jacfwd, grad_states, argnums, transform_params=params, **options)
 
 
 jacobian = jacrev
@@ -173,15 +139,8 @@ def _jacrev(
             return pullback(unravel(_unit_vector(number, flat)))[0]
 
         rows = jax.lax.map(row, jnp.arange(flat.size), batch_size=chunk_size)
-        leaves, treedef = jax.tree.flatten(out)
-        blocks, start = [], 0
-        for leaf in leaves:
-            end = start + jnp.size(leaf)
-            blocks.append(
-                jax.tree.map(lambda r: r[start:end].reshape(jnp.shape(leaf) + r.shape[1:]), rows)  # noqa: B023
-            )
-            start = end
-        return treedef.unflatten(blocks), aux
+        blocks = jax.tree.map(lambda stacked: _split_axis(stacked, out), rows)
+        return jax.tree.transpose(jax.tree.structure(values), jax.tree.structure(out), blocks), aux
 
     return jacobian
 
@@ -210,16 +169,12 @@ def _jacfwd(
             return pushforward(unravel(_unit_vector(number, flat)))
 
         columns = jax.lax.map(column, jnp.arange(flat.size), batch_size=chunk_size)
-        leaves, treedef = jax.tree.flatten(values)
 
         def blocks(stacked: Any) -> Any:
-            last = jnp.moveaxis(stacked, 0, -1)
-            found, start = [], 0
-            for leaf in leaves:
-                end = start + jnp.size(leaf)
-                found.append(last[..., start:end].reshape(last.shape[:-1] + jnp.shape(leaf)))
-                start = end
-            return treedef.unflatten(found)
+            # The axes of the output come first.
+            own = range(1 - stacked.ndim, 0)
+            split = _split_axis(stacked, values)
+            return jax.tree.map(lambda block: jnp.moveaxis(block, own, range(len(own))), split)
 
         return jax.tree.map(blocks, columns), aux
 
@@ -248,6 +203,14 @@ def checked_output(fun: Callable[..., Any], asked_by: str) -> Callable[..., Any]
         return value, aux
 
     return checked
+
+
+def _split_axis(stacked: Any, tree: Any) -> Any:
+    """Splits the first axis of an array, along which the numbers of a tree lie in a row."""
+    leaves, treedef = jax.tree.flatten(tree)
+    parts = jnp.split(stacked, np.cumsum([jnp.size(leaf) for leaf in leaves])[:-1])
+    shapes = [jnp.shape(leaf) + stacked.shape[1:] for leaf in leaves]
+    return treedef.unflatten(map(jnp.reshape, parts, shapes))
 
 
 def _unit_vector(number: Any, flat: Any) -> Any:

@@ -47,39 +47,11 @@ def find_non_finite(
     name_leaves: Callable[[Any], Sequence[tuple[str, Any]]],
     asked_by: str,
 ) -> Callable[..., Any]:
-    """Makes a function raise where its result has a nan or inf, and say what made it.
+    """Makes a function raise where a leaf of its result, as `name_leaves` lists them, isn't finite.
 
-    Where values are known the error is raised in Python. Where they are traced (in `jax.jit`,
-    `jax.vmap`, `jax.lax.scan`) it is raised in a callback, and comes out of JAX as a
-    `jax.errors.JaxRuntimeError` that bears its text. To find the primitive, `fun` is called a
-    second time: under a trace always, otherwise if its result isn't finite. What it prints
-    is printed again.
-
-    Args:
-        fun: A pure function of arrays, and of whatever else.
-        name_leaves: Lists the leaves of a result to watch, each with its path as text.
-        asked_by: The transform, for the message.
-
-    Returns:
-        A function of the same signature, with the same result.
-
-    Raises:
-        NonFiniteError: From the returned function: a watched leaf isn't finite.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> def root(x):
-        ...     return jnp.sqrt(x)
-        >>> slope = find_non_finite(jax.grad(root), lambda g: [("x", g)], "grad")
-        >>> slope(4.0)
-        Array(0.25, dtype=float32...)
-        >>> slope(0.0)
-        Traceback (most recent call last):
-          ...
-        statelens.NonFiniteError: asked grad to stop at the first nan or inf
-        x isn't finite: 1 of 1 entries
-        `div` was the first to make a non-finite value from finite ones, at ...:2 (root)
-        Instead: jnp.where on what goes into `div`, not only on what comes out of it
+    Where values are traced (in `jax.jit`, `jax.vmap`, `jax.lax.scan`) the error is raised in a
+    callback, and comes out of JAX as a `jax.errors.JaxRuntimeError` that bears its text. To find
+    the primitive, `fun` is called a second time: what it prints is printed again.
     """
 
     def watched(*args: Any) -> Any:
@@ -134,24 +106,15 @@ def _stage_report(
 
 
 class _Search:
-    """A search for the first equation of a function that makes a non-finite value.
-
-    Args:
-        fun: The function.
-        args: Its arguments.
-
-    Attributes:
-        inputs: What `run` takes: the arrays among the arguments, and those closed over.
-        labels: The name of each input.
-        equations: For each equation that was evaluated: its primitive's name, and where it
-            comes from.
-        failure: Why the function could not be searched, or None.
-    """
+    """A search for the first equation of a function that makes a non-finite value."""
 
     def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...]):
+        # The arrays among the arguments, and those closed over, which `run` takes.
         self.inputs: list[Any] = []
         self.labels: list[str] = []
+        # Each equation that was evaluated: its primitive's name, and where it comes from.
         self.equations: list[tuple[str, Any]] = []
+        # Why the function could not be searched.
         self.failure: str | None = None
         arrays, static = eqx.partition(args, lambda x: eqx.is_array(x) or _is_inexact(x))
 
@@ -173,13 +136,9 @@ class _Search:
     def run(self, inputs: Sequence[Any]) -> Any:
         """Evaluates the function; can be traced.
 
-        Args:
-            inputs: Values of the inputs.
-
-        Returns:
-            An array of integers: the first equation that makes a non-finite value from
-            finite ones, the first one that makes a nan from none, and the first input that
-            isn't finite; -1 where there is none.
+        Gives an array of integers: the first equation that makes a non-finite value from finite
+        ones, the first that makes a nan from none, and the first input that isn't finite; -1
+        where there is none.
         """
         nothing = jnp.full(2, -1, jnp.int32)
         first_input = jnp.int32(-1)

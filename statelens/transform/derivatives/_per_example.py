@@ -4,21 +4,23 @@ They are `grad` inside of `vmap` and of `scan`, and nothing else: no loop in Pyt
 as these two have them.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from ..._errors import ArgumentError, explain, user_facing
-from .._core import Wrapper, parse_count
+from .._core import Wrapper, after_self, parse_count
 from ..batching import vmap
 from ..control_flow import scan
 from ._grad import scalar_grad
+from ._signatures import Argnums, DerivativeOptions, derivative
 from ._targets import read_argnums
-from ._transform import make
+from ._transform import GradientTransform
 
 
 class _OverBatch(Wrapper):
@@ -29,34 +31,48 @@ class _OverBatch(Wrapper):
     def __init__(
         self,
         fun: Callable[..., Any],
-        *,
         name: str,
+        grad_states: Any,
+        argnums: Any,
         batch_argnums: Any,
+        *,
+        has_aux: bool = False,
+        return_value: bool = False,
         **options: Any,
     ):
         self.name = name
-        super().__init__(fun)
-        self._has_aux = options["has_aux"]
-        self._return_value = options["return_value"]
-        options["return_value"] |= self._needs_value
-        self._transform = make(fun, transform=_named_grad(name), **options)
-        self._batch_argnums = read_argnums(
-            batch_argnums, has_lens=False, asked_by=name, option="batch_argnums"
+        self._has_aux = has_aux
+        self._return_value = return_value
+        self._transform = GradientTransform(
+            fun,
+            _named_grad(name),
+            grad_states,
+            argnums,
+            has_aux=has_aux,
+            return_value=return_value or self._needs_value,
+            **options,
         )
+        super().__init__(fun)
+        numbers = read_argnums(batch_argnums, has_lens=False, asked_by=name, option="batch_argnums")
+        self._batch_argnums = (numbers,) if isinstance(numbers, int) else numbers
+        # The first argument that may have a batch axis: a tree that a lens looks at hasn't.
+        self._first = int(self._transform.has_tree)
 
     def _bound_to(self, instance: Any) -> Any:
-        if self._transform.has_tree:  # which is the object itself
+        numbers = self._batch_argnums
+        if numbers is not None and 0 in numbers:  # the object itself has a batch axis
             return MethodType(self, instance)
-        bound = super()._bound_to(instance)
-        bound._transform = self._transform.closed_over(instance)
+        bound = copy.copy(self)
+        bound._transform = self._transform._bound_to(instance)
+        bound._first = 0
+        bound._batch_argnums = None if numbers is None else after_self(frozenset(numbers))
         return bound
 
     def _batched(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Returns the positions of the arguments that have a batch axis."""
         numbers = self._batch_argnums
         if numbers is None:
-            numbers = tuple(range(self._transform.has_tree, len(args)))
-        numbers = (numbers,) if isinstance(numbers, int) else numbers
+            numbers = tuple(range(self._first, len(args)))
         for number in numbers:
             if number >= len(args):
                 raise ArgumentError(
@@ -80,9 +96,6 @@ class _OverBatch(Wrapper):
 class _PerExample(_OverBatch):
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._each(args, kwargs)
-
-    def _each(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         batched = self._batched(args)
         axes = [0 if number in batched else None for number in range(len(args))]
         batched_transform = vmap(functools.partial(self._transform, **kwargs), in_axes=axes)
@@ -93,7 +106,7 @@ class _PerExample(_OverBatch):
 class _FisherDiagonal(_PerExample):
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        found = self._each(args, kwargs)
+        found = super().__call__(*args, **kwargs)
         has_more = self._has_aux or self._return_value
         gradients, *more = found if has_more else (found,)
         fisher = jax.tree.map(lambda g: jnp.mean(jnp.square(jnp.abs(g)), axis=0), gradients)
@@ -103,8 +116,8 @@ class _FisherDiagonal(_PerExample):
 class _Accumulated(_OverBatch):
     _needs_value = True
 
-    def __init__(self, fun: Callable[..., Any], *, microbatches: int, **options: Any):
-        super().__init__(fun, **options)
+    def __init__(self, fun: Callable[..., Any], microbatches: int, *args: Any, **options: Any):
+        super().__init__(fun, "accumulate_grad", *args, **options)
         self._microbatches = microbatches
 
     @user_facing
@@ -164,18 +177,14 @@ def _named_grad(name: str) -> Callable[..., Any]:
     return transform
 
 
-@user_facing
+@derivative
 def per_example_grad(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    batch_argnums: int | tuple[int, ...] | None = None,
-    argnums: int | tuple[int, ...] | None = None,
-    *,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check_states: bool = True,
-    debug_nan: bool = False,
-) -> Any:
+    batch_argnums: Argnums = None,
+    argnums: Argnums = None,
+    **options: Unpack[DerivativeOptions],
+) -> Callable[..., Any]:
     """Gives one gradient for each example of a batch, stacked along axis 0.
 
     Args:
@@ -185,10 +194,7 @@ def per_example_grad(
         batch_argnums: The arguments that have a batch axis, axis 0. None for all positional
             ones after the tree that a lens looks at.
         argnums: As for `grad`.
-        has_aux: As for `grad`.
-        return_value: As for `grad`.
-        check_states: As for `grad`.
-        debug_nan: As for `grad`.
+        **options: As for `grad`: has_aux, return_value, check_states, debug_nan.
 
     Returns:
         A function that gives what `grad` gives, all of it with a leading axis of examples.
@@ -205,32 +211,17 @@ def per_example_grad(
         Array([[2., 0.],
                [0., 2.]], dtype=float32)
     """
-    return make(
-        fun,
-        _PerExample,
-        name="per_example_grad",
-        grad_states=grad_states,
-        batch_argnums=batch_argnums,
-        argnums=argnums,
-        has_aux=has_aux,
-        return_value=return_value,
-        check_states=check_states,
-        debug_nan=debug_nan,
-    )
+    return _PerExample(fun, "per_example_grad", grad_states, argnums, batch_argnums, **options)
 
 
-@user_facing
+@derivative
 def fisher_diag(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    batch_argnums: int | tuple[int, ...] | None = None,
-    argnums: int | tuple[int, ...] | None = None,
-    *,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check_states: bool = True,
-    debug_nan: bool = False,
-) -> Any:
+    batch_argnums: Argnums = None,
+    argnums: Argnums = None,
+    **options: Unpack[DerivativeOptions],
+) -> Callable[..., Any]:
     """Gives the diagonal of the empirical Fisher information: mean squared gradients.
 
     Args:
@@ -238,10 +229,7 @@ def fisher_diag(
         grad_states: As for `grad`.
         batch_argnums: As for `per_example_grad`.
         argnums: As for `grad`.
-        has_aux: As for `grad`.
-        return_value: As for `grad`.
-        check_states: As for `grad`.
-        debug_nan: As for `grad`.
+        **options: As for `grad`: has_aux, return_value, check_states, debug_nan.
 
     Returns:
         A function that gives what `grad` gives, with the mean over examples of the squared
@@ -257,33 +245,19 @@ def fisher_diag(
         >>> sl.transform.fisher_diag(loss, w)(jnp.array([[1.0, 0.0], [0.0, 2.0]]))
         Array([0.5, 8. ], dtype=float32)
     """
-    return make(
-        fun,
-        _FisherDiagonal,
-        name="fisher_diag",
-        grad_states=grad_states,
-        batch_argnums=batch_argnums,
-        argnums=argnums,
-        has_aux=has_aux,
-        return_value=return_value,
-        check_states=check_states,
-        debug_nan=debug_nan,
-    )
+    return _FisherDiagonal(fun, "fisher_diag", grad_states, argnums, batch_argnums, **options)
 
 
-@user_facing
+@derivative
 def accumulate_grad(
-    fun: Callable[..., Any] | None = None,
+    fun: Callable[..., Any],
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = None,
+    argnums: Argnums = None,
     *,
     microbatches: int,
-    batch_argnums: int | tuple[int, ...] | None = None,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check_states: bool = True,
-    debug_nan: bool = False,
-) -> Any:
+    batch_argnums: Argnums = None,
+    **options: Unpack[DerivativeOptions],
+) -> Callable[..., Any]:
     """Gives the mean gradient over micro-batches, in the memory that one of them takes.
 
     The micro-batches are run one after another, in a `scan`; states that are written are
@@ -295,10 +269,7 @@ def accumulate_grad(
         argnums: As for `grad`.
         microbatches: Into how many parts to split the batch.
         batch_argnums: As for `per_example_grad`.
-        has_aux: As for `grad`.
-        return_value: As for `grad`.
-        check_states: As for `grad`.
-        debug_nan: As for `grad`.
+        **options: As for `grad`: has_aux, return_value, check_states, debug_nan.
 
     Returns:
         A function that gives what `grad` gives; the value is the mean, aux has a leading axis
@@ -324,16 +295,4 @@ def accumulate_grad(
                 "the number of micro-batches",
             )
         )
-    return make(
-        fun,
-        _Accumulated,
-        name="accumulate_grad",
-        microbatches=number,
-        grad_states=grad_states,
-        argnums=argnums,
-        batch_argnums=batch_argnums,
-        has_aux=has_aux,
-        return_value=return_value,
-        check_states=check_states,
-        debug_nan=debug_nan,
-    )
+    return _Accumulated(fun, number, grad_states, argnums, batch_argnums, **options)

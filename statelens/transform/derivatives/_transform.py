@@ -3,18 +3,19 @@
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from types import MethodType
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import jax.numpy as jnp
 
 from ..._errors import ArgumentTypeError, explain, user_facing
-from .._core import applied, check_callable
-from ._differentiable_call import Plan
+from ...lens import Selector, StateForm, units_of
+from .._core import Wrapper, check_callable, commit, is_closed_over, merge_static, read_states
+from ._differentiable_call import DifferentiableCall
 from ._dtypes import Differentiable
 from ._non_finite import find_non_finite
-from ._targets import compile_states, read_argnums
+from ._signatures import Argnums, P
+from ._targets import read_argnums
 from ._units import require_units, with_units
 
 
@@ -23,12 +24,7 @@ def gradient_value_aux(gradient: Any, *extra: Any) -> Any:
     return (gradient, *extra) if extra else gradient
 
 
-def make(fun: Callable[..., Any] | None, cls: type | None = None, **options: Any) -> Any:
-    """Makes a gradient transform of a function, or a decorator where there is none."""
-    return applied(functools.partial(cls or GradientTransform, **options), fun)
-
-
-class GradientTransform:
+class GradientTransform(Wrapper, Generic[P]):
     """A function with its derivative taken by a JAX transform, aware of states.
 
     What is differentiated is selected by `grad_states` and `argnums`; the function is made
@@ -44,6 +40,10 @@ class GradientTransform:
 
     and ``g``, ``(g, aux)``, ``(g, value)`` or ``(g, value, aux)`` by `has_aux` and
     `return_value`.
+
+    As a decorator of a method it counts the object as argument 0, and a lens looks at it. A
+    mutable object, such as an `nn.Module`, is closed over: the method may write its states, and
+    where neither `grad_states` nor `argnums` is given the first argument after it is meant.
 
     Args:
         fun: The function to differentiate.
@@ -87,10 +87,10 @@ class GradientTransform:
     @user_facing
     def __init__(
         self,
-        fun: Callable[..., Any],
+        fun: Callable[P, Any],
         transform: Callable[..., Any],
         grad_states: Any = None,
-        argnums: Any = None,
+        argnums: Argnums = None,
         *,
         has_aux: bool = False,
         return_value: bool = False,
@@ -101,11 +101,11 @@ class GradientTransform:
         arrange: Callable[..., Any] = gradient_value_aux,
         order: int = 1,
     ):
-        self._name = getattr(transform, "__name__", "a transform")
+        self.name = getattr(transform, "__name__", "a transform")
         if not callable(fun):
             raise ArgumentTypeError(
                 explain(
-                    f"asked {self._name} to differentiate a {type(fun).__name__}",
+                    f"asked {self.name} to differentiate a {type(fun).__name__}",
                     "that isn't a function",
                     "the function itself, not what it returns",
                 )
@@ -119,13 +119,11 @@ class GradientTransform:
                     "a dictionary of keyword arguments for the transform",
                 )
             )
-        self._fun = fun
+        super().__init__(fun)
         self._transform = transform
         self._grad_states = grad_states
-        self._selector = compile_states(grad_states, self._name)
-        self._argnums = read_argnums(
-            argnums, has_lens=self._selector is not None, asked_by=self._name
-        )
+        self._where = read_states(grad_states, "grad_states", self.name)
+        self._argnums = read_argnums(argnums, has_lens=self.has_tree, asked_by=self.name)
         self._has_aux = has_aux
         self._return_value = return_value
         self._params = dict(transform_params or {})
@@ -137,78 +135,76 @@ class GradientTransform:
         self._check_states = check_states
         self._unit_aware = unit_aware
         if unit_aware:
-            require_units(self._name)
+            require_units(self.name)
         self._debug_nan = debug_nan
         self._arrange = arrange
         self._order = order
-        functools.update_wrapper(self, fun, updated=())
+        # As a method: the object, which is argument 0.
+        self._object: tuple[Any, ...] = ()
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __repr__(self) -> str:
-        return f"{self._name}({getattr(self._fun, '__name__', self._fun)!s})"
+    def _bound_to(self, instance: Any) -> "GradientTransform[...]":
+        bound = copy.copy(self)
+        bound._object = (instance,)
+        return bound
 
     @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._differentiated(args, kwargs, lambda plan: {})
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return self._differentiated(self._prepared(args, kwargs), self._params)
 
-    def _differentiated(
-        self, args: Any, kwargs: Any, more_params: Callable[[Plan], Mapping[str, Any]]
-    ) -> Any:
-        """Differentiates one call, with parameters of the transform that depend on it."""
-        plan = self._plan(args, kwargs)
-        params = {**self._params, **more_params(plan)}
+    def _differentiated(self, call: DifferentiableCall, params: Mapping[str, Any]) -> Any:
+        """Differentiates one call, and commits what it wrote."""
         if self._unit_aware:
             differentiate = functools.partial(
-                with_units, self._transform, self._order, plan.pure, **params
+                with_units, self._transform, self._order, call.pure, **params
             )
         else:
-            differentiate = self._transform(plan.pure, argnums=0, has_aux=True, **params)
+            differentiate = self._transform(call.pure, argnums=0, has_aux=True, **params)
         if self._debug_nan:
-            differentiate = find_non_finite(differentiate, plan.name_leaves, self._name)
-        derivative, beside = differentiate(plan.values)
-        value, aux, writes = plan.finish(beside, self._check_states)
+            differentiate = find_non_finite(differentiate, call.name_leaves, self.name)
+        derivative, (outputs, writes) = differentiate(call.values)
+        if self._check_states:
+            call.check_touched()
+        value, aux = merge_static(outputs)
         extra = (value,) * self._return_value + (aux,) * self._has_aux
-        result = self._arrange(plan.shape(derivative), *extra)
-        writes.commit()
-        return result
-
-    def closed_over(self, instance: Any) -> "GradientTransform":
-        """Returns the transform of a method bound to its object."""
-        bound = copy.copy(self)
-        bound._fun = MethodType(self._fun, instance)
-        return bound
+        return commit(self._arrange(call.to_user_form(derivative), *extra), writes)
 
     @property
     def has_tree(self) -> bool:
         """Whether the first argument is a tree that a lens looks at."""
-        return self._selector is not None
+        return isinstance(self._where, Selector)
 
     @property
     def argnums(self) -> tuple[int, ...]:
-        """The arguments that are differentiated."""
-        if self._argnums is None:
-            return () if self._grad_states is not None else (0,)
-        return (self._argnums,) if isinstance(self._argnums, int) else self._argnums
+        """The arguments of a call that are differentiated; a method's object isn't among them."""
+        numbers = self._argnums
+        if numbers is None:
+            numbers = self._first_argument if self._where is None else ()
+        numbers = (numbers,) if isinstance(numbers, int) else numbers
+        bound = len(self._object)
+        return tuple(number - bound for number in numbers if number >= bound)
 
     def zeros(self, args: Any, kwargs: Any) -> Any:
         """Gives a gradient of zeros for a call, without making it."""
-        plan = self._plan(args, kwargs)
-        return plan.shape(jax.tree.map(jnp.zeros_like, plan.values))
+        call = self._prepared(args, kwargs)
+        return call.to_user_form(jax.tree.map(jnp.zeros_like, call.values))
 
-    def _plan(self, args: Any, kwargs: Any) -> Plan:
-        return Plan(
+    @property
+    def _first_argument(self) -> int:
+        """What is differentiated by where nothing is said; an object that is closed over isn't."""
+        return int(any(map(is_closed_over, self._object)))
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> DifferentiableCall:
+        where = self._where
+        if isinstance(where, StateForm):
+            where = units_of(self._grad_states, self.name)  # as they are now
+        return DifferentiableCall(
             self._fun,
-            args,
+            (*self._object, *args),
             kwargs,
-            grad_states=self._grad_states,
-            selector=self._selector,
+            where=where,
             argnums=self._argnums,
+            first=self._first_argument,
             allowed=self._allowed,
             has_aux=self._has_aux,
-            asked_by=self._name,
-            # Units are nodes of trees.
-            keeps_value=self._return_value,
-            as_list=not self._unit_aware and getattr(self._transform, "takes_lists", False),
+            asked_by=self.name,
         )

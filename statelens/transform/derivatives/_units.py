@@ -19,11 +19,7 @@ def _saiunit() -> Any:
 
 
 def require_units(asked_by: str) -> None:
-    """Refuses `unit_aware` where there is no package for units.
-
-    Raises:
-        MissingPackageError: There is none.
-    """
+    """Refuses `unit_aware` where there is no package for units."""
     try:
         _saiunit()
     except ImportError:
@@ -38,16 +34,7 @@ def require_units(asked_by: str) -> None:
 
 
 class Bare:
-    """A tree with its units taken off.
-
-    Args:
-        tree: Any pytree, with quantities among its leaves.
-
-    Attributes:
-        numbers: The tree, with numbers in the place of quantities.
-        units: The unit of each leaf.
-        treedef: The structure of `numbers`.
-    """
+    """A tree with `numbers` in the place of quantities, whose `units` are taken off."""
 
     def __init__(self, tree: Any):
         quantity = _saiunit().Quantity
@@ -77,21 +64,7 @@ def with_units(
     values: Any,
     **params: Any,
 ) -> tuple[Any, Any]:
-    """Takes a derivative of values that carry units.
-
-    Args:
-        transform: What takes the derivative, called as a `GradientTransform` calls it.
-        order: How often it differentiates: once or twice.
-        fun: A function of the values that gives ``(value, aux)``.
-        values: A pytree, with quantities in it.
-        **params: For `transform`.
-
-    Returns:
-        The derivative, each leaf with its unit, and aux.
-
-    Raises:
-        DifferentiationError: Outputs of several units are added up.
-    """
+    """Takes a derivative of values that carry units, by a transform that does so `order` times."""
     inside = Bare(values)
     outside: list[Bare] = []
 

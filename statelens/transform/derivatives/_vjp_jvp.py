@@ -6,17 +6,18 @@ a lens selects.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 
 from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
-from .._core import check_callable
-from ._differentiable_call import Plan, name_leaves
+from ...lens import Selector
+from .._core import check_callable, commit, read_states
+from ._differentiable_call import DifferentiableCall, name_leaves
 from ._dtypes import Differentiable
 from ._non_finite import find_non_finite
-from ._targets import compile_unbound, read_argnums
+from ._signatures import Argnums, as_jvp, as_linearization
+from ._targets import read_argnums
 
 
 class _Unset:
@@ -27,15 +28,15 @@ class _Unset:
 _ARGUMENT_0: Any = _Unset()
 
 
-@user_facing
+@as_linearization
 def vjp(
     fun: Callable[..., Any],
     *primals: Any,
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = _ARGUMENT_0,
+    argnums: Argnums = _ARGUMENT_0,
     has_aux: bool = False,
     debug_nan: bool = False,
-) -> Any:
+) -> tuple[Any, ...]:
     """Evaluates a function, and gives its pullback: from cotangents of outputs to those of inputs.
 
     Args:
@@ -64,38 +65,35 @@ def vjp(
         >>> pullback(jnp.array([1.0, 0.0]))
         (Array([5., 0.], dtype=float32), Array(2., dtype=float32...))
     """
-    plan = _plan("vjp", fun, primals, grad_states, argnums, has_aux, as_list=True)
-    out, pullback, beside = jax.vjp(plan.pure, plan.values, has_aux=True)
-    _, aux, writes = plan.finish(beside, True)
-    writes.commit()
+    call = _prepared("vjp", fun, primals, grad_states, argnums, has_aux)
+    out, pullback, aux_outputs = jax.vjp(call.pure, call.values, has_aux=True)
+    call.check_touched()
+    _, aux = commit(*aux_outputs)
 
-    give = partial(_pull_finite, plan) if debug_nan else partial(_pull, plan, pullback)
+    # The search has to see the function itself, not only what it left for the pullback.
+    def pull(values: Any, cotangent: Any) -> Any:
+        return jax.vjp(call.pure, values, has_aux=True)[1](cotangent)
+
+    @user_facing
+    def give(cotangent: Any) -> Any:
+        if debug_nan:
+            pulled = find_non_finite(pull, call.name_leaves, "vjp")(call.values, cotangent)
+        else:
+            pulled = pullback(cotangent)
+        return call.to_user_form(pulled[0])
+
     return (out, give, aux) if has_aux else (out, give)
 
 
-@user_facing
-def _pull(plan: Plan, pullback: Callable[..., Any], cotangent: Any) -> Any:
-    return plan.shape_whole(pullback(cotangent)[0])
-
-
-@user_facing
-def _pull_finite(plan: Plan, cotangent: Any) -> Any:
-    # The search has to see the function itself, not only what it left for the pullback.
-    def pull(values: Any, cotangent: Any) -> Any:
-        return jax.vjp(plan.pure, values, has_aux=True)[1](cotangent)
-
-    return plan.shape(find_non_finite(pull, plan.name_leaves, "vjp")(plan.values, cotangent)[0])
-
-
-@user_facing
+@as_linearization
 def linearize(
     fun: Callable[..., Any],
     *primals: Any,
     grad_states: Any = None,
-    argnums: int | tuple[int, ...] | None = _ARGUMENT_0,
+    argnums: Argnums = _ARGUMENT_0,
     has_aux: bool = False,
     debug_nan: bool = False,
-) -> Any:
+) -> tuple[Any, ...]:
     """Evaluates a function, and gives its linear approximation there: the tangent map.
 
     Args:
@@ -126,40 +124,40 @@ def linearize(
     """
     if argnums is _ARGUMENT_0 and grad_states is None and len(primals) != 1:
         argnums = tuple(range(len(primals))) or None
-    plan = _plan("linearize", fun, primals, grad_states, argnums, has_aux)
-    out, tangent_map, beside = jax.linearize(plan.pure, plan.values, has_aux=True)
-    _, aux, writes = plan.finish(beside, True)
-    writes.commit()
+    call = _prepared("linearize", fun, primals, grad_states, argnums, has_aux)
+    out, tangent_map, aux_outputs = jax.linearize(call.pure, call.values, has_aux=True)
+    call.check_touched()
+    _, aux = commit(*aux_outputs)
     has_states = grad_states is not None
-    several = isinstance(plan.argnums, tuple)
+    several = isinstance(call.argnums, tuple)
 
     @user_facing
     def give(*tangents: Any) -> Any:
         states, args = tangents[:has_states], tangents[has_states:]
-        if plan.argnums is not None:
-            args = (args,) if several else args
+        if several:
+            args = (args,)
         each = (*states, *args)
-        if len(each) != len(plan.parts):
+        if len(each) != len(call.targets):
             raise ArgumentError(
                 explain(
                     f"asked a tangent map for the output's tangent, with {len(tangents)} tangents",
-                    f"there are {len(plan.parts)} to give",
+                    f"there are {len(call.targets)} to give",
                     "the tangents of the states first, then one for each argument",
                 )
             )
-        tangent = plan.read(each[0] if len(each) == 1 else each, "a tangent")
+        tangent = call.from_user_form(each[0] if len(each) == 1 else each, "a tangent")
         if not debug_nan:
             return tangent_map(tangent)
 
         def push(values: Any, tangent: Any) -> Any:
-            return jax.jvp(plan.pure, (values,), (tangent,), has_aux=True)[1]
+            return jax.jvp(call.pure, (values,), (tangent,), has_aux=True)[1]
 
-        return find_non_finite(push, name_leaves, "linearize")(plan.values, tangent)
+        return find_non_finite(push, name_leaves, "linearize")(call.values, tangent)
 
     return (out, give, aux) if has_aux else (out, give)
 
 
-@user_facing
+@as_jvp
 def jvp(
     fun: Callable[..., Any],
     primals: Sequence[Any],
@@ -169,7 +167,7 @@ def jvp(
     state_tangents: Any = None,
     has_aux: bool = False,
     debug_nan: bool = False,
-) -> Any:
+) -> tuple[Any, ...]:
     """Evaluates a function and its derivative along tangents of arguments and of states.
 
     Args:
@@ -224,40 +222,40 @@ def jvp(
             )
         )
     moving = tuple(number for number, tangent in enumerate(tangents) if tangent is not None)
-    plan = _plan("jvp", fun, primals, grad_states, moving or None, has_aux)
+    call = _prepared("jvp", fun, primals, grad_states, moving or None, has_aux)
     along = ([state_tangents] if grad_states is not None else []) + (
         [tuple(tangents[number] for number in moving)] if moving else []
     )
-    tangent = plan.read(along[0] if len(along) == 1 else tuple(along), "a tangent")
+    tangent = call.from_user_form(along[0] if len(along) == 1 else tuple(along), "a tangent")
 
     def push(values: Any, tangent: Any) -> Any:
-        return jax.jvp(plan.pure, (values,), (tangent,), has_aux=True)
+        return jax.jvp(call.pure, (values,), (tangent,), has_aux=True)
 
     if debug_nan:
         push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp")
-    out, out_tangent, beside = push(plan.values, tangent)
-    _, aux, writes = plan.finish(beside, True)
-    writes.commit()
+    out, out_tangent, aux_outputs = push(call.values, tangent)
+    call.check_touched()
+    _, aux = commit(*aux_outputs)
     return (out, out_tangent, aux) if has_aux else (out, out_tangent)
 
 
 _ALLOWED = Differentiable(complexes=True, any_argument=True)
 
 
-def _plan(
+def _prepared(
     name: str,
     fun: Callable[..., Any],
     primals: Sequence[Any],
     grad_states: Any,
     argnums: Any,
     has_aux: bool,
-    as_list: bool = False,
-) -> Plan:
+) -> DifferentiableCall:
     check_callable(fun, "fun", name)
-    selector = compile_unbound(grad_states, name)
+    where = read_states(grad_states, "grad_states", name)
+    has_lens = isinstance(where, Selector)
     if argnums is _ARGUMENT_0:
-        argnums = 0 if primals and selector is None else None
-    argnums = read_argnums(argnums, has_lens=selector is not None, asked_by=name)
+        argnums = 0 if primals and not has_lens else None
+    argnums = read_argnums(argnums, has_lens=has_lens, asked_by=name)
     if grad_states is None and argnums is None:
         raise ArgumentError(
             explain(
@@ -267,15 +265,13 @@ def _plan(
                 "arguments, with their tangents for jvp",
             )
         )
-    return Plan(
+    return DifferentiableCall(
         fun,
         primals,
         {},
-        grad_states=grad_states,
-        selector=selector,
+        where=where,
         argnums=argnums,
         allowed=_ALLOWED,
         has_aux=has_aux,
         asked_by=name,
-        as_list=as_list,
     )

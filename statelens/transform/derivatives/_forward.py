@@ -1,0 +1,141 @@
+"""`fwd_grad`: an estimate of the gradient by forward differentiation only."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+
+from ..._errors import ArgumentError, ArgumentTypeError, StateLensError, explain
+from ..._tree import is_array
+from ...random import DEFAULT, as_key
+from .._core import commit, parse_count, run
+from ._differentiable_call import DifferentiableCall
+from ._grad import check_scalar
+from ._signatures import Argnums, DerivativeOptions, derivative
+from ._transform import GradientTransform
+
+
+@derivative
+def fwd_grad(
+    fun: Callable[..., Any],
+    grad_states: Any = None,
+    argnums: Argnums = None,
+    *,
+    tangent_size: int | None = None,
+    drct_der_clip: float | None = None,
+    key: Any = None,
+    **options: Unpack[DerivativeOptions],
+) -> Callable[..., Any]:
+    """Gives an unbiased estimate of the gradient by forward differentiation only.
+
+    That is the derivative in the direction of a random normal tangent, times that tangent
+    (Baydin et al., "Gradients without Backpropagation", 2022).
+
+    Args:
+        fun: A function that returns a scalar.
+        grad_states: As for `grad`.
+        argnums: As for `grad`.
+        tangent_size: Over how many tangents to average; None for one.
+        drct_der_clip: The largest size of a directional derivative; a larger one is clipped,
+            and the estimate no longer unbiased. None for no such limit.
+        key: An integer or a key for the tangents, the same in each call; None for one from
+            `random.DEFAULT`, another one in each call.
+        **options: As for `grad`: has_aux, return_value, check_states, debug_nan.
+
+    Returns:
+        A function that gives what `grad` gives, estimated.
+
+    Raises:
+        ArgumentTypeError: `key` is no key, `tangent_size` no integer.
+        StateLensError: As for `grad`.
+
+    Example:
+        >>> import jax.numpy as jnp, statelens as sl
+        >>> loss = lambda x: jnp.sum(x ** 2)
+        >>> sl.transform.fwd_grad(loss, tangent_size=10_000, key=0)(jnp.array([1.0, 2.0])).round()
+        Array([2., 4.], dtype=float32)
+    """
+    params = {
+        "tangent_size": parse_count(tangent_size, "tangent_size", "fwd_grad"),
+        "limit": _read_limit(drct_der_clip),
+        "key": _read_key(key),
+    }
+    return _ForwardTransform(
+        fun, _fwd_grad, grad_states, argnums, transform_params=params, **options
+    )
+
+
+class _ForwardTransform(GradientTransform):
+    """A gradient transform that draws the key of its tangents, unless one is given."""
+
+    def _differentiated(self, call: DifferentiableCall, params: Mapping[str, Any]) -> Any:
+        if params["key"] is not None:
+            return super()._differentiated(call, params)
+        # In a frame, so that the key of `DEFAULT` is written as any state is: upon success.
+        captured = run(self._drawn, (call, params), frozen={})
+        return commit(captured.out, captured.writes)
+
+    def _drawn(self, call: DifferentiableCall, params: Mapping[str, Any]) -> Any:
+        return super()._differentiated(call, {**params, "key": DEFAULT.split_key()})
+
+
+def _fwd_grad(
+    fun: Callable[..., Any],
+    argnums: int,
+    has_aux: bool,
+    tangent_size: int | None,
+    limit: Any,
+    key: jax.Array,
+) -> Callable[..., Any]:
+    def gradient(values: Any) -> tuple[Any, Any]:
+        def along(tangent_key: jax.Array) -> tuple[Any, Any]:
+            leaves, treedef = jax.tree.flatten(values)
+            keys = jax.random.split(tangent_key, len(leaves))
+            tangents = [
+                jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
+                for k, leaf in zip(keys, leaves, strict=True)
+            ]
+            tangent = treedef.unflatten(tangents)
+            _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
+            check_scalar(slope)
+            if limit is not None:
+                slope = jnp.clip(slope, -limit, limit)
+            return jax.tree.map(lambda t: slope * t, tangent), aux
+
+        if tangent_size is None:
+            return along(key)
+        gradients, aux = jax.vmap(along, out_axes=(0, None))(jax.random.split(key, tangent_size))
+        return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), aux
+
+    return gradient
+
+
+_fwd_grad.__name__ = "fwd_grad"
+
+
+def _read_limit(limit: Any) -> Any:
+    if limit is None or is_array(limit) or isinstance(limit, (int, float)):
+        return limit
+    raise ArgumentTypeError(
+        explain(
+            f"asked fwd_grad for drct_der_clip={limit!r}",
+            f"that is a {type(limit).__name__}",
+            "a number, such as drct_der_clip=10.0",
+        )
+    )
+
+
+def _read_key(key: Any) -> Any:
+    try:
+        return None if key is None else as_key(key)
+    except StateLensError as error:
+        kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
+        shape = getattr(key, "shape", None)
+        raise kind(
+            explain(
+                f"asked fwd_grad for key={key!r}",
+                f"that is a {type(key).__name__}" + (f" of shape {shape}" if shape else ""),
+                "an integer, or one key, as in key=jax.random.key(0)",
+            )
+        ) from None

@@ -22,7 +22,16 @@ HIDDEN = tuple(os.path.dirname(os.path.abspath(f)) + os.sep for f in (__file__, 
 
 
 class StateLensError(Exception):
-    """The base of every error that statelens raises."""
+    """The base of every error that statelens raises.
+
+    Args:
+        asked: What was asked for.
+        found: What is there instead: paths, shapes, dtypes, closest matches.
+        *remedies: What to write instead.
+    """
+
+    def __init__(self, asked: str = "", found: str = "", *remedies: str):
+        super().__init__(explain(asked, found, *remedies))
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -31,7 +40,7 @@ class StateLensError(Exception):
 
     def __str__(self) -> str:
         # KeyError prints the repr of its argument, which would escape our line breaks.
-        return self.args[0] if self.args else ""
+        return self.args[0]
 
 
 class PathError(StateLensError, KeyError):
@@ -90,7 +99,7 @@ class FrozenTreeError(StateLensError, AttributeError):
     """A write to a state of a tree argument, which would be lost."""
 
 
-def explain(asked: str, found: str, *remedies: str) -> str:
+def explain(asked: str, found: str = "", *remedies: str) -> str:
     """Returns the three parts of a message; several remedies are numbered.
 
     Args:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from ._errors import ArgumentTypeError, SelectionError, StateTypeError, explain, user_facing
+from ._errors import ArgumentTypeError, SelectionError, StateTypeError, user_facing
 from ._tree import Cell, map_cells
 from .lens import View, units_of
 from .state import Frame, State, active_frame, are_concrete, capture, this_frame
@@ -65,11 +65,9 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
         for cell in writes.cells:
             if cell not in overlaid:
                 raise SelectionError(
-                    explain(
-                        f"asked to functionalize {getattr(fun, '__name__', fun)!r}",
-                        f"it wrote {cell!r}, which isn't among the states that were given",
-                        "all states that the function writes, as in model.states()",
-                    )
+                    f"asked to functionalize {getattr(fun, '__name__', fun)!r}",
+                    f"it wrote {cell!r}, which isn't among the states that were given",
+                    "all states that the function writes, as in model.states()",
                 )
         new = [
             final[unit] if isinstance(unit, Cell) else unit.of(final[unit.cell])
@@ -182,12 +180,10 @@ def value_and_aux(out: Any, fun: Callable[..., Any]) -> tuple[Any, Any]:
     """Takes apart what a function with ``has_aux=True`` returned, or says what is wrong."""
     if not is_pair(out):
         raise ArgumentTypeError(
-            explain(
-                f"asked for has_aux=True of {getattr(fun, '__name__', fun)!r}",
-                returned_no_pair(out),
-                "return value, aux",
-                "has_aux=False, if there is nothing to return beside the value",
-            )
+            f"asked for has_aux=True of {getattr(fun, '__name__', fun)!r}",
+            returned_no_pair(out),
+            "return value, aux",
+            "has_aux=False, if there is nothing to return beside the value",
         )
     return out
 
@@ -219,11 +215,9 @@ class overlay:
         for unit in values:
             if not isinstance(unit, (State, View)):
                 raise StateTypeError(
-                    explain(
-                        f"asked to overlay {unit!r}",
-                        f"that is a {type(unit).__name__}, not a state",
-                        "values by state, as in overlay({model.weight: value})",
-                    )
+                    f"asked to overlay {unit!r}",
+                    f"that is a {type(unit).__name__}, not a state",
+                    "values by state, as in overlay({model.weight: value})",
                 )
         self._frame = Frame(overlaid_values(list(values), list(values.values())), {})
 

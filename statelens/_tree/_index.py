@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import StructureError, explain
+from .._errors import StructureError
 from ._path import Path, format, format_slice
 
 
@@ -59,11 +59,9 @@ class Index:
             self.shape(shape)
         except IndexError as error:
             raise StructureError(
-                explain(
-                    f"asked for the part {self} of '{format(path)}'",
-                    f"its shape is {shape}: {error}",
-                    "an index within the shape",
-                )
+                f"asked for the part {self} of '{format(path)}'",
+                f"its shape is {shape}: {error}",
+                "an index within the shape",
             ) from None
 
 
@@ -75,11 +73,9 @@ def _read_item(item: Any) -> Any:
     if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
         return int(item)
     raise StructureError(
-        explain(
-            f"asked for a part of an array by the index {item!r}",
-            f"a part is chosen by integers, slices and '...', not by {type(item).__name__}",
-            "choose a contiguous part, as in lens('embed.weight')[100:110]",
-        )
+        f"asked for a part of an array by the index {item!r}",
+        f"a part is chosen by integers, slices and '...', not by {type(item).__name__}",
+        "choose a contiguous part, as in lens('embed.weight')[100:110]",
     )
 
 

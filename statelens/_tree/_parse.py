@@ -4,7 +4,7 @@ import ast
 from collections.abc import Hashable
 from typing import Any
 
-from .._errors import PathError, explain, user_facing
+from .._errors import PathError, user_facing
 from ._path import Path
 from ._scanner import Scanner
 
@@ -84,9 +84,7 @@ def as_path(key: Any) -> Path:
     if isinstance(key, str):
         return parse(key)
     raise PathError(
-        explain(
-            f"asked to set or get the path {key!r}",
-            f"that is a {type(key).__name__}, not a path",
-            "a tuple of keys, as in ('layers', 0), or text, as in 'layers[0]'",
-        )
+        f"asked to set or get the path {key!r}",
+        f"that is a {type(key).__name__}, not a path",
+        "a tuple of keys, as in ('layers', 0), or text, as in 'layers[0]'",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import jax.tree_util as jtu
 import numpy as np
 
-from .._errors import PathError, explain, user_facing
+from .._errors import PathError, user_facing
 from ._protocols import MISSING, Cell, MutableNode
 
 Path = tuple[Hashable, ...]
@@ -142,11 +142,9 @@ def resolve(tree: Any, path: Path) -> Any:
         child = _child(node.value if isinstance(node, Cell) else node, key)
         if child is MISSING:
             raise PathError(
-                explain(
-                    f"asked for the path '{format(path)}'",
-                    f"'{format(path[:depth])}' is a {type(node).__name__} without {key!r}",
-                    "list what is there with sl.lens(...).paths(tree)",
-                )
+                f"asked for the path '{format(path)}'",
+                f"'{format(path[:depth])}' is a {type(node).__name__} without {key!r}",
+                "list what is there with sl.lens(...).paths(tree)",
             )
         node = child
     return node

@@ -3,7 +3,7 @@
 import re
 from typing import NoReturn
 
-from .._errors import PatternError, explain
+from .._errors import PatternError
 
 
 class Scanner:
@@ -80,4 +80,4 @@ class Scanner:
         at = self.at if at is None else at
         asked = f"could not read the {self._kind}:"
         found = f"  {self.text}\n  {' ' * at}^ {problem}"
-        raise PatternError(explain(asked, found, *remedies))
+        raise PatternError(asked, found, *remedies)

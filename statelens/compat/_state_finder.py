@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
-from .._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, user_facing
 from ..lens import focus_on
 from ..state import State
 from ..transform._core import check_callable, read_lens
@@ -91,9 +91,7 @@ def _one_of(given: Any, option: str, allowed: tuple[str, ...]) -> Any:
         return given
     error = ArgumentError if isinstance(given, str) else ArgumentTypeError
     raise error(
-        explain(
-            f"asked StateFinder for {option}={given!r}",
-            "that is none of what there is",
-            f"one of {', '.join(map(repr, allowed))}",
-        )
+        f"asked StateFinder for {option}={given!r}",
+        "that is none of what there is",
+        f"one of {', '.join(map(repr, allowed))}",
     )

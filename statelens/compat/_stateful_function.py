@@ -7,7 +7,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 import jax
 from jax.extend.core import Jaxpr
 
-from .._errors import ArgumentError, explain, user_facing
+from .._errors import ArgumentError, user_facing
 from .._tree import TreeDef
 from ..state import State
 from ..transform._core import merge_static
@@ -198,11 +198,9 @@ class StatefulFunction(Generic[P, R]):
         touched = self.states(*args, **kwargs)
         if len(state_vals) != len(touched.read):
             raise ArgumentError(
-                explain(
-                    f"asked {self!r} to run with {len(state_vals)} values of states",
-                    f"it touches {len(touched.read)} states",
-                    "a value for each of get_states(*args)",
-                )
+                f"asked {self!r} to run with {len(state_vals)} values of states",
+                f"it touches {len(touched.read)} states",
+                "a value for each of get_states(*args)",
             )
         pure = pure_form(self._fun, touched, self._only_written)
         out, after = pure(list(state_vals), *args, **kwargs)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._errors import SelectionError, explain
+from .._errors import SelectionError
 from .._tree import MISSING, Index, Path, Site, atoms, format
 from ._coverage import (
     WHOLE,
@@ -154,11 +154,9 @@ class Sliced(Selector):
         inside = dict(atoms(site.unit))
         if covered is not WHOLE and any(index is not None for index in covered.values()):
             raise SelectionError(
-                explain(
-                    f"asked for the part {self.index} of a part of '{format(site.paths[0])}'",
-                    "a lens chooses a part of a whole array",
-                    "one index that chooses both",
-                )
+                f"asked for the part {self.index} of a part of '{format(site.paths[0])}'",
+                "a lens chooses a part of a whole array",
+                "one index that chooses both",
             )
         chosen = inside if covered is WHOLE else covered
         for path in chosen:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.tree_util as jtu
 
-from .._errors import SelectionError, StateTypeError, StructureError, explain, user_facing
+from .._errors import SelectionError, StateTypeError, StructureError, user_facing
 from .._tree import Cell, MutableNode, Path, ancestors, format, looking
 from ._algebra import And, Not, Or
 from ._coverage import CacheKeyDepth, Selector, key_depth_of
@@ -83,12 +83,10 @@ class BoundLens(UnitMapping[U_co]):
             if cell is not None:
                 return View(cell, entry.path[depth + 1 :], entry.index)
         raise StateTypeError(
-            explain(
-                f"asked for the cell at '{format(entry.path)}'",
-                "there is an array in an immutable tree, which has no cell to write to",
-                "pass the tree as an argument and give the lens itself, unbound",
-                "narrow the lens to the states, as in lens & State",
-            )
+            f"asked for the cell at '{format(entry.path)}'",
+            "there is an array in an immutable tree, which has no cell to write to",
+            "pass the tree as an argument and give the lens itself, unbound",
+            "narrow the lens to the states, as in lens & State",
         )
 
     @user_facing
@@ -113,11 +111,9 @@ class BoundLens(UnitMapping[U_co]):
         *parts, left = first_match(self.selector, specs, self.module)
         if left:
             raise SelectionError(
-                explain(
-                    f"asked to split states along {len(specs)} specs",
-                    f"'{format(next(iter(left)))}' matches none of them",
-                    "add ... as the last one, for all that is left",
-                )
+                f"asked to split states along {len(specs)} specs",
+                f"'{format(next(iter(left)))}' matches none of them",
+                "add ... as the last one, for all that is left",
             )
         return tuple(parts)
 
@@ -138,11 +134,9 @@ class BoundLens(UnitMapping[U_co]):
             return selector_of(other)
         if other.module is not self.module:
             raise StructureError(
-                explain(
-                    "asked to join the states of two different trees",
-                    "their paths start at different roots",
-                    "a dictionary of both: {'encoder': a.states(), 'decoder': b.states()}",
-                )
+                "asked to join the states of two different trees",
+                "their paths start at different roots",
+                "a dictionary of both: {'encoder': a.states(), 'decoder': b.states()}",
             )
         return other.selector
 

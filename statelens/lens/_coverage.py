@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
-from .._errors import SelectionError, explain
+from .._errors import SelectionError
 from .._tree import Cell, Index, Path, Site, ancestors, atoms, is_array
 
 
@@ -60,11 +60,9 @@ def complement(coverage: Coverage, unit: Any) -> Coverage:
     for index in coverage.values():
         if index is not None:
             raise SelectionError(
-                explain(
-                    f"asked for everything but the part {index} of an array",
-                    "the complement of a part is no part that an index can choose",
-                    "hold the whole array still, or focus on the part itself",
-                )
+                f"asked for everything but the part {index} of an array",
+                "the complement of a part is no part that an index can choose",
+                "hold the whole array still, or focus on the part itself",
             )
     return {path: None for path, _ in atoms(unit) if path not in coverage} or None
 
@@ -76,11 +74,9 @@ def _narrower(a: Index | None, b: Index | None) -> Index | None:
 def _same(a: Index | None, b: Index | None) -> Index | None:
     if a != b:
         raise SelectionError(
-            explain(
-                f"asked for the parts {a} and {b} of one array",
-                "a lens focuses on one part of an array at a time",
-                "one index that covers both parts",
-            )
+            f"asked for the parts {a} and {b} of one array",
+            "a lens focuses on one part of an array at a time",
+            "one index that covers both parts",
         )
     return a
 

@@ -5,7 +5,7 @@ from functools import reduce
 from itertools import combinations
 from typing import Any, TypeVar
 
-from .._errors import PathError, SelectionError, explain, user_facing
+from .._errors import PathError, SelectionError, user_facing
 from .._tree import flatten, format
 from ._algebra import And, Not, Or
 from ._lens import Lens
@@ -27,11 +27,9 @@ class Groups:
     def __getitem__(self, name: str) -> Lens:
         if name not in self._selectors:
             raise PathError(
-                explain(
-                    f"asked for the group {name!r}",
-                    f"the groups are {', '.join(map(repr, self._selectors))}",
-                    "one of these",
-                )
+                f"asked for the group {name!r}",
+                f"the groups are {', '.join(map(repr, self._selectors))}",
+                "one of these",
             )
         taken = Lens(self._selectors[name])
         if self._first_match:
@@ -104,12 +102,10 @@ class Groups:
             taken = focus_on(selector, tree, required_by=f"the group {name!r}").entries
             if taken and self._first_match and not focus_on(self[name].selector, tree).entries:
                 raise SelectionError(
-                    explain(
-                        f"asked for the group {name!r}",
-                        f"it is shadowed: earlier groups take all that it selects, "
-                        f"'{format(taken[0].path)}' first",
-                        "put it before them, or leave it out",
-                    )
+                    f"asked for the group {name!r}",
+                    f"it is shadowed: earlier groups take all that it selects, "
+                    f"'{format(taken[0].path)}' first",
+                    "put it before them, or leave it out",
                 )
         if not self._first_match:
             self._check_disjoint(tree)
@@ -117,12 +113,10 @@ class Groups:
         left = focus_on(Not(every), tree).entries
         if left:
             raise SelectionError(
-                explain(
-                    "asked for groups that share out a tree",
-                    f"'{format(left[0].path)}' is in no group"
-                    + (f", nor are {len(left) - 1} others" if len(left) > 1 else ""),
-                    "a group for all that is left: {..., 'rest': ...} with first_match=True",
-                )
+                "asked for groups that share out a tree",
+                f"'{format(left[0].path)}' is in no group"
+                + (f", nor are {len(left) - 1} others" if len(left) > 1 else ""),
+                "a group for all that is left: {..., 'rest': ...} with first_match=True",
             )
 
     def _check_disjoint(self, tree: Any) -> None:
@@ -130,12 +124,10 @@ class Groups:
             both = focus_on(And(one, another), tree).entries
             if both:
                 raise SelectionError(
-                    explain(
-                        "asked for disjoint groups",
-                        f"'{format(both[0].path)}' is in the group {name!r} and in {other!r}",
-                        "make the lenses disjoint, as in one - other",
-                        "first_match=True, if the first one is to win",
-                    )
+                    "asked for disjoint groups",
+                    f"'{format(both[0].path)}' is in the group {name!r} and in {other!r}",
+                    "make the lenses disjoint, as in one - other",
+                    "first_match=True, if the first one is to win",
                 )
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from .._errors import ArgumentTypeError, SelectionError, explain, user_facing
+from .._errors import ArgumentTypeError, SelectionError, user_facing
 from .._tree import Cell, Index, Path, format, is_array, looking
 from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
@@ -91,12 +91,10 @@ class Lens(TreeUpdates):
     @user_facing
     def __bool__(self) -> NoReturn:
         raise ArgumentTypeError(
-            explain(
-                f"asked whether {self!r} is true, as by 'and', 'or', 'not', 'in' or a < b < c",
-                "a lens is neither true nor false",
-                "& for 'and', | for 'or', ~ for 'not', with parentheses around comparisons",
-                "lens.paths(tree), which is empty if nothing in the tree is selected",
-            )
+            f"asked whether {self!r} is true, as by 'and', 'or', 'not', 'in' or a < b < c",
+            "a lens is neither true nor false",
+            "& for 'and', | for 'or', ~ for 'not', with parentheses around comparisons",
+            "lens.paths(tree), which is empty if nothing in the tree is selected",
         )
 
     def __str__(self) -> str:
@@ -168,11 +166,9 @@ class Lens(TreeUpdates):
         if len(entries) != 1:
             paths = ", ".join(f"'{format(entry.path)}'" for entry in entries[:5])
             raise SelectionError(
-                explain(
-                    f"asked for the only unit of {self!r}",
-                    f"it selects {len(entries)}: {paths}{', ...' if len(entries) > 5 else ''}",
-                    "get(tree) for all of them, or a narrower lens",
-                )
+                f"asked for the only unit of {self!r}",
+                f"it selects {len(entries)}: {paths}{', ...' if len(entries) > 5 else ''}",
+                "get(tree) for all of them, or a narrower lens",
             )
         return read(leaves, entries[0])
 
@@ -203,11 +199,9 @@ class Lens(TreeUpdates):
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(
-                    explain(
-                        f"asked for a mask of {self!r}",
-                        f"only the part {entry.index} of '{format(entry.path)}' is selected",
-                        "partition, get or update, which know of parts",
-                    )
+                    f"asked for a mask of {self!r}",
+                    f"only the part {entry.index} of '{format(entry.path)}' is selected",
+                    "partition, get or update, which know of parts",
                 )
             for position in entry.positions:
                 labels.setdefault(position, {})[entry.atom] = True

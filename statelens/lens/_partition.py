@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self, TypeVar, cast
 import jax
 import jax.tree_util as jtu
 
-from .._errors import StructureError, explain, user_facing
+from .._errors import StructureError, user_facing
 from .._tree import (
     Cell,
     Index,
@@ -130,9 +130,7 @@ def combine(*halves: T) -> T:
         {'b': Array([0., 0.], dtype=float32), 'w': Array([1., 1.], dtype=float32)}
     """
     if not halves:
-        raise StructureError(
-            explain("asked to combine halves", "none were given", "combine(focus, rest)")
-        )
+        raise StructureError("asked to combine halves", "none were given", "combine(focus, rest)")
     return _combine(halves, ())
 
 
@@ -173,11 +171,9 @@ def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     if all(isinstance(leaf, Cell) and leaf.metadata == present[0].metadata for leaf in present):
         return present[0].with_value(_combine(tuple(cell.value for cell in present), path))
     raise StructureError(
-        explain(
-            "asked to combine halves of a tree",
-            f"{len(present)} of them have a leaf at '{format(path)}'",
-            "combine the focus and the rest that one partition gave",
-        )
+        "asked to combine halves of a tree",
+        f"{len(present)} of them have a leaf at '{format(path)}'",
+        "combine the focus and the rest that one partition gave",
     )
 
 
@@ -189,12 +185,10 @@ def _filled(remainder: Remainder, part: Any, tree: Any, position: int, prefix: P
             dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
         if (shape, dtype) != (part.shape, part.dtype):
             raise StructureError(
-                explain(
-                    f"asked to put a part in '{format(prefix + _path_at(tree, position))}'",
-                    f"it is {part.dtype}{list(part.shape)}, and its place {index} is "
-                    f"{dtype}{list(shape)}",
-                    "a part of that shape and dtype",
-                )
+                f"asked to put a part in '{format(prefix + _path_at(tree, position))}'",
+                f"it is {part.dtype}{list(part.shape)}, and its place {index} is "
+                f"{dtype}{list(shape)}",
+                "a part of that shape and dtype",
             )
     return index.write(array, part)
 
@@ -206,5 +200,5 @@ def _path_at(tree: Any, position: int) -> Path:
 def _refuse_structure(first: Any, second: Any, prefix: Path) -> NoReturn:
     found = difference(first, second, prefix)
     raise StructureError(
-        explain("asked to combine halves of a tree", found, "halves of one and the same tree")
+        "asked to combine halves of a tree", found, "halves of one and the same tree"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._errors import ArgumentError, explain
+from .._errors import ArgumentError
 from .._tree import is_array
 from ._lens import Lens
 from ._selectors import Accessed, Compared, OfArrays, Tagged, is_inexact
@@ -88,11 +88,9 @@ class Attribute:
 
     def __bool__(self) -> bool:
         raise ArgumentError(
-            explain(
-                f"asked whether {self!r} is true",
-                "it has no value of its own",
-                f"a comparison, as in {self!r} == ...",
-            )
+            f"asked whether {self!r} is true",
+            "it has no value of its own",
+            f"a comparison, as in {self!r} == ...",
         )
 
     def __hash__(self) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import StructureError, explain
+from .._errors import StructureError
 from .._tree import Cell, Path, flatten, format, is_array, kinds
 
 if TYPE_CHECKING:
@@ -123,12 +123,10 @@ def _as_array(number: Any, like: Any) -> Any:
 
 def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
     raise StructureError(
-        explain(
-            f"asked to put a value at '{format(path)}'",
-            f"its {what} is {new}, and that of what is there is {old}",
-            f"a value of {what} {old}",
-            "replace=True of set, update or assign, if the change is meant",
-        )
+        f"asked to put a value at '{format(path)}'",
+        f"its {what} is {new}, and that of what is there is {old}",
+        f"a value of {what} {old}",
+        "replace=True of set, update or assign, if the change is meant",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from .._errors import SelectionError, explain
+from .._errors import SelectionError
 from .._tree import (
     Cell,
     Path,
@@ -207,11 +207,9 @@ class Masked(Selector):
         for path in mask:
             if path not in prefixes:
                 raise SelectionError(
-                    explain(
-                        "asked for the units under a tree of booleans",
-                        f"it has the path '{format(path)}', which the tree has not",
-                        "booleans in the tree's own structure, or in a prefix of it",
-                    )
+                    "asked for the units under a tree of booleans",
+                    f"it has the path '{format(path)}', which the tree has not",
+                    "booleans in the tree's own structure, or in a prefix of it",
                 )
         return mask
 
@@ -255,12 +253,10 @@ class Accessed(Selector):
             found = flatten(self.function(treedef.unflatten(leaves)))[0]
         except (AttributeError, TypeError, LookupError) as error:
             raise SelectionError(
-                explain(
-                    f"asked for what the accessor {self} returns",
-                    f"it raised {type(error).__name__}: {error}",
-                    "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
-                    "index the lens for a part of an array, as in at(lambda m: m.weight)[0]",
-                )
+                f"asked for what the accessor {self} returns",
+                f"it raised {type(error).__name__}: {error}",
+                "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
+                "index the lens for a part of an array, as in at(lambda m: m.weight)[0]",
             ) from None
         accessed = [
             leaf.path if isinstance(leaf, _Probe) else paths_of_copies.get(id(leaf))
@@ -268,11 +264,9 @@ class Accessed(Selector):
         ]
         if not accessed or None in accessed:
             raise SelectionError(
-                explain(
-                    f"asked for what the accessor {self} returns",
-                    f"it returned {found!r}, which is no part of the tree",
-                    "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
-                )
+                f"asked for what the accessor {self} returns",
+                f"it returned {found!r}, which is no part of the tree",
+                "return nodes or leaves of the tree, as in at(lambda m: m.layers[0].weight)",
             )
         return {path for path in accessed if path is not None}
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, get_origin
 import jax
 import numpy as np
 
-from .._errors import ArgumentTypeError, StateTypeError, explain
+from .._errors import ArgumentTypeError, StateTypeError
 from .._tree import Cell
 from ._algebra import Not, Optional, Or
 from ._coverage import Selector
@@ -44,12 +44,10 @@ def _selector_of(spec: LensSpec) -> Selector:
         return OfClass(cls)
     if isinstance(spec, Cell):
         raise StateTypeError(
-            explain(
-                f"asked for a lens of {spec!r}",
-                "that is a state itself, not a way to select one",
-                "grad_states=[state] to differentiate just this one",
-                "its path or its class, as in lens('layers[0].weight')",
-            )
+            f"asked for a lens of {spec!r}",
+            "that is a state itself, not a way to select one",
+            "grad_states=[state] to differentiate just this one",
+            "its path or its class, as in lens('layers[0].weight')",
         )
     leaves, structure = jax.tree.flatten(spec)
     if leaves and all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves):
@@ -61,14 +59,12 @@ def _selector_of(spec: LensSpec) -> Selector:
             return OfArrays(getattr(spec, "__name__", repr(spec)), spec)
         return Predicate(spec)
     raise ArgumentTypeError(
-        explain(
-            f"asked for a lens of {type(spec).__name__}: {spec!r:.80}",
-            "a lens is made of a path pattern, a class, a predicate, a list of these, or booleans",
-            "argnums, to differentiate by an argument as jax.grad does"
-            if isinstance(spec, int)
-            else "lens('**.weight') for leaves by their path",
-            "lens(ParamState) for states of a class",
-        )
+        f"asked for a lens of {type(spec).__name__}: {spec!r:.80}",
+        "a lens is made of a path pattern, a class, a predicate, a list of these, or booleans",
+        "argnums, to differentiate by an argument as jax.grad does"
+        if isinstance(spec, int)
+        else "lens('**.weight') for leaves by their path",
+        "lens(ParamState) for states of a class",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from .._errors import SelectionError, StateTypeError, StructureError, explain
+from .._errors import SelectionError, StateTypeError, StructureError
 from .._tree import Cell, Path, format
 from ._units import Unit, UnitMapping, View
 
@@ -102,11 +102,9 @@ class _Container(StateForm):
             if isinstance(values, (list, tuple)):
                 there = list(range(len(values)))
             raise StructureError(
-                explain(
-                    f"asked {self._asked_by} for values by {list(self._keys)}",
-                    f"the values are given by {there}",
-                    "values in the very form in which the states were given",
-                )
+                f"asked {self._asked_by} for values by {list(self._keys)}",
+                f"the values are given by {there}",
+                "values in the very form in which the states were given",
             )
         found: list[Any] = []
         for key, nested in zip(self._keys, self._nested, strict=True):
@@ -167,11 +165,9 @@ def _checked_form_of(spec: Any, asked_by: str) -> StateForm:
     form = _form_of(spec, (), asked_by)
     if not form.units:
         raise SelectionError(
-            explain(
-                f"asked {asked_by} for states",
-                "none are given: the mapping or list is empty",
-                "the states meant, as in model.states(ParamState)",
-            )
+            f"asked {asked_by} for states",
+            "none are given: the mapping or list is empty",
+            "the states meant, as in model.states(ParamState)",
         )
     _refuse_twice(form, asked_by)
     return form
@@ -187,11 +183,9 @@ def _form_of(spec: Any, path: Path, asked_by: str) -> StateForm:
     if isinstance(spec, (list, tuple)):
         return _StateSequence(spec, path, asked_by)
     raise StateTypeError(
-        explain(
-            f"asked {asked_by} for the state at '{format(path)}'",
-            f"that is a {type(spec).__name__}, not a state",
-            "give states, as in model.states(ParamState) or [model.weight]",
-        )
+        f"asked {asked_by} for the state at '{format(path)}'",
+        f"that is a {type(spec).__name__}, not a state",
+        "give states, as in model.states(ParamState) or [model.weight]",
     )
 
 
@@ -206,10 +200,8 @@ def _refuse_twice(form: StateForm, asked_by: str) -> None:
             if other is None or inner is None or other == inner:
                 names = form.label(first), form.label(number)
                 raise SelectionError(
-                    explain(
-                        f"asked {asked_by} for states",
-                        f"the same state is given twice, as '{names[0]}' and as '{names[1]}'",
-                        "give each state once; a shared one has one gradient, the sum",
-                    )
+                    f"asked {asked_by} for states",
+                    f"the same state is given twice, as '{names[0]}' and as '{names[1]}'",
+                    "give each state once; a shared one has one gradient, the sum",
                 )
         seen[id(cell)].append((inner, number))

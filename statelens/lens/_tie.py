@@ -6,7 +6,7 @@ from typing import Any, Self
 import jax
 import jax.tree_util as jtu
 
-from .._errors import FrozenTreeError, SelectionError, StructureError, explain, user_facing
+from .._errors import FrozenTreeError, SelectionError, StructureError, user_facing
 from .._tree import Cell, GraphKey, flatten, flatten_with_path, format
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
@@ -39,12 +39,10 @@ class Tied:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise FrozenTreeError(
-            explain(
-                f"asked to set the attribute {name!r} of a tied tree",
-                "it is immutable; the write would be lost",
-                "a lens, as in lens.set(tied, {path: value})",
-                "set it before tying, or on .untied",
-            )
+            f"asked to set the attribute {name!r} of a tied tree",
+            "it is immutable; the write would be lost",
+            "a lens, as in lens.set(tied, {path: value})",
+            "set it before tying, or on .untied",
         )
 
     def __len__(self) -> int:
@@ -115,24 +113,20 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
     ends = [_whole_arrays(tree, leaves, spec) for spec in (to, source)]
     if len(ends[0]) != len(ends[1]) or set(ends[0]) & set(ends[1]):
         raise SelectionError(
-            explain(
-                "asked to tie arrays of a tree",
-                f"{len(ends[0])} places are to be tied to {len(ends[1])} others, "
-                f"of which {len(set(ends[0]) & set(ends[1]))} are the same",
-                "two lenses that select equally many different arrays",
-            )
+            "asked to tie arrays of a tree",
+            f"{len(ends[0])} places are to be tied to {len(ends[1])} others, "
+            f"of which {len(set(ends[0]) & set(ends[1]))} are the same",
+            "two lenses that select equally many different arrays",
         )
     paths = [path for path, _ in flatten_with_path(tree)[0]]
     for position, other in zip(*ends, strict=True):
         target, origin = leaves[position], leaves[other]
         if (target.shape, target.dtype) != (origin.shape, origin.dtype):
             raise StructureError(
-                explain(
-                    f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
-                    f"they are {jax.ShapeDtypeStruct(target.shape, target.dtype)} and "
-                    f"{jax.ShapeDtypeStruct(origin.shape, origin.dtype)}",
-                    "arrays of one shape and dtype",
-                )
+                f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
+                f"they are {jax.ShapeDtypeStruct(target.shape, target.dtype)} and "
+                f"{jax.ShapeDtypeStruct(origin.shape, origin.dtype)}",
+                "arrays of one shape and dtype",
             )
         leaves[position] = None
     return Tied(treedef.unflatten(leaves), tuple(zip(*ends, strict=True)))
@@ -144,10 +138,8 @@ def _whole_arrays(tree: Any, leaves: list[Any], spec: LensSpec) -> list[int]:
         is_state = isinstance(leaves[entry.positions[0]], Cell)
         if is_state or entry.index is not None:
             raise SelectionError(
-                explain(
-                    f"asked to tie '{format(entry.path)}'",
-                    "that is a State" if is_state else f"only the part {entry.index} is selected",
-                    "put the same State in both places" if is_state else "tie whole arrays",
-                )
+                f"asked to tie '{format(entry.path)}'",
+                "that is a State" if is_state else f"only the part {entry.index} is selected",
+                "put the same State in both places" if is_state else "tie whole arrays",
             )
     return [entry.positions[0] for entry in entries]

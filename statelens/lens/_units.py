@@ -52,11 +52,9 @@ class View:
             if path == self.inner:
                 return position
         raise PathError(
-            explain(
-                f"asked for the part '{format(self.inner)}' of {self.cell!r}",
-                "the state's value has no such leaf any more",
-                "bind the lens again, after the state has got its new value",
-            )
+            f"asked for the part '{format(self.inner)}' of {self.cell!r}",
+            "the state's value has no such leaf any more",
+            "bind the lens again, after the state has got its new value",
         )
 
     def __repr__(self) -> str:

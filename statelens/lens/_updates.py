@@ -11,7 +11,6 @@ from .._errors import (
     PathError,
     SelectionError,
     StructureError,
-    explain,
     user_facing,
 )
 from .._tree import (
@@ -64,12 +63,10 @@ class TreeUpdates:
         """
         if not hasattr(values, "items"):
             raise ArgumentTypeError(
-                explain(
-                    f"asked to set what {self!r} selects",
-                    f"there is {a_leaf(values)} for them, without paths",
-                    "a dictionary with a value for each path, as lens.get(tree) gives it",
-                    "lens.update(tree, lambda value: ...), for one rule for all of them",
-                )
+                f"asked to set what {self!r} selects",
+                f"there is {a_leaf(values)} for them, without paths",
+                "a dictionary with a value for each path, as lens.get(tree) gives it",
+                "lens.update(tree, lambda value: ...), for one rule for all of them",
             )
         focused = focus_on(self.selector, tree, required_by="set")
         by_path = values if isinstance(values, dict) else dict(values.items())
@@ -137,11 +134,9 @@ class TreeUpdates:
         steps = flatten_as(focused.treedef, updates)
         if steps is None:
             raise StructureError(
-                explain(
-                    f"asked to apply updates to {self!r}",
-                    f"of tree and updates, {difference(tree, updates)}",
-                    "the updates of an optimiser whose init was given this lens' focus",
-                )
+                f"asked to apply updates to {self!r}",
+                f"of tree and updates, {difference(tree, updates)}",
+                "the updates of an optimiser whose init was given this lens' focus",
             )
         units = read_all(focused.leaves, focused.entries)
         values = [
@@ -189,11 +184,9 @@ class TreeUpdates:
         for entry in focus_on(self.selector, tree).entries:
             if entry.index is not None:
                 raise SelectionError(
-                    explain(
-                        f"asked to cast the part {entry.index} of '{format(entry.path)}'",
-                        "an array has one dtype",
-                        "a lens on the whole array",
-                    )
+                    f"asked to cast the part {entry.index} of '{format(entry.path)}'",
+                    "an array has one dtype",
+                    "a lens on the whole array",
                 )
         return self._map_arrays(tree, lambda x: _cast_floats(x, dtype), "cast")
 
@@ -212,20 +205,16 @@ class TreeUpdates:
                 continue
             near = closest(format(path), paths)
             raise PathError(
-                explain(
-                    f"asked to set '{format(path)}', which {self!r} doesn't select",
-                    f"the closest that it selects: {', '.join(near) or 'none'}",
-                    "a path that the lens selects, or a wider lens",
-                )
+                f"asked to set '{format(path)}', which {self!r} doesn't select",
+                f"the closest that it selects: {', '.join(near) or 'none'}",
+                "a path that the lens selects, or a wider lens",
             )
         for path in paths:
             if path not in values:
                 raise PathError(
-                    explain(
-                        f"asked to set what {self!r} selects",
-                        f"there is no value for '{format(path)}'",
-                        "a narrower lens, or a value for each path that get(tree) lists",
-                    )
+                    f"asked to set what {self!r} selects",
+                    f"there is no value for '{format(path)}'",
+                    "a narrower lens, or a value for each path that get(tree) lists",
                 )
 
 
@@ -254,10 +243,10 @@ def _add(unit: Any, entry: Entry, steps: list[Any]) -> Any:
     if jax.tree.structure(value) != jax.tree.structure(step):
         there = "no update" if step is None else "an update of another structure"
         remedy = "a lens that selects just what was optimised"
-        raise StructureError(explain(asked, f"there is {there} for it", remedy))
+        raise StructureError(asked, f"there is {there} for it", remedy)
     if is_array(value) and is_array(step) and value.shape != step.shape:
         found = f"it has shape {value.shape}, and its update {step.shape}"
-        raise StructureError(explain(asked, found, "an update of the same shape"))
+        raise StructureError(asked, found, "an update of the same shape")
     return jax.tree.map(jnp.add, value, step)
 
 
@@ -268,10 +257,8 @@ def _refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:
         if position not in selected and (is_array(step) or isinstance(step, Cell)):
             path, _ = flatten_with_path(tree)[0][position]
             raise StructureError(
-                explain(
-                    f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
-                    "there is an update for that",
-                    "a lens that selects just what was optimised",
-                    "lens.partition(updates)[0], to leave it as it is",
-                )
+                f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
+                "there is an update for that",
+                "a lens that selects just what was optimised",
+                "lens.partition(updates)[0], to leave it as it is",
             )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import jax
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, explain, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, user_facing
 from .._tree import MISSING, Cell, MutableNode, Path, is_array, open_hidden
 from ..lens import BoundLens, LensSpec, first_match, selector_of
 from ..state import Readers, State, active_frame, own, owned
@@ -111,11 +111,9 @@ class Module(Node):
             return
         if hasattr(Module, name):
             raise ArgumentError(
-                explain(
-                    f"asked to set the attribute {name!r} of a {type(self).__name__}",
-                    "every nn.Module has a method of this name",
-                    "another name",
-                )
+                f"asked to set the attribute {name!r} of a {type(self).__name__}",
+                "every nn.Module has a method of this name",
+                "another name",
             )
         before = self._read_attribute(name)
         if isinstance(before, _HiddenCell) and not contains_mutables(value):
@@ -162,13 +160,11 @@ class Module(Node):
         """Refuses to add or remove states in a call that might yet fail, or be traced."""
         if not owned(self):
             raise FrozenTreeError(
-                explain(
-                    f"asked to set or delete the attribute {name!r} of a {type(self).__name__}",
-                    "a transform is running, and the module's states can't change in it, "
-                    "only their values",
-                    f"make {name!r} a state or an array before the call, and assign its value",
-                    "statelens.thread(fun), if the module is its first argument",
-                )
+                f"asked to set or delete the attribute {name!r} of a {type(self).__name__}",
+                "a transform is running, and the module's states can't change in it, "
+                "only their values",
+                f"make {name!r} a state or an array before the call, and assign its value",
+                "statelens.thread(fun), if the module is its first argument",
             )
 
     @user_facing
@@ -281,11 +277,9 @@ class Module(Node):
         """Calls `update`, where a subclass defines it as its forward pass."""
         if type(self).update is Module.update:
             raise ArgumentTypeError(
-                explain(
-                    f"asked to call a {type(self).__name__}",
-                    "the class has no forward pass",
-                    "define __call__ in it",
-                )
+                f"asked to call a {type(self).__name__}",
+                "the class has no forward pass",
+                "define __call__ in it",
             )
         return self.update(*args, **kwargs)
 

@@ -22,11 +22,9 @@ def as_key(seed_or_key: Any) -> jax.Array:
     if isinstance(seed_or_key, int) and not isinstance(seed_or_key, bool):
         if not -(2**63) <= seed_or_key < 2**63:
             raise ArgumentError(
-                explain(
-                    f"asked for the random key of the seed {seed_or_key}",
-                    "a seed has 64 bits",
-                    f"seed % 2**63, that is {seed_or_key % 2**63}",
-                )
+                f"asked for the random key of the seed {seed_or_key}",
+                "a seed has 64 bits",
+                f"seed % 2**63, that is {seed_or_key % 2**63}",
             )
         return jax.random.key(seed_or_key)
     if not isinstance(seed_or_key, (jax.Array, np.ndarray, np.integer)):
@@ -42,12 +40,10 @@ def as_key(seed_or_key: Any) -> jax.Array:
         raise no_key(seed_or_key)
     if seed_or_key.ndim:
         raise ArgumentError(
-            explain(
-                f"asked for a random state of keys of shape {seed_or_key.shape}",
-                "a random state has one key",
-                "one of them, as in keys[0]",
-                "a state for each, as in [RandomState(key) for key in keys]",
-            )
+            f"asked for a random state of keys of shape {seed_or_key.shape}",
+            "a random state has one key",
+            "one of them, as in keys[0]",
+            "a state for each, as in [RandomState(key) for key in keys]",
         )
     return jnp.asarray(seed_or_key)
 
@@ -75,7 +71,7 @@ def as_count(n: Any) -> int:
     except TypeError as error:
         if isinstance(error, jax.errors.JAXTypeError):
             raise
-        raise ArgumentTypeError(explain(asked, "n is an integer", instead)) from None
+        raise ArgumentTypeError(asked, "n is an integer", instead) from None
     if count < 1:
-        raise ArgumentError(explain(asked, "n is at least one", instead))
+        raise ArgumentError(asked, "n is at least one", instead)
     return count

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .._errors import ArgumentError, explain
+from .._errors import ArgumentError
 from ._sampler import Draw, DType, Key, Numbers, Options, Size, as_shape, draws
 
 Number: TypeAlias = jax.Array | float
@@ -26,13 +26,11 @@ def _extent(size: tuple[Any, ...] | None, **parameters: Any) -> tuple[Any, ...]:
     except ValueError:
         joint = None
     raise ArgumentError(
-        explain(
-            f"asked for samples of size={size}",
-            ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items()),
-            "parameters of shapes that broadcast to each other"
-            if joint is None
-            else f"a size that they broadcast to, such as size={joint}",
-        )
+        f"asked for samples of size={size}",
+        ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items()),
+        "parameters of shapes that broadcast to each other"
+        if joint is None
+        else f"a size that they broadcast to, such as size={joint}",
     )
 
 
@@ -157,11 +155,9 @@ def _by_lengths(name: str) -> Draw:
     def draw(key: jax.Array, *lengths: int, size: Any = None, dtype: Any = None) -> jax.Array:
         if lengths and size is not None:
             raise ArgumentError(
-                explain(
-                    f"asked for samples of lengths {lengths} and of size={size}",
-                    "these say the same thing twice",
-                    "one of them",
-                )
+                f"asked for samples of lengths {lengths} and of size={size}",
+                "these say the same thing twice",
+                "one of them",
             )
         return standard(key, as_shape("lengths", lengths) if size is None else size, dtype)
 

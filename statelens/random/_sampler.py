@@ -15,7 +15,6 @@ from .._errors import (
     ArgumentError,
     ArgumentTypeError,
     StateLensError,
-    explain,
     user_facing,
 )
 from ._docs import docstring
@@ -112,7 +111,7 @@ class _Sampler:
             bound = self.signature.bind(*args, **self._keywords(args, kwargs))
         except TypeError as error:
             raise ArgumentTypeError(
-                explain(f"asked for random.{self.name}", str(error), self._usage())
+                f"asked for random.{self.name}", str(error), self._usage()
             ) from None
         for name, value in bound.arguments.items():
             parameter = self.signature.parameters[name]
@@ -154,9 +153,9 @@ def as_shape(name: str, value: Any) -> tuple[Any, ...]:
         if isinstance(error, jax.errors.JAXTypeError):
             raise
         found = "the lengths of a shape are integers"
-        raise ArgumentTypeError(explain(asked, found, instead)) from None
+        raise ArgumentTypeError(asked, found, instead) from None
     if any(isinstance(n, int) and n < 0 for n in shape):
-        raise ArgumentError(explain(asked, "the lengths of a shape aren't negative", instead))
+        raise ArgumentError(asked, "the lengths of a shape aren't negative", instead)
     return shape
 
 
@@ -174,8 +173,6 @@ def as_numbers(name: str, value: Any) -> Any:
     except (TypeError, ValueError):
         pass
     raise ArgumentTypeError(
-        explain(
-            f"asked for samples with {name}={value!r}",
-            f"{name} is a number, an array or a list of numbers",
-        )
+        f"asked for samples with {name}={value!r}",
+        f"{name} is a number, an array or a list of numbers",
     )

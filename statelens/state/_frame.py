@@ -223,15 +223,13 @@ class Frame:
             frame = None if cell in frame.made else frame._parent
         if current_trace() != self._trace and not cell.is_at_home:
             raise TracerLeakError(
-                explain(
-                    f"asked to assign a value to {cell!r}",
-                    "a plain JAX transform is running inside a transform of statelens: it would "
-                    "leave its tracer in the state, or lose the value",
-                    "the transform of the same name that knows of states, such as statelens.jit, "
-                    "statelens.transform.vmap or statelens.transform.scan",
-                    "return the value from the inner function, and assign it outside",
-                    "statelens.functionalize(inner, states), which JAX transforms take",
-                )
+                f"asked to assign a value to {cell!r}",
+                "a plain JAX transform is running inside a transform of statelens: it would "
+                "leave its tracer in the state, or lose the value",
+                "the transform of the same name that knows of states, such as statelens.jit, "
+                "statelens.transform.vmap or statelens.transform.scan",
+                "return the value from the inner function, and assign it outside",
+                "statelens.functionalize(inner, states), which JAX transforms take",
             )
 
     def write(self, cell: State, value: Any) -> None:

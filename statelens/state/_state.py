@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from .._errors import StateTypeError, TracerLeakError, explain, hide_own_frames, user_facing
+from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._storage import ENDED, held_value
@@ -248,11 +248,9 @@ def _refuse_use(operation: str) -> Any:
     @user_facing
     def refuse(self: State[Any], *args: Any) -> NoReturn:
         raise StateTypeError(
-            explain(
-                f"asked to use {self!r} as an array, by '__{operation}__'",
-                "a state is a cell that holds the array",
-                "write .value, as in state.value + 1",
-            )
+            f"asked to use {self!r} as an array, by '__{operation}__'",
+            "a state is a cell that holds the array",
+            "write .value, as in state.value + 1",
         )
 
     return refuse
@@ -277,12 +275,10 @@ def _refuse_states(cls: type, value: Any) -> None:
     for leaf in jax.tree.leaves(value, is_leaf=Cell.__instancecheck__):
         if isinstance(leaf, Cell):
             raise StateTypeError(
-                explain(
-                    f"asked for a {cls.__name__} of {leaf!r}",
-                    "a state's value is a pytree of arrays, without states in it",
-                    "its value, as in State(other.value)",
-                    "a plain list or dictionary of states, without a state around it",
-                )
+                f"asked for a {cls.__name__} of {leaf!r}",
+                "a state's value is a pytree of arrays, without states in it",
+                "its value, as in State(other.value)",
+                "a plain list or dictionary of states, without a state around it",
             )
 
 
@@ -292,16 +288,14 @@ def refuse_leak(cell: State[Any], value: Any) -> None:
     # the compiled function runs, or into a copy that JAX throws away.
     if not cell.is_at_home and (current_trace() != TOP or has_tracers(value)):
         raise TracerLeakError(
-            explain(
-                f"asked to assign a value to {cell!r}",
-                "a plain JAX transform is running: it would leave its tracer in the state, or "
-                "lose the value",
-                "the transform of the same name that knows of states, such as statelens.jit, "
-                "statelens.transform.vmap or statelens.transform.scan",
-                "statelens.functionalize(fun, states), a pure function that any JAX transform "
-                "takes, and that gives the new values back",
-                "statelens.thread(fun), if the state is in the first argument",
-            )
+            f"asked to assign a value to {cell!r}",
+            "a plain JAX transform is running: it would leave its tracer in the state, or "
+            "lose the value",
+            "the transform of the same name that knows of states, such as statelens.jit, "
+            "statelens.transform.vmap or statelens.transform.scan",
+            "statelens.functionalize(fun, states), a pure function that any JAX transform "
+            "takes, and that gives the new values back",
+            "statelens.thread(fun), if the state is in the first argument",
         )
 
 
@@ -312,14 +306,12 @@ def _has_died(value: Any) -> bool:
 def refuse_ended(cell: State[Any]) -> NoReturn:
     """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(
-        explain(
-            f"asked for the value of a {type(cell).__name__}"
-            + (f" named {cell.name!r}" if cell.name else ""),
-            "the state was made inside a transformed function, and its traced value ended "
-            "with the call",
-            "make the state before the call",
-            "return the state, or its value, from the function",
-        )
+        f"asked for the value of a {type(cell).__name__}"
+        + (f" named {cell.name!r}" if cell.name else ""),
+        "the state was made inside a transformed function, and its traced value ended "
+        "with the call",
+        "make the state before the call",
+        "return the state, or its value, from the function",
     )
 
 

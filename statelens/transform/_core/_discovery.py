@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NoReturn, TypeVar
 
-from ..._errors import SelectionError, explain
+from ..._errors import SelectionError
 from ..._lru_cache import LruCache
 from ...state import State, active_frame, is_alive
 from ._reachable import code_of, owners_of
@@ -47,11 +47,9 @@ def retry(
                 raise
             cells = undeclared.cells
     raise SelectionError(
-        explain(
-            asked,
-            f"they were others each time that it was {done}, {_MOST_ATTEMPTS} times",
-            "make states before the call, not anew in each",
-        )
+        asked,
+        f"they were others each time that it was {done}, {_MOST_ATTEMPTS} times",
+        "make states before the call, not anew in each",
     )
 
 

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from ..._tree import is_array
 from ...lens import Selector, StateForm, focus_on, is_bound, selector_of, split, units_of
 from ...state import State
@@ -27,11 +27,9 @@ def check_callable(fun: Any, option: str, asked_by: str) -> Any:
     """
     if not callable(fun):
         raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for {option}={fun!r}",
-                f"that is a {type(fun).__name__}, not a function",
-                "the function itself, not what it returns",
-            )
+            f"asked {asked_by} for {option}={fun!r}",
+            f"that is a {type(fun).__name__}, not a function",
+            "the function itself, not what it returns",
         )
     return fun
 
@@ -56,19 +54,15 @@ def parse_count(number: Any, option: str, asked_by: str, least: int = 1) -> int 
         number = operator.index(number)
     except TypeError:
         raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for {option}={number!r}",
-                f"that is a {type(number).__name__}, not a whole number",
-                f"an integer, at least {least}",
-            )
+            f"asked {asked_by} for {option}={number!r}",
+            f"that is a {type(number).__name__}, not a whole number",
+            f"an integer, at least {least}",
         ) from None
     if number < least:
         raise ArgumentError(
-            explain(
-                f"asked {asked_by} for {option}={number}",
-                f"it has to be at least {least}",
-                f"an integer, at least {least}",
-            )
+            f"asked {asked_by} for {option}={number}",
+            f"it has to be at least {least}",
+            f"an integer, at least {least}",
         )
     return number
 
@@ -92,11 +86,9 @@ def parse_argnames(argnames: Any, option: str, asked_by: str) -> frozenset[str]:
         isinstance(name, str) for name in argnames
     ):
         raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for {option}={argnames!r}",
-                f"that is a {type(argnames).__name__}, not names of arguments",
-                f'{option}="mode", or several, as in {option}=("mode", "size")',
-            )
+            f"asked {asked_by} for {option}={argnames!r}",
+            f"that is a {type(argnames).__name__}, not names of arguments",
+            f'{option}="mode", or several, as in {option}=("mode", "size")',
         )
     return frozenset(argnames)
 
@@ -115,11 +107,9 @@ def positions_of(
     for name in sorted(argnames):
         if name not in parameters and not open_ended:
             raise ArgumentError(
-                explain(
-                    f"asked {asked_by} for the argument {name!r}",
-                    f"the function takes {', '.join(map(repr, parameters)) or 'none'}",
-                    "one of these names",
-                )
+                f"asked {asked_by} for the argument {name!r}",
+                f"the function takes {', '.join(map(repr, parameters)) or 'none'}",
+                "one of these names",
             )
     positional = [
         name
@@ -148,12 +138,10 @@ def read_lens(spec: Any, option: str, asked_by: str) -> Selector:
         return selector_of(spec)
     except ArgumentTypeError:
         raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for {option}={spec!r:.80}",
-                f"that is a {type(spec).__name__}, neither states nor a lens",
-                "states, as in model.states(ParamState) or [model.weight]",
-                "a lens: a path pattern, a class, a predicate, a list of these",
-            )
+            f"asked {asked_by} for {option}={spec!r:.80}",
+            f"that is a {type(spec).__name__}, neither states nor a lens",
+            "states, as in model.states(ParamState) or [model.weight]",
+            "a lens: a path pattern, a class, a predicate, a list of these",
         ) from None
 
 

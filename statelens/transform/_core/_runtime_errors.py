@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from ..._errors import ArgumentError, explain
+from ..._errors import ArgumentError
 from ...state import State, active_frame, peek
 
 # From the second call on, JAX lets out what XLA makes of an error, a ValueError.
@@ -73,12 +73,10 @@ def refuse_shared_arrays(
                 pointer = shard.data.unsafe_buffer_pointer()
                 if pointer in seen:
                     raise ArgumentError(
-                        explain(
-                            f"asked jit to donate the array of {seen[pointer]}",
-                            f"{name} has the very same array, which donation would delete",
-                            "an array of its own for each, as by jnp.copy(state.value)",
-                            "donate_states as a lens that leaves it out",
-                        )
+                        f"asked jit to donate the array of {seen[pointer]}",
+                        f"{name} has the very same array, which donation would delete",
+                        "an array of its own for each, as by jnp.copy(state.value)",
+                        "donate_states as a lens that leaves it out",
                     ) from None
                 seen[pointer] = name
 

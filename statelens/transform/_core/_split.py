@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from ..._errors import ArgumentTypeError, explain
+from ..._errors import ArgumentTypeError
 from ..._lru_cache import LruCache
 from ..._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
 from ...state import concrete_types
@@ -202,10 +202,8 @@ def _check_hashable(leaf: Any, tree: Any, position: int | None, name: Callable[[
             keys, _ = jtu.tree_flatten_with_path(tree)[0][position]
             where += f" at '{format(from_jax(keys)[0])}'" if keys else ""
         raise ArgumentTypeError(
-            explain(
-                f"asked to make {where} part of the program, since it isn't an array",
-                f"it is a {type(leaf).__name__}, which can't be hashed",
-                "an array, which is traced",
-                "something hashable, such as a tuple in place of a list",
-            )
+            f"asked to make {where} part of the program, since it isn't an array",
+            f"it is a {type(leaf).__name__}, which can't be hashed",
+            "an array, which is traced",
+            "something hashable, such as a tuple in place of a list",
         ) from None

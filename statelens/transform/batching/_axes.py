@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from ..._errors import ArgumentError, explain
+from ..._errors import ArgumentError
 from .._core import wrong_type
 from ._prefix import Grouping, PlaceKind
 
@@ -69,23 +69,17 @@ def size_along(leaves: list[tuple[str, Any, Any]], axis_size: int | None, asked_
             continue
         if not -len(shape) <= axis < len(shape):
             raise ArgumentError(
-                explain(
-                    f"asked {asked_by} to map {label} over axis {axis}",
-                    f"there is an array of shape {shape} in it",
-                    "an axis that it has; None for what all lanes share",
-                )
+                f"asked {asked_by} to map {label} over axis {axis}",
+                f"there is an array of shape {shape} in it",
+                "an axis that it has; None for what all lanes share",
             )
         sizes.setdefault(shape[axis], label)
     if len(sizes) != 1:
         found = ", ".join(f"{label}: {size}" for size, label in sizes.items())
         raise ArgumentError(
-            explain(
-                f"asked {asked_by} to map over an axis",
-                f"its size isn't one number: {found}" if found else "nothing says its size",
-                "arrays of the same size along the axes that are mapped"
-                if found
-                else "axis_size=n",
-            )
+            f"asked {asked_by} to map over an axis",
+            f"its size isn't one number: {found}" if found else "nothing says its size",
+            "arrays of the same size along the axes that are mapped" if found else "axis_size=n",
         )
     return next(iter(sizes))
 
@@ -97,9 +91,7 @@ def check_out_axes(groups: dict[Any, list[Any]], grouping: Grouping, asked_by: s
             ndim = jnp.ndim(leaf)
             if axis is not None and not -ndim - 1 <= axis <= ndim:
                 raise ArgumentError(
-                    explain(
-                        f"asked {asked_by} for out_axes with the axis {axis}",
-                        f"{label} has the shape {jnp.shape(leaf)} in each lane",
-                        f"an axis from {-ndim - 1} to {ndim}",
-                    )
+                    f"asked {asked_by} for out_axes with the axis {axis}",
+                    f"{label} has the shape {jnp.shape(leaf)} in each lane",
+                    f"an axis from {-ndim - 1} to {ndim}",
                 )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._errors import ArgumentError, ArgumentTypeError
 from ...state import Captured, State, this_frame
 from .._core import Attempt, current_value, run, split_value, states_in
 from ._placement import Placement
@@ -109,12 +109,10 @@ class Devices:
         mesh = self._mesh if self._mesh is not None else jax.sharding.get_abstract_mesh()
         if mesh.empty:
             raise ArgumentError(
-                explain(
-                    "asked shard_map to run on the devices of a mesh",
-                    "none is given, and none is set",
-                    'mesh=jax.make_mesh((8,), ("data",))',
-                    "with jax.set_mesh(mesh): around the call",
-                )
+                "asked shard_map to run on the devices of a mesh",
+                "none is given, and none is set",
+                'mesh=jax.make_mesh((8,), ("data",))',
+                "with jax.set_mesh(mesh): around the call",
             )
         places = [self._in_default, self._out_default, *self._in_states.of_parts]
         places += [*self._in_states.cells.values(), *self._out_states.cells.values()]
@@ -123,21 +121,17 @@ class Devices:
             for spec in leaves:
                 if not is_spec(spec):
                     raise ArgumentTypeError(
-                        explain(
-                            f"asked shard_map for {option}={specs!r}",
-                            f"{spec!r} is a {type(spec).__name__}",
-                            "a PartitionSpec, or a tree of them; PartitionSpec() for a whole array",
-                        )
+                        f"asked shard_map for {option}={specs!r}",
+                        f"{spec!r} is a {type(spec).__name__}",
+                        "a PartitionSpec, or a tree of them; PartitionSpec() for a whole array",
                     )
             places += leaves
         for name in [name for place in places for part in place for name in _names(part)]:
             if name not in mesh.axis_names:
                 raise ArgumentError(
-                    explain(
-                        f"asked shard_map for a partition along the axis {name!r}",
-                        f"the axes of the mesh are {', '.join(map(repr, mesh.axis_names))}",
-                        "one of these",
-                    )
+                    f"asked shard_map for a partition along the axis {name!r}",
+                    f"the axes of the mesh are {', '.join(map(repr, mesh.axis_names))}",
+                    "one of these",
                 )
 
 

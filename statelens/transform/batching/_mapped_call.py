@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, explain
+from ..._errors import ArgumentError, ArgumentTypeError, SelectionError
 from ...state import State
 from .._core import merge_static, split_static, split_value
 from ._devices import Devices
@@ -98,20 +98,16 @@ class MappedCall:
         places = tuple(places) if several else (places,) * len(args)
         if len(places) != len(args):
             raise ArgumentError(
-                explain(
-                    f"asked {mapper.name} for {kind.in_option}={mapper.in_places!r}",
-                    f"the call has {len(args)} positional arguments",
-                    kind.each,
-                )
+                f"asked {mapper.name} for {kind.in_option}={mapper.in_places!r}",
+                f"the call has {len(args)} positional arguments",
+                kind.each,
             )
         if self._in_states.selectors and not args:
             raise ArgumentError(
-                explain(
-                    f"asked {mapper.name} for {kind.of_lens}",
-                    "the call has no positional argument for it to look at",
-                    "pass the model as the first argument",
-                    "bind the lens to the model, as in lens.bind(model)",
-                )
+                f"asked {mapper.name} for {kind.of_lens}",
+                "the call has no positional argument for it to look at",
+                "pass the model as the first argument",
+                "bind the lens to the model, as in lens.bind(model)",
             )
         return places
 
@@ -154,11 +150,9 @@ class MappedCall:
         if isinstance(out, tuple) and len(out) == 2:
             return out
         raise ArgumentTypeError(
-            explain(
-                f"asked {self._mapper.name} for out_states of a tree, by an unbound lens",
-                f"the function returned a {type(out).__name__}, not (out, tree)",
-                "statelens.thread(fun), which returns the tree that it was given",
-            )
+            f"asked {self._mapper.name} for out_states of a tree, by an unbound lens",
+            f"the function returned a {type(out).__name__}, not (out, tree)",
+            "statelens.thread(fun), which returns the tree that it was given",
         )
 
     def _explain(self, error: ValueError) -> None:
@@ -179,12 +173,10 @@ class MappedCall:
         for number, cell in enumerate(self._written[0]):
             if cell not in self.made and not is_shared(lambda one, n=number: one[3][0][n]):
                 raise SelectionError(
-                    explain(
-                        f"asked {mapper.name} to write {cell!r}, {kind.is_shared}",
-                        f"the value isn't the same {kind.everywhere}",
-                        kind.for_state,
-                        kind.for_all,
-                    )
+                    f"asked {mapper.name} to write {cell!r}, {kind.is_shared}",
+                    f"the value isn't the same {kind.everywhere}",
+                    kind.for_state,
+                    kind.for_all,
                 ) from error
         if kind.shared not in self._out_groups:
             return
@@ -192,10 +184,8 @@ class MappedCall:
         for number, label in enumerate(form.labels_of(kind.shared)):
             if not is_shared(lambda one, n=number: one[0][position][n]):
                 raise ArgumentError(
-                    explain(
-                        f"asked {mapper.name} for {kind.out_option}={mapper.out_places!r}",
-                        f"{label}, where it is {kind.shared}, isn't the same {kind.everywhere}",
-                        kind.for_output,
-                        kind.for_all,
-                    )
+                    f"asked {mapper.name} for {kind.out_option}={mapper.out_places!r}",
+                    f"{label}, where it is {kind.shared}, isn't the same {kind.everywhere}",
+                    kind.for_output,
+                    kind.for_all,
                 ) from error

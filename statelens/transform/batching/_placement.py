@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..._errors import ArgumentTypeError, SelectionError, explain
+from ..._errors import ArgumentTypeError, SelectionError
 from ...lens import Selector, combine, focus_on, is_bound, split, units_of
 from ...state import State
 from .._core import read_lens
@@ -55,19 +55,15 @@ def read_placement(
         for unit in units_of(states, asked_by).units:
             if not isinstance(unit, State):
                 raise SelectionError(
-                    explain(
-                        f"asked {asked_by} for {option} of {unit!r}",
-                        "that is a part of a state, and a state lies in one place as a whole",
-                        "the whole state",
-                    )
+                    f"asked {asked_by} for {option} of {unit!r}",
+                    "that is a part of a state, and a state lies in one place as a whole",
+                    "the whole state",
                 )
             if placement.cells.setdefault(unit, place) != place:
                 raise SelectionError(
-                    explain(
-                        f"asked {asked_by} for {option}",
-                        f"{unit!r} is given two places: {placement.cells[unit]} and {place}",
-                        "one place for each state",
-                    )
+                    f"asked {asked_by} for {option}",
+                    f"{unit!r} is given two places: {placement.cells[unit]} and {place}",
+                    "one place for each state",
                 )
     return placement
 
@@ -86,10 +82,8 @@ def _pairs(
     for place in spec.values():
         if not is_place(place):
             raise ArgumentTypeError(
-                explain(
-                    f"asked {asked_by} for {option} with the place {place!r}",
-                    f"that is a {type(place).__name__}",
-                    f"{{lens: {default!r}}}, a place for each lens",
-                )
+                f"asked {asked_by} for {option} with the place {place!r}",
+                f"that is a {type(place).__name__}",
+                f"{{lens: {default!r}}}, a place for each lens",
             )
     return list(spec.items())

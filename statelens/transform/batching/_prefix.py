@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._errors import ArgumentError, ArgumentTypeError
 from ..._tree import Path, format, from_jax
 from .._core import Partitioned, children_of, described, merge_static, split_static
 
@@ -64,21 +64,17 @@ def spread(
         elif not jtu.treedef_is_leaf(form):
             if form != own_form:
                 raise ArgumentError(
-                    explain(
-                        asked.format(place),
-                        _difference(place, here, path, kind, what),
-                        f"a tree that {what} begins with, where one stands for all below it",
-                    )
+                    asked.format(place),
+                    _difference(place, here, path, kind, what),
+                    f"a tree that {what} begins with, where one stands for all below it",
                 )
             for (keys, own), (_, child) in zip(children, own_children, strict=True):
                 descend(own, child, path + from_jax(keys)[0])
         elif any(map(is_traced, below)):
             raise ArgumentTypeError(
-                explain(
-                    asked.format(place),
-                    f"{place!r} is a {type(place).__name__}",
-                    f"{kind.one}, or a tree of them",
-                )
+                asked.format(place),
+                f"{place!r} is a {type(place).__name__}",
+                f"{kind.one}, or a tree of them",
             )
         else:
             found.extend([place] * count)

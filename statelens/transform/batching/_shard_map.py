@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 import jax
 from jax.sharding import PartitionSpec
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from ...state import State, Writes
 from .._core import Attempt, Decorator, Wrapper, applied, discover, wrong_type
 from ._devices import Devices, is_spec
@@ -54,12 +54,10 @@ class _Sharded(Wrapper):
         out_placement.cells = {**in_placement.cells, **out_placement.cells}
         if out_placement.selectors:
             raise ArgumentTypeError(
-                explain(
-                    "asked shard_map for out_states by a lens that isn't bound",
-                    "there is no tree to look at among the outputs",
-                    "out_specs, for a tree that the function returns",
-                    "bind the lens to the model, as in lens.bind(model)",
-                )
+                "asked shard_map for out_states by a lens that isn't bound",
+                "there is no tree to look at among the outputs",
+                "out_specs, for a tree that the function returns",
+                "bind the lens to the model, as in lens.bind(model)",
             )
         return in_placement, out_placement
 
@@ -91,11 +89,9 @@ def _one(given: Any, ported: Any, name: str, other: str) -> Any:
     """Picks the one of two names of an option that was used."""
     if given is not None and ported is not None:
         raise ArgumentError(
-            explain(
-                f"asked shard_map for {name} and {other}",
-                "these are two names of one option",
-                f"one of them: {name}",
-            )
+            f"asked shard_map for {name} and {other}",
+            "these are two names of one option",
+            f"one of them: {name}",
         )
     return ported if given is None else given
 

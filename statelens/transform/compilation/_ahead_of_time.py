@@ -7,7 +7,7 @@ import jax
 from jax.stages import ArgInfo, Compiled, Lowered
 from jax.tree_util import treedef_is_leaf
 
-from ..._errors import ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentTypeError, user_facing
 from ...state import State
 from .._core import Arguments, Partitioned, describe_difference, labels_of
 from ._arguments import Inputs
@@ -54,12 +54,10 @@ class AheadOfTime:
         if not isinstance(self._stage, Compiled):
             rest = "compile()" if isinstance(self._stage, Lowered) else "lower().compile()"
             raise ArgumentTypeError(
-                explain(
-                    f"asked {self!r} for a result",
-                    "it isn't compiled yet, and so is not callable",
-                    f"what its .{rest} gives",
-                    "the jitted function itself",
-                )
+                f"asked {self!r} for a result",
+                "it isn't compiled yet, and so is not callable",
+                f"what its .{rest} gives",
+                "the jitted function itself",
             )
         inputs = self._program.inputs(*self._prepare(args, kwargs))
         try:
@@ -70,12 +68,10 @@ class AheadOfTime:
             if not changes:
                 raise
             raise ArgumentTypeError(
-                explain(
-                    f"asked {self!r} for a result",
-                    f"it was compiled for other arguments or states: {changes}",
-                    "arguments and states of the structure that it was lowered with",
-                    "the jitted function itself, which is compiled for each structure",
-                )
+                f"asked {self!r} for a result",
+                f"it was compiled for other arguments or states: {changes}",
+                "arguments and states of the structure that it was lowered with",
+                "the jitted function itself, which is compiled for each structure",
             ) from None
         return self._program.finish(result)
 

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeV
 import jax
 import jax.tree_util as jtu
 
-from ..._errors import ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentTypeError, user_facing
 from ..._tree import MutableNode
 from ...lens import combine
 from ...state import State, is_alive
@@ -91,11 +91,9 @@ class JitFunction(Generic[P, R]):
     ):
         if not callable(fun):
             raise ArgumentTypeError(
-                explain(
-                    f"asked {name} to compile a {type(fun).__name__}",
-                    "that isn't a function",
-                    "the function itself, not what it returns",
-                )
+                f"asked {name} to compile a {type(fun).__name__}",
+                "that isn't a function",
+                "the function itself, not what it returns",
             )
         self._name = name
         self._fun = fun

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.tree_util as jtu
 
-from ..._errors import RetraceError, explain
+from ..._errors import RetraceError
 from ..._tree import format, from_jax
 from ...state import Reads, State
 
@@ -56,12 +56,10 @@ class TraceGuard:
             changes = dict.fromkeys(change for each in reads for change in each.changes())
             changes |= dict.fromkeys(_changed(self._traces[-1], described, labels()))
             raise RetraceError(
-                explain(
-                    f"asked for at most {self._most} traces of {what}",
-                    f"another one is needed: {'; '.join(changes) or 'it touches other states'}",
-                    "arguments, states and attributes of modules that are alike in each call",
-                    "a larger max_traces",
-                )
+                f"asked for at most {self._most} traces of {what}",
+                f"another one is needed: {'; '.join(changes) or 'it touches other states'}",
+                "arguments, states and attributes of modules that are alike in each call",
+                "a larger max_traces",
             )
         self._traces.append(described)
 

@@ -12,7 +12,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError, StructureError, explain, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, StructureError, user_facing
 from .._core import (
     Attempt,
     check_callable,
@@ -89,12 +89,10 @@ def switch(index: Any, branches: Sequence[Callable[..., Out]], *operands: Any) -
     _scalar(index, "index", "switch")
     if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
         raise ArgumentTypeError(
-            explain(
-                f"asked switch for index={index!r}",
-                f"that is of dtype {jnp.result_type(index)}, not an integer",
-                "an integer, from 0",
-                "cond, to choose by a boolean",
-            )
+            f"asked switch for index={index!r}",
+            f"that is of dtype {jnp.result_type(index)}, not an integer",
+            "an integer, from 0",
+            "cond, to choose by a boolean",
         )
     return staged(_run_branches, functions, ("switch",), index, *operands)
 
@@ -134,12 +132,10 @@ def ifelse(
     if not isinstance(conditions, (list, tuple)) or len(functions) - len(conditions) not in (0, 1):
         is_list = isinstance(conditions, (list, tuple))
         raise ArgumentError(
-            explain(
-                f"asked ifelse for conditions="
-                f"{len(conditions) if is_list else type(conditions).__name__}",
-                f"there are {len(functions)} branches",
-                "a list of as many conditions, or of one fewer",
-            )
+            f"asked ifelse for conditions="
+            f"{len(conditions) if is_list else type(conditions).__name__}",
+            f"there are {len(functions)} branches",
+            "a list of as many conditions, or of one fewer",
         )
     for condition in conditions:
         _scalar(condition, "a condition", "ifelse")
@@ -147,12 +143,10 @@ def ifelse(
     stacked = jnp.stack([jnp.asarray(condition, bool) for condition in given])
     if check_cond and not isinstance(stacked, jax.core.Tracer) and not stacked.any():
         raise ArgumentError(
-            explain(
-                f"asked ifelse for the first of {len(functions)} branches whose condition is true",
-                "no condition is",
-                "True as the last condition, for a branch that is run if no other is",
-                "check_cond=False, to run the first branch then",
-            )
+            f"asked ifelse for the first of {len(functions)} branches whose condition is true",
+            "no condition is",
+            "True as the last condition, for a branch that is run if no other is",
+            "check_cond=False, to run the first branch then",
         )
     return staged(_run_branches, functions, ("ifelse",), jnp.argmax(stacked), *operands)
 
@@ -200,36 +194,29 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
         for cell, one, other in zip(attempt.cells, values, other_values, strict=True):
             if not are_alike(one, other):
                 raise StructureError(
-                    explain(
-                        asked,
-                        f"one leaves {cell!r} as {describe_types(one)}, "
-                        f"another one as {describe_types(other)}",
-                        "values of the same structure, shape and dtype in all branches",
-                    )
+                    asked,
+                    f"one leaves {cell!r} as {describe_types(one)}, "
+                    f"another one as {describe_types(other)}",
+                    "values of the same structure, shape and dtype in all branches",
                 )
         if not are_alike(out, other_out):
             raise StructureError(
-                explain(
-                    asked,
-                    f"what one returns differs from another's: "
-                    f"{describe_difference(other_out, out)}",
-                    "outputs of the same structure, shape and dtype from all branches",
-                )
+                asked,
+                f"what one returns differs from another's: {describe_difference(other_out, out)}",
+                "outputs of the same structure, shape and dtype from all branches",
             )
 
 
 def _functions(branches: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(branches, (list, tuple)):
         raise ArgumentTypeError(
-            explain(
-                f"asked {name} for branches={branches!r}",
-                f"that is a {type(branches).__name__}, not a list of functions",
-                "a list of functions",
-            )
+            f"asked {name} for branches={branches!r}",
+            f"that is a {type(branches).__name__}, not a list of functions",
+            "a list of functions",
         )
     if not branches:
         raise ArgumentError(
-            explain(f"asked {name} to run a branch", "there is none", "at least one function")
+            f"asked {name} to run a branch", "there is none", "at least one function"
         )
     return tuple(check_callable(fun, f"branches[{i}]", name) for i, fun in enumerate(branches))
 
@@ -243,10 +230,8 @@ def _scalar(value: Any, option: str, name: str) -> None:
     if shape != ():
         found = f"a {type(value).__name__}" if shape is None else f"of shape {shape}"
         raise ArgumentTypeError(
-            explain(
-                f"asked {name} to choose by {option}",
-                f"it is {found}, not one number",
-                "one boolean or integer; jnp.all or jnp.any of several booleans",
-                "jax.vmap with jnp.where, to choose for each element",
-            )
+            f"asked {name} to choose by {option}",
+            f"it is {found}, not one number",
+            "one boolean or integer; jnp.all or jnp.any of several booleans",
+            "jax.vmap with jnp.where, to choose for each element",
         )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._errors import StructureError, explain
+from ..._errors import StructureError
 from ...state import State, Writes
 from .._core import (
     Attempt,
@@ -68,12 +68,10 @@ def check_kept(
         if not _can_be_carried(old, new):
             was, becomes = describe_types(old), describe_types(new)
             raise StructureError(
-                explain(
-                    f"asked {asked_by} to carry {cell!r} from step to step",
-                    f"it is {was} before a step, and {becomes} after it",
-                    "assign a value of the same structure, shape and dtype",
-                    "keep what grows from step to step as an output of the body",
-                )
+                f"asked {asked_by} to carry {cell!r} from step to step",
+                f"it is {was} before a step, and {becomes} after it",
+                "assign a value of the same structure, shape and dtype",
+                "keep what grows from step to step as an output of the body",
             )
 
 
@@ -81,11 +79,9 @@ def check_carry(before: Any, after: Any, what: str, asked_by: str) -> None:
     """Refuses a carry that changes its structure, shapes or dtypes."""
     if not _can_be_carried(before, after):
         raise StructureError(
-            explain(
-                f"asked {asked_by} to carry {what} from step to step",
-                f"after a step {describe_difference(after, before)}",
-                "return it with the structure, shapes and dtypes that it came with",
-            )
+            f"asked {asked_by} to carry {what} from step to step",
+            f"after a step {describe_difference(after, before)}",
+            "return it with the structure, shapes and dtypes that it came with",
         )
 
 

@@ -8,7 +8,7 @@ JAX has none with a reverse derivative in bounded memory.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..._errors import ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentTypeError, user_facing
 from .._core import check_callable, parse_count
 from ._progress import ProgressBar
 from ._run_scan import checkpoints_of, order_of, run_scan
@@ -253,12 +253,10 @@ def bounded_while_loop(
     """
     if max_steps is None:
         raise ArgumentTypeError(
-            explain(
-                "asked bounded_while_loop for max_steps=None",
-                "its derivative needs a bound",
-                "an integer, at least 1",
-                "while_loop, without a bound and a reverse derivative",
-            )
+            "asked bounded_while_loop for max_steps=None",
+            "its derivative needs a bound",
+            "an integer, at least 1",
+            "while_loop, without a bound and a reverse derivative",
         )
     bounds = (
         ("max_steps", parse_count(max_steps, "max_steps", "bounded_while_loop")),

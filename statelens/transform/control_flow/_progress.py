@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError, explain
+from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError
 from .._core import parse_count
 from ._bars import Bars
 
@@ -73,12 +73,10 @@ class ProgressBar:
         self.count = parse_count(count, "count", "ProgressBar")
         if freq is not None and count is not None:
             raise ArgumentError(
-                explain(
-                    f"asked ProgressBar for freq={freq} and count={count}",
-                    "each says by itself how often the bar is updated",
-                    "freq=n, to update every n steps",
-                    "count=n, to update n times in all",
-                )
+                f"asked ProgressBar for freq={freq} and count={count}",
+                "each says by itself how often the bar is updated",
+                "freq=n, to update every n steps",
+                "count=n, to update n times in all",
             )
         self.text, self.describe = _read_desc(desc)
         _check_options(kwargs)
@@ -209,11 +207,9 @@ class Progress:
         if not isinstance(values, dict) or not needed <= values.keys():
             got = sorted(values) if isinstance(values, dict) else f"a {type(values).__name__}"
             raise ArgumentError(
-                explain(
-                    f"asked ProgressBar to fill in {self._bar.text!r}",
-                    f"its function returned {got}",
-                    f"a dict with the keys {sorted(needed)}",
-                )
+                f"asked ProgressBar to fill in {self._bar.text!r}",
+                f"its function returned {got}",
+                f"a dict with the keys {sorted(needed)}",
             )
         arrays, texts = eqx.partition(values, eqx.is_array)
         return _first_lane(jax.tree.map(_still, arrays)), texts
@@ -259,12 +255,10 @@ def _read_desc(desc: Any) -> tuple[str | None, Callable[..., Any] | None]:
         if isinstance(text, str) and callable(describe):
             return text, describe
     raise ArgumentTypeError(
-        explain(
-            f"asked ProgressBar for desc={desc!r}",
-            "that is neither a text nor a text with a function",
-            'desc="training"',
-            'desc=("loss {loss:.3f}", lambda at: {"loss": at["y"]})',
-        )
+        f"asked ProgressBar for desc={desc!r}",
+        "that is neither a text nor a text with a function",
+        'desc="training"',
+        'desc=("loss {loss:.3f}", lambda at: {"loss": at["y"]})',
     )
 
 
@@ -277,13 +271,11 @@ def _check_options(kwargs: dict[str, Any]) -> None:
     for name in kwargs:
         if name not in known:
             raise ArgumentError(
-                explain(
-                    f"asked ProgressBar for {name}={kwargs[name]!r}",
-                    "the loop says what is counted"
-                    if name in ("iterable", "total", "initial")
-                    else "tqdm has no such option",
-                    f"one of {', '.join(sorted(known))}",
-                )
+                f"asked ProgressBar for {name}={kwargs[name]!r}",
+                "the loop says what is counted"
+                if name in ("iterable", "total", "initial")
+                else "tqdm has no such option",
+                f"one of {', '.join(sorted(known))}",
             )
 
 
@@ -292,10 +284,8 @@ def _tqdm() -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         raise MissingPackageError(
-            explain(
-                "asked for a ProgressBar",
-                "it is drawn by tqdm, which isn't installed",
-                "pip install 'statelens[progress]'",
-            )
+            "asked for a ProgressBar",
+            "it is drawn by tqdm, which isn't installed",
+            "pip install 'statelens[progress]'",
         ) from None
     return tqdm

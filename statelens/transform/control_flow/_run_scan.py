@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._errors import ArgumentError, ArgumentTypeError
 from ...thread import is_pair, returned_no_pair
 from .._core import (
     Attempt,
@@ -88,11 +88,9 @@ def _pair(out: Any, name: str) -> tuple[Any, Any]:
     if is_pair(out):
         return out
     raise ArgumentTypeError(
-        explain(
-            f"asked {name} to run a body",
-            returned_no_pair(out),
-            "return carry, y (with None for y, if there is nothing to stack)",
-        )
+        f"asked {name} to run a body",
+        returned_no_pair(out),
+        "return carry, y (with None for y, if there is nothing to stack)",
     )
 
 
@@ -102,29 +100,23 @@ def steps_of(xs: Any, length: int | None, name: str) -> int:
         shape = jnp.shape(leaf)
         if not shape:
             raise ArgumentError(
-                explain(
-                    f"asked {name} to run over {jax.typeof(leaf).str_short()}",
-                    "that is one number, without an axis to run over",
-                    "jnp.arange(n), to count",
-                    "length=n, and no xs",
-                )
+                f"asked {name} to run over {jax.typeof(leaf).str_short()}",
+                "that is one number, without an axis to run over",
+                "jnp.arange(n), to count",
+                "length=n, and no xs",
             )
         length = shape[0] if length is None else length
         if shape[0] != length:
             raise ArgumentError(
-                explain(
-                    f"asked {name} for {length} steps",
-                    f"an array to run over is of shape {shape}",
-                    "arrays of the same leading size, equal to length if that is given",
-                )
+                f"asked {name} for {length} steps",
+                f"an array to run over is of shape {shape}",
+                "arrays of the same leading size, equal to length if that is given",
             )
     if length is None:
         raise ArgumentError(
-            explain(
-                f"asked {name} to run",
-                "there is nothing to run over, and no length",
-                "length=n",
-                "arrays to run over",
-            )
+            f"asked {name} to run",
+            "there is nothing to run over, and no length",
+            "length=n",
+            "arrays to run over",
         )
     return length

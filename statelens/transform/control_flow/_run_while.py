@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentTypeError, SelectionError, explain
+from ..._errors import ArgumentTypeError, SelectionError
 from .._core import (
     Attempt,
     check_callable,
@@ -44,11 +44,9 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
             go_on, written, _ = run_body(cond_fun, attempt, values, (), (inner,))
             if written:
                 raise SelectionError(
-                    explain(
-                        f"asked {name} whether to go on",
-                        f"cond_fun wrote {written[0]!r}, and is run once more than the body",
-                        "write the state in body_fun",
-                    )
+                    f"asked {name} whether to go on",
+                    f"cond_fun wrote {written[0]!r}, and is run once more than the body",
+                    "write the state in body_fun",
                 )
             return _boolean(go_on, name)
 
@@ -75,9 +73,7 @@ def _boolean(value: Any, name: str) -> Any:
         return value
     found = jax.typeof(value).str_short() if is_leaf else f"a {type(value).__name__}"
     raise ArgumentTypeError(
-        explain(
-            f"asked {name} whether to go on",
-            f"cond_fun returned {found}, not one boolean",
-            "a comparison, such as x > 0; jnp.all or jnp.any of several",
-        )
+        f"asked {name} whether to go on",
+        f"cond_fun returned {found}, not one boolean",
+        "a comparison, such as x > 0; jnp.all or jnp.any of several",
     )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ..._errors import ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentTypeError, user_facing
 from .._core import check_callable, parse_count
 from ._grad import check_scalar, scalar_grad
 from ._jacobian import checked_output
@@ -140,11 +140,9 @@ class _ProductTransform(GradientTransform):
     def __call__(self, vector: Any = _MISSING, /, *args: Any, **kwargs: Any) -> Any:
         if vector is _MISSING:
             raise ArgumentTypeError(
-                explain(
-                    f"asked {self.name} for a product with a vector",
-                    "the call has no argument",
-                    "the vector first, then the arguments of the function",
-                )
+                f"asked {self.name} for a product with a vector",
+                "the call has no argument",
+                "the vector first, then the arguments of the function",
             )
         call = self._prepared(args, kwargs)
         vector = call.from_user_form(vector, "a vector")

@@ -19,7 +19,6 @@ from ..._errors import (
     ArgumentTypeError,
     SelectionError,
     StructureError,
-    explain,
     user_facing,
 )
 from ...lens import StateForm, units_of
@@ -59,11 +58,9 @@ class _Custom(Wrapper, Generic[P, R]):
         for name in self._needed:
             if name not in self._rules:
                 raise ArgumentError(
-                    explain(
-                        f"asked for the derivative of {self!r}",
-                        f"it has no rule: .{name} was not called",
-                        f"@{getattr(self, '__name__', 'fun')}.{name}, above the rule",
-                    )
+                    f"asked for the derivative of {self!r}",
+                    f"it has no rule: .{name} was not called",
+                    f"@{getattr(self, '__name__', 'fun')}.{name}, above the rule",
                 )
         call = functools.partial(self._attempted, args, _stopped(kwargs))
         out, writes = discover(call, self.name, self._fun)
@@ -104,11 +101,9 @@ class _Custom(Wrapper, Generic[P, R]):
         for cell in captured.writes.cells:
             if cell in overlaid:
                 raise SelectionError(
-                    explain(
-                        f"asked {self.name} for a derivative by {cell!r}",
-                        "the function writes it, and its rule says nothing of that",
-                        "return the new value, and assign it outside of the function",
-                    )
+                    f"asked {self.name} for a derivative by {cell!r}",
+                    "the function writes it, and its rule says nothing of that",
+                    "return the new value, and assign it outside of the function",
                 )
         return captured.out, split_writes(captured.writes)
 
@@ -116,11 +111,9 @@ class _Custom(Wrapper, Generic[P, R]):
         if isinstance(found, tuple) and len(found) == 2:
             return found
         raise ArgumentTypeError(
-            explain(
-                f"asked the {rule} of {self!r} for {asked}",
-                f"it returned a {type(found).__name__}",
-                f"return {form}",
-            )
+            f"asked the {rule} of {self!r} for {asked}",
+            f"it returned a {type(found).__name__}",
+            f"return {form}",
         )
 
 
@@ -179,11 +172,9 @@ class CustomVjp(_Custom[P, R]):
     def _check_cotangents(self, cotangents: Any, args: Any) -> None:
         if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(args):
             raise ArgumentTypeError(
-                explain(
-                    f"asked the backward rule of {self!r} for cotangents",
-                    f"those of the arguments are a {type(cotangents).__name__}",
-                    f"a tuple of {len(args)}, one for each argument",
-                )
+                f"asked the backward rule of {self!r} for cotangents",
+                f"those of the arguments are a {type(cotangents).__name__}",
+                f"a tuple of {len(args)}, one for each argument",
             )
         for number, (cotangent, arg) in enumerate(zip(cotangents, args, strict=True)):
             if jax.tree.structure(cotangent) != jax.tree.structure(arg):
@@ -191,12 +182,10 @@ class CustomVjp(_Custom[P, R]):
             pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(arg), strict=True)
             if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
                 raise StructureError(
-                    explain(
-                        f"asked the backward rule of {self!r} for cotangents",
-                        f"that of argument {number} is {describe_types(cotangent)}, "
-                        f"and the argument is {describe_types(arg)}",
-                        "a cotangent of the argument's shape",
-                    )
+                    f"asked the backward rule of {self!r} for cotangents",
+                    f"that of argument {number} is {describe_types(cotangent)}, "
+                    f"and the argument is {describe_types(arg)}",
+                    "a cotangent of the argument's shape",
                 )
 
 

@@ -19,7 +19,6 @@ from ..._errors import (
     DifferentiationError,
     StructureError,
     UntouchedStateError,
-    explain,
 )
 from ..._tree import is_array, is_numeric
 from ...lens import Selector, StateForm
@@ -75,12 +74,10 @@ class DifferentiableCall:
         if len(self._args) > self._first:
             return self._first
         raise ArgumentError(
-            explain(
-                f"asked {self._asked_by} for the derivative by argument 0",
-                "the call has no positional argument",
-                "grad_states=model.states(ParamState), to differentiate by states",
-                "pass what is differentiated by position",
-            )
+            f"asked {self._asked_by} for the derivative by argument 0",
+            "the call has no positional argument",
+            "grad_states=model.states(ParamState), to differentiate by states",
+            "pass what is differentiated by position",
         )
 
     @property
@@ -126,23 +123,19 @@ class DifferentiableCall:
         for leaf in jax.tree.leaves(output):
             if not is_numeric(leaf):
                 raise DifferentiationError(
-                    explain(
-                        f"asked {self._asked_by} for the derivative of a function's output",
-                        f"a {type(leaf).__name__} is in it: {leaf!r:.60}",
-                        "has_aux=True, and such things in the second part of a pair",
-                    )
+                    f"asked {self._asked_by} for the derivative of a function's output",
+                    f"a {type(leaf).__name__} is in it: {leaf!r:.60}",
+                    "has_aux=True, and such things in the second part of a pair",
                 )
 
     def check_touched(self) -> None:
         """Refuses a state to be differentiated that the function never touched."""
         if self._untouched is not None:
             raise UntouchedStateError(
-                explain(
-                    f"asked {self._asked_by} for the derivative by the state '{self._untouched}'",
-                    "the function never read or wrote it",
-                    "leave it out of grad_states",
-                    "check_states=False, for a derivative of zeros",
-                )
+                f"asked {self._asked_by} for the derivative by the state '{self._untouched}'",
+                "the function never read or wrote it",
+                "leave it out of grad_states",
+                "check_states=False, for a derivative of zeros",
             )
 
     def to_user_form(self, derivative: Any) -> Any:
@@ -179,11 +172,9 @@ class DifferentiableCall:
 
     def _refuse_vector(self, vector: Any, option: str) -> NoReturn:
         raise StructureError(
-            explain(
-                f"asked {self._asked_by} for a product with {option}",
-                describe_difference(vector, self.to_user_form(self.values)),
-                f"{option} of the very form in which the gradient comes",
-            )
+            f"asked {self._asked_by} for a product with {option}",
+            describe_difference(vector, self.to_user_form(self.values)),
+            f"{option} of the very form in which the gradient comes",
         )
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from ..._errors import DifferentiationError, explain
+from ..._errors import DifferentiationError
 from ..._tree import format, from_jax, is_array
 
 
@@ -64,11 +64,9 @@ class Differentiable:
                 continue
             what = f"of dtype {dtype}" if dtype is not None else f"a {type(leaf).__name__}"
             raise DifferentiationError(
-                explain(
-                    f"asked {asked_by} for the derivative by '{label()}'{_place(value, number)}",
-                    f"it is {what}, which has none",
-                    *remedies,
-                )
+                f"asked {asked_by} for the derivative by '{label()}'{_place(value, number)}",
+                f"it is {what}, which has none",
+                *remedies,
             )
 
 

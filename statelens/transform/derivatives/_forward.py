@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError, StateLensError, explain
+from ..._errors import ArgumentError, ArgumentTypeError, StateLensError
 from ..._tree import is_array
 from ...random import DEFAULT, as_key
 from .._core import commit, parse_count, run
@@ -118,11 +118,9 @@ def _read_limit(limit: Any) -> Any:
     if limit is None or is_array(limit) or isinstance(limit, (int, float)):
         return limit
     raise ArgumentTypeError(
-        explain(
-            f"asked fwd_grad for drct_der_clip={limit!r}",
-            f"that is a {type(limit).__name__}",
-            "a number, such as drct_der_clip=10.0",
-        )
+        f"asked fwd_grad for drct_der_clip={limit!r}",
+        f"that is a {type(limit).__name__}",
+        "a number, such as drct_der_clip=10.0",
     )
 
 
@@ -133,9 +131,7 @@ def _read_key(key: Any) -> Any:
         kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
         shape = getattr(key, "shape", None)
         raise kind(
-            explain(
-                f"asked fwd_grad for key={key!r}",
-                f"that is a {type(key).__name__}" + (f" of shape {shape}" if shape else ""),
-                "an integer, or one key, as in key=jax.random.key(0)",
-            )
+            f"asked fwd_grad for key={key!r}",
+            f"that is a {type(key).__name__}" + (f" of shape {shape}" if shape else ""),
+            "an integer, or one key, as in key=jax.random.key(0)",
         ) from None

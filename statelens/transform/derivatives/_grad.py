@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import jax
 
-from ..._errors import DifferentiationError, explain
+from ..._errors import DifferentiationError
 from ..._tree import is_numeric
 from ._dtypes import field_of
 from ._signatures import Argnums, ValueOptions, as_grad, as_value_and_grad
@@ -61,12 +61,10 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
         if field_of(dtype) == kind:
             return
         raise DifferentiationError(
-            explain(
-                "asked grad for the gradient of a loss, which is a scalar",
-                f"it is of dtype {dtype}, where a {kind} floating-point number is meant",
-                "a floating-point loss, as by jnp.mean of squares",
-                "holomorphic=True, if the function is holomorphic, and complex all through",
-            )
+            "asked grad for the gradient of a loss, which is a scalar",
+            f"it is of dtype {dtype}, where a {kind} floating-point number is meant",
+            "a floating-point loss, as by jnp.mean of squares",
+            "holomorphic=True, if the function is holomorphic, and complex all through",
         )
     if value is None:
         found, remedy = "it returned None", "return the loss; is there a 'return'?"
@@ -80,7 +78,7 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
     else:
         found, remedy = f"it returned a {type(value).__name__}", "return one number"
     raise DifferentiationError(
-        explain("asked grad for the gradient of a loss, which is a scalar", found, remedy)
+        "asked grad for the gradient of a loss, which is a scalar", found, remedy
     )
 
 

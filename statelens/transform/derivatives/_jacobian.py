@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ..._errors import DifferentiationError, explain
+from ..._errors import DifferentiationError
 from .._core import parse_count
 from ._signatures import Argnums, UnitOptions, derivative
 from ._transform import GradientTransform
@@ -193,12 +193,10 @@ def checked_output(fun: Callable[..., Any], asked_by: str) -> Callable[..., Any]
             dtype = jnp.result_type(leaf)
             if not jnp.issubdtype(dtype, jnp.inexact):
                 raise DifferentiationError(
-                    explain(
-                        f"asked {asked_by} for the derivative of a function's output",
-                        f"there is a number of dtype {dtype} in it, which has none",
-                        "floating-point outputs",
-                        "has_aux=True, and such numbers in the second part of a pair",
-                    )
+                    f"asked {asked_by} for the derivative of a function's output",
+                    f"there is a number of dtype {dtype} in it, which has none",
+                    "floating-point outputs",
+                    "has_aux=True, and such numbers in the second part of a pair",
                 )
         return value, aux
 
@@ -223,11 +221,9 @@ def _check_chunkable(tree: Any, holomorphic: bool) -> None:
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
         if not jnp.issubdtype(dtype, jnp.inexact) or (is_complex and not holomorphic):
             raise DifferentiationError(
-                explain(
-                    "asked for a Jacobian in chunks",
-                    f"an array of dtype {dtype} is in it",
-                    "holomorphic=True, if the function is holomorphic"
-                    if is_complex
-                    else "floating-point outputs only",
-                )
+                "asked for a Jacobian in chunks",
+                f"an array of dtype {dtype} is in it",
+                "holomorphic=True, if the function is holomorphic"
+                if is_complex
+                else "floating-point outputs only",
             )

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, explain, user_facing
+from ..._errors import ArgumentError, user_facing
 from .._core import Wrapper, after_self, parse_count
 from ..batching import vmap
 from ..control_flow import scan
@@ -76,19 +76,15 @@ class _OverBatch(Wrapper):
         for number in numbers:
             if number >= len(args):
                 raise ArgumentError(
-                    explain(
-                        f"asked {self.name} for batch_argnums={numbers}",
-                        f"the call has {len(args)} positional arguments, counted from 0",
-                        "pass what has a batch axis by position, not by keyword",
-                    )
+                    f"asked {self.name} for batch_argnums={numbers}",
+                    f"the call has {len(args)} positional arguments, counted from 0",
+                    "pass what has a batch axis by position, not by keyword",
                 )
         if not numbers:
             raise ArgumentError(
-                explain(
-                    f"asked {self.name} for a gradient of each part of a batch",
-                    "the call has no positional argument with a batch axis",
-                    "pass the batch by position",
-                )
+                f"asked {self.name} for a gradient of each part of a batch",
+                "the call has no positional argument with a batch axis",
+                "pass the batch by position",
             )
         return numbers
 
@@ -126,12 +122,10 @@ class _Accumulated(_OverBatch):
         for number in self._transform.argnums:
             if number in batched:
                 raise ArgumentError(
-                    explain(
-                        f"asked {self.name} for the mean gradient by argument {number}",
-                        "it has a batch axis: each micro-batch has another part of it",
-                        "grad_states=..., to differentiate by what all micro-batches share",
-                        "batch_argnums=..., if the argument has no batch axis",
-                    )
+                    f"asked {self.name} for the mean gradient by argument {number}",
+                    "it has a batch axis: each micro-batch has another part of it",
+                    "grad_states=..., to differentiate by what all micro-batches share",
+                    "batch_argnums=..., if the argument has no batch axis",
                 )
         parts = [self._split(args[number]) for number in batched]
 
@@ -156,12 +150,10 @@ class _Accumulated(_OverBatch):
             size = jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0
             if not size or size % self._microbatches:
                 raise ArgumentError(
-                    explain(
-                        f"asked {self.name} for microbatches={self._microbatches}",
-                        f"an array of the batch is of shape {jnp.shape(leaf)}",
-                        "a leading size that is a multiple of the number of micro-batches",
-                        "batch_argnums=..., if not all arguments have a batch axis",
-                    )
+                    f"asked {self.name} for microbatches={self._microbatches}",
+                    f"an array of the batch is of shape {jnp.shape(leaf)}",
+                    "a leading size that is a multiple of the number of micro-batches",
+                    "batch_argnums=..., if not all arguments have a batch axis",
                 )
             shape = (self._microbatches, size // self._microbatches, *jnp.shape(leaf)[1:])
             return jnp.reshape(leaf, shape)
@@ -289,10 +281,8 @@ def accumulate_grad(
     number = parse_count(microbatches, "microbatches", "accumulate_grad")
     if number is None:
         raise ArgumentError(
-            explain(
-                "asked accumulate_grad for microbatches=None",
-                "that says not how many there are",
-                "the number of micro-batches",
-            )
+            "asked accumulate_grad for microbatches=None",
+            "that says not how many there are",
+            "the number of micro-batches",
         )
     return _Accumulated(fun, number, grad_states, argnums, batch_argnums, **options)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain
+from ..._errors import ArgumentError, ArgumentTypeError
 from ..._tree import Cell, Path, cells, format, has_owners, hidden_cells
 from ...lens import Selector, StateForm, combine, focus_on, read_all, split
 from ...state import State, peek
@@ -145,12 +145,10 @@ def tree_target(
     """Returns the target of what a lens selects in the first argument."""
     if not args:
         raise ArgumentError(
-            explain(
-                f"asked {asked_by} for the states that a lens selects",
-                "the call has no positional argument for it to look at",
-                "pass the model as the first argument",
-                "bind the lens to the model, as in lens.bind(model)",
-            )
+            f"asked {asked_by} for the states that a lens selects",
+            "the call has no positional argument for it to look at",
+            "pass the model as the first argument",
+            "bind the lens to the model, as in lens.bind(model)",
         )
     leaves, treedef, selection = focus_on(selector, args[0], required_by=asked_by)
     units = read_all(leaves, selection)
@@ -167,11 +165,9 @@ def argument_target(
     for argnum in numbers:
         if argnum >= len(args):
             raise ArgumentError(
-                explain(
-                    f"asked {asked_by} for argnums={argnums}",
-                    f"the call has {len(args)} positional arguments, counted from 0",
-                    "pass what is differentiated by position, not by keyword",
-                )
+                f"asked {asked_by} for argnums={argnums}",
+                f"the call has {len(args)} positional arguments, counted from 0",
+                "pass what is differentiated by position, not by keyword",
             )
         if not allowed.any_argument:
             allowed.check(partial("argument {}".format, argnum), args[argnum], asked_by)
@@ -189,20 +185,16 @@ def read_argnums(
     numbers = [_argnum(number, asked_by, option) for number in (argnums if many else [argnums])]
     if len(set(numbers)) < len(numbers):
         raise ArgumentError(
-            explain(
-                f"asked {asked_by} for {option}={argnums}",
-                "an argument is given twice",
-                "each argument once",
-            )
+            f"asked {asked_by} for {option}={argnums}",
+            "an argument is given twice",
+            "each argument once",
         )
     if has_lens and 0 in numbers:
         raise ArgumentError(
-            explain(
-                f"asked {asked_by} for argnums={argnums} beside an unbound lens",
-                "argument 0 is the tree that the lens looks at",
-                "argnums counted from 1 for the arguments after the tree",
-                "a lens on the whole tree instead: grad_states=...",
-            )
+            f"asked {asked_by} for argnums={argnums} beside an unbound lens",
+            "argument 0 is the tree that the lens looks at",
+            "argnums counted from 1 for the arguments after the tree",
+            "a lens on the whole tree instead: grad_states=...",
         )
     return tuple(numbers) if many else numbers[0]
 
@@ -214,18 +206,14 @@ def _argnum(number: Any, asked_by: str, option: str) -> int:
         index = operator.index(number)
     except TypeError:
         raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for {option}={number!r}",
-                f"that is a {type(number).__name__}, not the position of an argument",
-                "an integer or a tuple of integers, counted from 0",
-            )
+            f"asked {asked_by} for {option}={number!r}",
+            f"that is a {type(number).__name__}, not the position of an argument",
+            "an integer or a tuple of integers, counted from 0",
         ) from None
     if index < 0:
         raise ArgumentError(
-            explain(
-                f"asked {asked_by} for {option}={number!r}",
-                "a negative position depends on how many arguments a call has",
-                "the position counted from the left, from 0",
-            )
+            f"asked {asked_by} for {option}={number!r}",
+            "a negative position depends on how many arguments a call has",
+            "the position counted from the left, from 0",
         )
     return index

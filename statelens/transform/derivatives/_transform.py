@@ -8,7 +8,7 @@ from typing import Any, Generic
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentTypeError, user_facing
 from ...lens import Selector, StateForm, units_of
 from .._core import Wrapper, check_callable, commit, is_closed_over, merge_static, read_states
 from ._differentiable_call import DifferentiableCall
@@ -104,20 +104,16 @@ class GradientTransform(Wrapper, Generic[P]):
         self.name = getattr(transform, "__name__", "a transform")
         if not callable(fun):
             raise ArgumentTypeError(
-                explain(
-                    f"asked {self.name} to differentiate a {type(fun).__name__}",
-                    "that isn't a function",
-                    "the function itself, not what it returns",
-                )
+                f"asked {self.name} to differentiate a {type(fun).__name__}",
+                "that isn't a function",
+                "the function itself, not what it returns",
             )
         check_callable(transform, "transform", "GradientTransform")
         if not isinstance(transform_params, (Mapping, type(None))):
             raise ArgumentTypeError(
-                explain(
-                    f"asked GradientTransform for transform_params={transform_params!r}",
-                    f"that is a {type(transform_params).__name__}",
-                    "a dictionary of keyword arguments for the transform",
-                )
+                f"asked GradientTransform for transform_params={transform_params!r}",
+                f"that is a {type(transform_params).__name__}",
+                "a dictionary of keyword arguments for the transform",
             )
         super().__init__(fun)
         self._transform = transform

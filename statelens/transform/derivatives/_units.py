@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from ..._errors import DifferentiationError, MissingPackageError, explain
+from ..._errors import DifferentiationError, MissingPackageError
 
 
 def _saiunit() -> Any:
@@ -24,12 +24,10 @@ def require_units(asked_by: str) -> None:
         _saiunit()
     except ImportError:
         raise MissingPackageError(
-            explain(
-                f"asked {asked_by} for unit_aware=True",
-                "the package saiunit, which has the units, isn't installed",
-                "pip install 'statelens[units]'",
-                "unit_aware=False, for plain arrays",
-            )
+            f"asked {asked_by} for unit_aware=True",
+            "the package saiunit, which has the units, isn't installed",
+            "pip install 'statelens[units]'",
+            "unit_aware=False, for plain arrays",
         ) from None
 
 
@@ -84,11 +82,9 @@ def _attached(derivative: Any, order: int, out: Bare, inside: Bare) -> Any:
     if order == 1 and treedef == inside.treedef and treedef != first:
         if any(unit != out.units[0] for unit in out.units):
             raise DifferentiationError(
-                explain(
-                    "asked for the gradient of a sum of outputs",
-                    f"their units differ: {', '.join(map(str, dict.fromkeys(out.units)))}",
-                    "jacrev, for the derivative of each",
-                )
+                "asked for the gradient of a sum of outputs",
+                f"their units differ: {', '.join(map(str, dict.fromkeys(out.units)))}",
+                "jacrev, for the derivative of each",
             )
         units = [out.units[0] / unit for unit in inside.units]
     elif order == 1 and treedef == first:
@@ -102,11 +98,9 @@ def _attached(derivative: Any, order: int, out: Bare, inside: Bare) -> Any:
         ]
     else:
         raise DifferentiationError(
-            explain(
-                "asked for a derivative with units",
-                f"its structure is that of no gradient, Jacobian or Hessian: {treedef}",
-                "unit_aware=False, and units put on by hand",
-            )
+            "asked for a derivative with units",
+            f"its structure is that of no gradient, Jacobian or Hessian: {treedef}",
+            "unit_aware=False, and units put on by hand",
         )
     quantity = _saiunit().Quantity
     found = [

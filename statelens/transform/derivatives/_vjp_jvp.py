@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from ...lens import Selector
 from .._core import check_callable, commit, read_states
 from ._differentiable_call import DifferentiableCall, name_leaves
@@ -139,11 +139,9 @@ def linearize(
         each = (*states, *args)
         if len(each) != len(call.targets):
             raise ArgumentError(
-                explain(
-                    f"asked a tangent map for the output's tangent, with {len(tangents)} tangents",
-                    f"there are {len(call.targets)} to give",
-                    "the tangents of the states first, then one for each argument",
-                )
+                f"asked a tangent map for the output's tangent, with {len(tangents)} tangents",
+                f"there are {len(call.targets)} to give",
+                "the tangents of the states first, then one for each argument",
             )
         tangent = call.from_user_form(each[0] if len(each) == 1 else each, "a tangent")
         if not debug_nan:
@@ -198,28 +196,22 @@ def jvp(
     for option, value in (("primals", primals), ("tangents", tangents)):
         if not isinstance(value, (tuple, list)) and not (option == "tangents" and value is None):
             raise ArgumentTypeError(
-                explain(
-                    f"asked jvp for {option}={value!r}",
-                    f"that is a {type(value).__name__}",
-                    f"a tuple, as in {option}=(x,)",
-                )
+                f"asked jvp for {option}={value!r}",
+                f"that is a {type(value).__name__}",
+                f"a tuple, as in {option}=(x,)",
             )
     tangents = (None,) * len(primals) if tangents is None else tangents
     if len(tangents) != len(primals):
         raise ArgumentError(
-            explain(
-                f"asked jvp for {len(primals)} primals",
-                f"there are {len(tangents)} tangents",
-                "a tangent for each primal; None for one that stays where it is",
-            )
+            f"asked jvp for {len(primals)} primals",
+            f"there are {len(tangents)} tangents",
+            "a tangent for each primal; None for one that stays where it is",
         )
     if (grad_states is None) != (state_tangents is None):
         raise ArgumentError(
-            explain(
-                "asked jvp for tangents of states",
-                "one of grad_states and state_tangents is missing",
-                "both, in the same form",
-            )
+            "asked jvp for tangents of states",
+            "one of grad_states and state_tangents is missing",
+            "both, in the same form",
         )
     moving = tuple(number for number, tangent in enumerate(tangents) if tangent is not None)
     call = _prepared("jvp", fun, primals, grad_states, moving or None, has_aux)
@@ -258,12 +250,10 @@ def _prepared(
     argnums = read_argnums(argnums, has_lens=has_lens, asked_by=name)
     if grad_states is None and argnums is None:
         raise ArgumentError(
-            explain(
-                f"asked {name} for a derivative",
-                "there is nothing to differentiate by",
-                "grad_states=model.states(ParamState), to differentiate by states",
-                "arguments, with their tangents for jvp",
-            )
+            f"asked {name} for a derivative",
+            "there is nothing to differentiate by",
+            "grad_states=model.states(ParamState), to differentiate by states",
+            "arguments, with their tangents for jvp",
         )
     return DifferentiableCall(
         fun,

@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, o
 
 import jax
 
-from ..._errors import ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentTypeError, user_facing
 from .._core import (
     Decorator,
     Wrapper,
@@ -136,10 +136,8 @@ def named_scope(name: str, static_argnums: Any = None, static_argnames: Any = No
     """
     if not isinstance(name, str):
         raise ArgumentTypeError(
-            explain(
-                f"asked for a scope named {name!r}",
-                f"that is a {type(name).__name__}",
-                'a text, as in named_scope("encoder")',
-            )
+            f"asked for a scope named {name!r}",
+            f"that is a {type(name).__name__}",
+            'a text, as in named_scope("encoder")',
         )
     return jax.named_scope(name)

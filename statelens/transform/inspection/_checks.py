@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
 
-from ..._errors import ArgumentError, ArgumentTypeError, explain, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from .._core import (
     Check,
     Wrapper,
@@ -171,11 +171,9 @@ def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
         text.format(*zeros[0], **zeros[1])
     except (IndexError, KeyError, ValueError) as problem:
         raise ArgumentError(
-            explain(
-                f"asked jit_error_if for the error {text!r}",
-                f"there are {len(args)} values, and {sorted(kwargs)} by name: {problem!r}",
-                "a value for each {} in the text",
-            )
+            f"asked jit_error_if for the error {text!r}",
+            f"there are {len(args)} values, and {sorted(kwargs)} by name: {problem!r}",
+            "a value for each {} in the text",
         ) from None
 
 
@@ -186,11 +184,9 @@ def _check_arguments(pred: Any, msg: Any, asked_by: str) -> None:
         dtype = type(pred).__name__
     if dtype != jnp.bool_:
         raise ArgumentTypeError(
-            explain(
-                f"asked {asked_by} for an error where pred={pred!r}",
-                f"that is of {dtype}, not boolean",
-                "a comparison, such as x < 0",
-            )
+            f"asked {asked_by} for an error where pred={pred!r}",
+            f"that is of {dtype}, not boolean",
+            "a comparison, such as x < 0",
         )
     if not isinstance(msg, str):
         raise wrong_type(asked_by, "the error msg", msg, "a text")

@@ -2,9 +2,9 @@
 
 import jax
 from hypothesis import given
-from strategies import filled_with, lenses, same, trees
 
 import statelens as sl
+from tests.strategies import filled_with, lenses, same, trees
 
 
 def values_of(lens, tree, number):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import written
 
 
 class Layer(sl.nn.Module):
@@ -28,10 +29,6 @@ class Net(sl.nn.Module):
         self.scale = sl.ParamState(jnp.ones(4), tag="slow")
         self.count = sl.State(jnp.zeros((), jnp.int32))
         self.head = eqx.nn.Linear(2, 1, key=jax.random.key(0))
-
-
-def written(paths):
-    return [sl.path.format(path) for path in paths]
 
 
 # A mapping.

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from strategies import same
 
 import statelens as sl
+from tests.strategies import same
 
 TREE = {"b": jnp.ones(2), "n": 3, "v": jnp.ones((1, 2)), "w": jnp.ones((2, 2))}
 

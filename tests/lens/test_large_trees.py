@@ -7,9 +7,9 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import Point, lenses, same, trees
 
 import statelens as sl
+from tests.strategies import Point, lenses, same, trees
 
 Pair = namedtuple("Pair", "x y")
 

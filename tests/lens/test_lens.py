@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given
-from strategies import Point, python_expressions, same, written_lenses
 
 import statelens as sl
+from tests.helpers import caret
+from tests.strategies import Point, python_expressions, same, written_lenses
 
 
 class Block(eqx.Module):
@@ -50,12 +51,6 @@ def stateful():
 
 def written(lens, tree):
     return [sl.path.format(path) for path in sl.lens(lens).paths(tree)]
-
-
-def caret(error):
-    lines = str(error.value).splitlines()
-    (line,) = [line for line in lines if line.lstrip().startswith("^ ")]
-    return line.index("^") - 2
 
 
 # The language: patterns

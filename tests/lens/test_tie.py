@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from strategies import same
 
 import statelens as sl
+from tests.strategies import same
 
 
 class Coder(eqx.Module):

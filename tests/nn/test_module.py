@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import statelens as sl
+from tests.helpers import written
 
 
 class Linear(sl.nn.Module):
@@ -44,10 +45,6 @@ class Cycle(sl.nn.Module):
         self.child.parent = self
         self.twins = [self.child, Linear(1, 1)]
         self.tied = self.child.weight
-
-
-def written(paths):
-    return [sl.path.format(path) for path in paths]
 
 
 def values(module):

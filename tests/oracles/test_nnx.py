@@ -4,6 +4,8 @@ NNX passes the module to the function, and updates it in place; here the functio
 the module, or `thread` gives it back. The peer is optional; install it to have these tests run.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,9 @@ import optax
 import pytest
 
 import statelens as sl
+from tests.helpers import close
+
+close = functools.partial(close, rtol=2e-6)
 
 nnx = pytest.importorskip("flax.nnx", reason="the peer flax isn't installed")
 
@@ -78,13 +83,6 @@ def flat_theirs(state):
 
 def flat_ours(mapping):
     return {tuple(map(str, path)): getattr(leaf, "value", leaf) for path, leaf in mapping.items()}
-
-
-def close(ours, theirs, tolerance=2e-6):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert jnp.result_type(a) == jnp.result_type(b)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def same_models(ours, theirs):
@@ -303,8 +301,8 @@ def test_training_with_optax(optimizer, name):
         return value
 
     for n in range(5):
-        close(our_step(X + n, Y), their_step(theirs, their_optimizer, X + n, Y), 1e-5)
-    close(flat_ours(ours.states()), flat_theirs(nnx.state(theirs)), 1e-5)
+        close(our_step(X + n, Y), their_step(theirs, their_optimizer, X + n, Y), rtol=1e-5)
+    close(flat_ours(ours.states()), flat_theirs(nnx.state(theirs)), rtol=1e-5)
 
 
 def test_training_of_an_immutable_tree_with_optax():
@@ -324,7 +322,7 @@ def test_training_of_an_immutable_tree_with_optax():
         grads = nnx.grad(loss_of, argnums=nnx.DiffState(0, nnx.Param))(theirs, X + n, Y)
         their_optimizer.update(theirs, grads)
         ours, kept = our_step(ours, kept, X + n, Y)
-    close(flat_ours(ours.states()), flat_theirs(nnx.state(theirs)), 1e-5)
+    close(flat_ours(ours.states()), flat_theirs(nnx.state(theirs)), rtol=1e-5)
 
 
 # Control flow with writes in the body.
@@ -736,9 +734,9 @@ def test_batch_normalisation_learns_and_keeps_statistics():
         return value
 
     for n in range(4):
-        close(our_step(X * (n + 1)), their_step(theirs, X * (n + 1)), 1e-4)
-    close(flat_ours(ours.states()), flat_theirs(nnx.state(theirs)), 1e-4)
-    close(ours(X, False), theirs(X, use_running_average=True), 1e-4)
+        close(our_step(X * (n + 1)), their_step(theirs, X * (n + 1)), rtol=1e-4)
+    close(flat_ours(ours.states()), flat_theirs(nnx.state(theirs)), rtol=1e-4)
+    close(ours(X, False), theirs(X, use_running_average=True), rtol=1e-4)
 
 
 def dense(layer):
@@ -810,10 +808,10 @@ def test_recurrent_networks_in_a_scan(kind):
 
     run = sl.value_and_grad(loss, ours.states(sl.ParamState), has_aux=True)
     (value, outs), grads = sl.jit(run)(xs)
-    close((value, outs, ours.h.value), (their_value, their_outs, their_after), 1e-5)
+    close((value, outs, ours.h.value), (their_value, their_outs, their_after), rtol=1e-5)
     [by_layer] = grads.values()
     found = {(name, part): by_layer[name][part] for name in by_layer for part in by_layer[name]}
-    close(found, flat_theirs(their_grads), 1e-5)
+    close(found, flat_theirs(their_grads), rtol=1e-5)
 
 
 # The rest.

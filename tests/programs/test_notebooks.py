@@ -5,12 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+from tests.helpers import REPOSITORY
+
+NOTEBOOKS = REPOSITORY / "notebooks"
 GRADIENTS = "01_state_aware_gradients"
 LENSES = "02_lenses_on_equinox_models"
 DERIVATIVES = "03_every_derivative"

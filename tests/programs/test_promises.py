@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import functools
 import pickle
 import threading
 import traceback
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import Boom, close
+
+close = functools.partial(close, rtol=1e-6)
 
 XS = jnp.linspace(-1.0, 1.0, 5).reshape(-1, 1)
 YS = 3.0 * XS + 1.0
@@ -46,13 +50,6 @@ class Norm(eqx.Module):
 def equal(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     assert all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
-
-
-def close(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
 def plain_loss(params, x, y):
@@ -250,10 +247,6 @@ def test_a_mixed_program_passes_and_closes_over():
 
 
 # Nothing leaks, nothing is lost.
-
-
-class Boom(Exception):
-    pass
 
 
 @pytest.mark.parametrize("inner", [False, True])

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
+from tests.helpers import REPOSITORY
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -79,7 +80,7 @@ def test_readme_patterns_are_lenses():
 )
 def test_readme_links_exist(path):
     name, _, heading = path.partition("#")
-    file = Path(__file__).parents[1] / name
+    file = REPOSITORY / name
     assert file.exists()
     headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE) if heading else [""]
     assert heading in {text.lower().replace(" ", "-") for text in headings}

@@ -1,20 +1,18 @@
 """Small research programs in the mutable style, each beside the same program in pure JAX."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
 import statelens as sl
+from tests.helpers import close
+
+close = functools.partial(close, rtol=1e-4)
 
 T = sl.transform
-
-
-def close(ours, theirs, tolerance=1e-4):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def values(states):

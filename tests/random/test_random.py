@@ -1,6 +1,8 @@
 """Random numbers: those of jax.random with keys that are threaded by hand."""
 
 import copy
+import functools
+import importlib.util
 import inspect
 import pickle
 import subprocess
@@ -17,6 +19,9 @@ import pytest
 import statelens as sl
 from statelens import random
 from statelens.random import RandomState
+from tests.helpers import close
+
+close = functools.partial(close, rtol=2e-6, atol=1e-6)
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +36,6 @@ def same(one, other):
     if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
         one, other = jax.random.key_data(one), jax.random.key_data(other)
     np.testing.assert_array_equal(one, other)
-
-
-def close(one, other):
-    assert one.dtype == other.dtype
-    assert one.shape == other.shape
-    np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-6)
 
 
 LOC = jnp.array([[0.0], [10.0]])

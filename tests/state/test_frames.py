@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import Boom
 
 WAIT = 60
-
-
-class Boom(Exception):
-    pass
 
 
 class Cells:

@@ -1,14 +1,18 @@
 """`functionalize`, `thread` and `diff`: purity, seen from outside."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statelens as sl
+from tests.helpers import close
+
+close = functools.partial(close, rtol=1e-4)
 
 # Random programs over states of several shapes, one a dictionary, with a branch in them.
 
@@ -49,12 +53,6 @@ def program(states, steps):
 
 def values_of(states):
     return {name: state.value for name, state in states.items()}
-
-
-def close(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def assert_pure_form_is_stateful_run(steps, x, run):

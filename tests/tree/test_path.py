@@ -9,21 +9,15 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import keys, names, patterns
 
 import statelens as sl
+from tests.helpers import caret
+from tests.strategies import keys, names, patterns
 
 
 class Point(NamedTuple):
     x: Any
     y: Any
-
-
-def caret(error):
-    """The position in the text that the message points at."""
-    lines = str(error.value).splitlines()
-    (line,) = [line for line in lines if line.lstrip().startswith("^ ")]
-    return line.index("^") - 2
 
 
 # Written and read

@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import close
 
 T = sl.transform
 
 XS = jnp.arange(6.0).reshape(3, 2)
-
-
-def close(ours, theirs, tolerance=1e-5):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert jnp.result_type(a) == jnp.result_type(b)
-        assert jnp.shape(a) == jnp.shape(b)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 # Without states it is jax.vmap.

@@ -6,7 +6,6 @@ import gc
 import re
 import threading
 import weakref
-from collections import Counter
 from types import MethodType
 
 import equinox as eqx
@@ -18,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statelens as sl
+from tests.helpers import close, counted, operations
+
+close = functools.partial(close, rtol=1e-6)
 
 T = sl.transform
 X = jnp.array([1.0, 2.0, 3.0])
@@ -42,27 +44,6 @@ def plain_net(values, x):
 
 def values_of(net):
     return net.w.value, net.b.value, net.calls.value
-
-
-def counted(fun):
-    runs = []
-
-    def run(*args, **kwargs):
-        runs.append(1)
-        return fun(*args, **kwargs)
-
-    return run, runs
-
-
-def operations(lowered):
-    return Counter(re.findall(r"= \"?(stablehlo\.\w+)", lowered.as_text()))
-
-
-def close(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert jnp.result_type(x) == jnp.result_type(y)
-        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
 # What it computes is what jax.jit computes of the pure form.

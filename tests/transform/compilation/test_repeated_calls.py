@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threads import seen_meanwhile
 
 import statelens as sl
+from tests.helpers import seen_meanwhile
 
 MANY = 12
 """So many calls that whatever is kept of a program is kept."""

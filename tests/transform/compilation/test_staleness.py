@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
+from tests.helpers import counted
 
 T = sl.transform
 
@@ -23,16 +24,6 @@ class Model(sl.nn.Module):
 
     def __call__(self, x):
         return self.w.value * x if self.training else 100 * self.w.value * x
-
-
-def counted(fun):
-    runs = []
-
-    def run(*args):
-        runs.append(1)
-        return fun(*args)
-
-    return run, runs
 
 
 @pytest.mark.parametrize("look", ["eval_shape", "lower", "trace"])

@@ -1,7 +1,6 @@
 """`cond`, `switch` and `ifelse`, against `jax.lax` on the pure form."""
 
-import re
-from collections import Counter
+import functools
 
 import equinox as eqx
 import jax
@@ -12,20 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statelens as sl
+from tests.helpers import Boom, close, operations
+
+close = functools.partial(close, rtol=1e-6)
 
 T = sl.transform
 F32 = jnp.float32
-
-
-def close(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert jnp.result_type(x) == jnp.result_type(y)
-        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
-
-
-def operations(lowered):
-    return Counter(re.findall(r"= \"?(stablehlo\.\w+)", lowered.as_text()))
 
 
 class World(sl.nn.Module):
@@ -310,10 +301,6 @@ def test_texts_that_differ_are_refused():
 def test_refusals(run, error, match):
     with pytest.raises(error, match=match):
         run()
-
-
-class Boom(Exception):
-    pass
 
 
 @pytest.mark.parametrize("taken", [0, 1])

@@ -2,9 +2,7 @@
 
 import functools
 import gc
-import re
 import weakref
-from collections import Counter
 
 import equinox as eqx
 import jax
@@ -15,32 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statelens as sl
+from tests.helpers import Boom, close, counted, operations
+
+close = functools.partial(close, rtol=1e-5, atol=1e-6)
 
 T = sl.transform
 F32 = jnp.float32
-
-
-def close(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert jnp.result_type(x) == jnp.result_type(y)
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
-
-
-def counted(fun):
-    runs: list[int] = []
-    tick = runs.append  # a list that the body closed over would be looked at
-
-    @functools.wraps(fun)
-    def run(*args):
-        tick(1)
-        return fun(*args)
-
-    return run, runs
-
-
-def operations(lowered):
-    return Counter(re.findall(r"= \"?(stablehlo\.\w+)", lowered.as_text()))
 
 
 class Cell(sl.nn.Module):
@@ -761,10 +739,6 @@ def test_random_states_are_split_step_by_step():
 
 
 # Errors.
-
-
-class Boom(Exception):
-    pass
 
 
 @every_loop

@@ -11,16 +11,9 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import EquinoxAffine, close, temporary_bytes
 
 T = sl.transform
-
-
-def close(ours, theirs, tolerance=1e-5):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert jnp.result_type(a) == jnp.result_type(b)
-        assert jnp.shape(a) == jnp.shape(b)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 # What each derivative is in plain JAX, by one pytree of values.
@@ -119,15 +112,6 @@ class Affine(sl.nn.Module):
         self.other = sl.State(jnp.ones(2))
 
 
-class EquinoxAffine(eqx.Module):
-    weight: jax.Array
-    bias: jax.Array
-    activation: object = jnp.tanh
-
-    def __init__(self):
-        self.weight, self.bias = WEIGHT, BIAS
-
-
 class Setting:
     """States in one of the forms in which they are given.
 
@@ -161,7 +145,7 @@ class Setting:
                 self.read = lambda *args: (both.value["weight"], both.value["bias"])
                 self.pure = lambda v: (v["weight"], v["bias"])
             case "equinox":
-                model = EquinoxAffine()
+                model = EquinoxAffine(WEIGHT, BIAS)
                 self.args, self.states = (model,), "weight"
                 self.read = lambda model, *args: (model.weight, model.bias)
                 self.values, _ = eqx.partition(model, lambda leaf: leaf is WEIGHT)
@@ -483,7 +467,7 @@ def test_what_is_neither_state_nor_argument_is_an_error():
     with pytest.raises(sl.ArgumentError, match="argument 0 is the tree that the lens looks at"):
         T.jacfwd(lambda tree: tree, "w", 0)
     with pytest.raises(sl.PathError, match=r"(?s)'wheight'.*'weight'"):
-        T.hessian_diag(lambda m: 1.0, "wheight")(EquinoxAffine())
+        T.hessian_diag(lambda m: 1.0, "wheight")(EquinoxAffine(WEIGHT, BIAS))
 
 
 names_with_states_in_aux = pytest.mark.parametrize("name", PLAIN)
@@ -626,10 +610,6 @@ def test_a_chunk_size_is_a_positive_integer(name):
     with pytest.raises(sl.ArgumentTypeError, match=f"asked {name} for chunk_size=2.0\n"):
         ours(name, jnp.sum, chunk_size=2.0)
     close(ours(name, jnp.sum, chunk_size=np.int64(2))(W), ours(name, jnp.sum)(W))
-
-
-def temporary_bytes(fun, *args):
-    return jax.jit(fun).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize("name", ["jacrev", "jacfwd"])

@@ -1,5 +1,7 @@
 """State awareness around transforms that users write, and around Jacobians and Hessians."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,20 +9,11 @@ import optax
 import pytest
 
 import statelens as sl
+from tests.helpers import Affine, close
+
+close = functools.partial(close, rtol=1e-6, atol=0)
 
 GradientTransform = sl.transform.GradientTransform
-
-
-class Affine(sl.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = sl.ParamState(jnp.full((2, 1), 0.5))
-        self.bias = sl.ParamState(jnp.full((1,), 0.25))
-        self.calls = sl.State(jnp.zeros((), jnp.int32))
-
-    def __call__(self, x):
-        self.calls.value += 1
-        return x @ self.weight.value + self.bias.value
 
 
 XS = jnp.arange(6.0).reshape(3, 2)
@@ -41,12 +34,6 @@ def clipped_grad(fun, argnums=0, has_aux=False, max_norm=1.0):
         return clip.update(gradient, clip.init(gradient))[0], aux
 
     return clipped
-
-
-def close(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def loss_of(model):

@@ -14,7 +14,7 @@ import statelens as sl
 from statelens import NonFiniteError
 from statelens.transform.derivatives._non_finite import find_non_finite
 
-HERE = "test_nan.py"
+HERE = "test_non_finite.py"
 
 
 def one(result):

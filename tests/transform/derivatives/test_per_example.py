@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import EquinoxAffine, close, temporary_bytes
 
 T = sl.transform
 
 XS = jnp.sin(jnp.arange(12.0)).reshape(6, 2)
 YS = jnp.cos(jnp.arange(6.0))
 WEIGHT, BIAS = jnp.array([0.5, -1.0]), jnp.asarray(0.25)
-
-
-def close(ours, theirs, tolerance=1e-5):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert jnp.result_type(a) == jnp.result_type(b)
-        assert jnp.shape(a) == jnp.shape(b)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def one_loss(weight, bias, x, y):
@@ -36,12 +29,6 @@ class Affine(sl.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight, self.bias = sl.ParamState(WEIGHT), sl.ParamState(BIAS)
-
-
-class EquinoxAffine(eqx.Module):
-    weight: jax.Array
-    bias: jax.Array
-    activation: object = jnp.tanh
 
 
 def setting(form):
@@ -254,10 +241,6 @@ def test_micro_batches_are_scanned_not_unrolled():
     assert few.count("scan") == many.count("scan") == 1
     assert len(few) == len(many)
     assert len(runs) == len(more_runs) <= 3
-
-
-def temporary_bytes(fun, *args):
-    return jax.jit(fun).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_accumulation_takes_the_memory_of_one_micro_batch():

@@ -10,19 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statelens as sl
+from tests.helpers import EquinoxAffine, close
 
 T = sl.transform
 
 X = jnp.array([0.5, -0.3])
 WEIGHT = jnp.array([[0.2, -0.4, 0.1], [0.3, 0.6, -0.5]])
 BIAS = jnp.array([0.1, -0.2, 0.3])
-
-
-def close(ours, theirs, tolerance=1e-5):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert jnp.result_type(a) == jnp.result_type(b)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def compute(weight, bias, x):
@@ -39,12 +33,6 @@ class Affine(sl.nn.Module):
     def __call__(self, x):
         self.calls.value += 1
         return compute(self.weight.value, self.bias.value, x)
-
-
-class EquinoxAffine(eqx.Module):
-    weight: jax.Array
-    bias: jax.Array
-    activation: object = jnp.tanh
 
 
 def setting(form):

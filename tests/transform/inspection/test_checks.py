@@ -1,5 +1,6 @@
 """Checks, checkpoints, rules of one's own, meshes, units: what transforms do with states there."""
 
+import functools
 import sys
 import textwrap
 
@@ -8,18 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from devices import on_four_devices
 
 import statelens as sl
+from tests.helpers import close, on_four_devices
+
+close = functools.partial(close, rtol=1e-6)
 
 T = sl.transform
-
-
-def close(ours, theirs, tolerance=1e-6):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert jnp.result_type(a) == jnp.result_type(b)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def counter():

@@ -1,5 +1,6 @@
 """What tests of several rooms share: how values are compared, what is counted, small models."""
 
+import contextlib
 import functools
 import os
 import re
@@ -87,6 +88,28 @@ def seen_meanwhile(look, run):
         stop.set()
         reader.join()
     return seen
+
+
+@contextlib.contextmanager
+def traced_by(trace):
+    """Traces this thread, and gives it back to whoever traced it before: a debugger, coverage."""
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@contextlib.contextmanager
+def profiled_by(profile):
+    """Profiles this thread, and gives it back to whoever profiled it before."""
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 class Boom(Exception):

@@ -19,6 +19,10 @@ import statelens as sl
 
 # What is cached of modules can't be seen from outside, but by how often things are compared.
 from statelens.transform._core import _module_cache, _static
+from statelens.transform._core import _module_cache as _recall
+from statelens.transform._core import _static as _mixed
+from statelens.transform.compilation._takers import ArgumentTakers
+from tests.helpers import profiled_by, traced_by
 
 
 class Model(eqx.Module):
@@ -391,11 +395,8 @@ def test_a_module_that_another_thread_meets_first_is_good_for_both():
             thread.join()
         return others
 
-    sys.settrace(others)
-    try:
+    with traced_by(others):
         call(fresh, 1.0)
-    finally:
-        sys.settrace(None)
     assert set(map(float, found)) == {float(expected)}
 
 
@@ -589,11 +590,10 @@ def test_arguments_by_keyword_may_come_in_any_order_and_number():
 def codes_called(run):
     """Lists the code of the Python functions that are called."""
     codes = []
-    sys.setprofile(lambda frame, event, _: codes.append(frame.f_code) if event == "call" else None)
-    try:
+    with profiled_by(
+        lambda frame, event, _: codes.append(frame.f_code) if event == "call" else None
+    ):
         run()
-    finally:
-        sys.setprofile(None)
     return codes
 
 

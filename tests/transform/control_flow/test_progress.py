@@ -1,6 +1,7 @@
 """`ProgressBar`: what is drawn for loops of JAX, however they are run."""
 
 import builtins
+import functools
 import io
 import re
 import threading
@@ -15,6 +16,7 @@ from statelens.transform.control_flow import _progress
 from statelens.transform.control_flow._progress import ProgressBar, as_progress_bar
 
 tqdm = pytest.importorskip("tqdm.auto")
+ProgressBar = sl.transform.ProgressBar
 
 
 class Drawn:
@@ -34,7 +36,7 @@ class Drawn:
                 self.closed = getattr(self, "closed", 0) + 1
                 super().close()
 
-        monkeypatch.setattr(_progress, "_tqdm", lambda: Recorded)
+        monkeypatch.setattr(tqdm, "tqdm", Recorded)
 
     def bar(self, *args, **kwargs):
         return ProgressBar(*args, **{"file": self.file, "mininterval": 0, **kwargs})
@@ -364,15 +366,20 @@ class TestArguments:
         with pytest.raises(error, match=match):
             ProgressBar(**options)
 
-    def test_shorthand(self):
-        bar = ProgressBar(3)
-        assert as_progress_bar(bar) is bar
-        assert as_progress_bar(None) is None
-        assert as_progress_bar(7) == ProgressBar(freq=7)
+    def test_shorthand(self, drawn, capfd):
+        loop = functools.partial(sl.transform.for_loop, jnp.sin, jnp.arange(20.0))
+        loop(pbar=None)
+        assert drawn.ends == []
+        loop(pbar=drawn.bar(5))
+        assert drawn.ends == [20]
+        loop(pbar=5)
+        assert drawn.ends == [20, 20]
+        assert drawn.steps == [5, 10, 15, 20]
+        assert "20/20" in capfd.readouterr().err
         with pytest.raises(sl.ArgumentError, match="pbar=0"):
-            as_progress_bar(0)
+            loop(pbar=0)
         with pytest.raises(sl.ArgumentTypeError, match="pbar='yes'"):
-            as_progress_bar("yes")
+            loop(pbar="yes")
 
     def test_equal_bars_are_one_key(self):
         assert {ProgressBar(3, unit="s"), ProgressBar(3, unit="s")} == {ProgressBar(3, unit="s")}

@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis runs."""
+"""What all tests share: the two tiers, and how long hypothesis looks in each."""
 
 import os
 
@@ -7,10 +7,20 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.helpers")
 
-settings.register_profile(
-    "statelens",
-    deadline=None,
-    max_examples=100,
-    derandomize=os.environ.get("CI") == "true",
-)
-settings.load_profile("statelens")
+# In CI the examples are the same each time, so that a failure is one of the last change.
+FIXED = os.environ.get("CI") == "true"
+settings.register_profile("first", deadline=None, derandomize=FIXED, max_examples=25)
+settings.register_profile("slow", deadline=None, derandomize=FIXED, max_examples=100)
+
+
+def pytest_configure(config):
+    settings.load_profile("slow" if config.option.markexpr == "slow" else "first")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Properties are in both tiers: the first looks at some examples, the slow one at many."""
+    if config.option.markexpr == "slow":
+        for item in items:
+            if getattr(item.obj, "is_hypothesis_test", False):
+                item.add_marker(pytest.mark.slow)

@@ -13,6 +13,8 @@ import pytest
 
 import statelens as sl
 
+pytestmark = pytest.mark.slow
+
 T = sl.transform
 
 KEY = jax.random.key(0)

@@ -15,6 +15,8 @@ import pytest
 import statelens as sl
 from tests.helpers import close
 
+pytestmark = pytest.mark.slow
+
 close = functools.partial(close, rtol=2e-6)
 
 nnx = pytest.importorskip("flax.nnx", reason="the peer flax isn't installed")

@@ -11,6 +11,8 @@ import pytest
 
 import statelens as sl
 
+pytestmark = pytest.mark.slow
+
 XS = jnp.linspace(-1.0, 1.0, 5).reshape(-1, 1)
 YS = 3.0 * XS + 1.0
 

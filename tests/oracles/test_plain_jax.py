@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import statelens as sl
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["a", "b", "c"]
 SHAPES = [(), (2,), (1, 3)]
 FORMS = ["bound", "dict", "list", "tuple", "nested", "one"]

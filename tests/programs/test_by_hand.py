@@ -35,7 +35,10 @@ def test_the_program_is_the_one_written_by_hand(work, style):
     assert all(map(np.array_equal, our_results, their_results))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "MLP" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def test_a_model_that_people_train_has_the_operations_of_the_step_by_hand(name):
     cases = step(*MODELS[name](small=True), optax.adam(1e-3), donate=True)
     found = [operations(case.function.lower(*case.args)) for case in cases.values()]

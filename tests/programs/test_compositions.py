@@ -15,6 +15,8 @@ import pytest
 
 import statelens as sl
 
+pytestmark = pytest.mark.slow
+
 T = sl.transform
 
 

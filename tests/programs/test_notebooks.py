@@ -104,6 +104,7 @@ def test_the_gradients_notebook_holds_its_outputs(nbformat, executed):
     assert text_outputs(stored) == text_outputs(executed(GRADIENTS)[1])
 
 
+@pytest.mark.slow
 def test_training_through_a_lens_lowers_the_loss_tenfold(executed):
     printed, _ = executed(LENSES)
     reports = re.findall(r"first loss (\S+), last loss (\S+), ratio (\S+)", printed)
@@ -117,12 +118,14 @@ def test_training_through_a_lens_lowers_the_loss_tenfold(executed):
     ]
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_derivatives_notebook(executed):
     printed, notebook = executed(DERIVATIVES)
     assert "wrong labels among the ten largest: 10 of 10" in printed
     assert plots(notebook) == 7
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_programs_notebook(executed):
     printed, notebook = executed(PROGRAMS)
     assert "the body ran: 1 time" in printed

@@ -10,6 +10,8 @@ import pytest
 import statelens as sl
 from tests.helpers import close
 
+pytestmark = pytest.mark.slow
+
 close = functools.partial(close, rtol=1e-4)
 
 T = sl.transform

@@ -164,6 +164,7 @@ def test_one_call_that_seeds_and_one_that_does_not_are_each_as_they_are(rng):
         same(rng.value, key if seeds else LANES[0])
 
 
+@pytest.mark.slow
 def test_nested_lanes_agree_as_far_as_they_do(rng):
     rows = jnp.zeros((2, N))
 
@@ -199,6 +200,7 @@ def test_nested_lanes_agree_as_far_as_they_do(rng):
     same(rng.value, outer[0])
 
 
+@pytest.mark.slow
 def test_a_chunk_of_map_seeds_as_one_by_one_does(rng):
     def fun(x):
         rng.seed(0)
@@ -234,6 +236,7 @@ def test_new_states_are_drawn_after_a_seed(rng):
 # One after another.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [lambda x: 0, lambda x: x], ids=["one", "each"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_loops_seed_in_each_step(rng, seed, compiled):
@@ -272,6 +275,7 @@ def test_loops_seed_in_each_step(rng, seed, compiled):
         same(rng.value, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_branch_may_seed(rng, taken, compiled):

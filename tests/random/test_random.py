@@ -206,6 +206,7 @@ def test_every_sampler_of_jax_is_there_and_among_the_cases():
     assert all(callable(getattr(RandomState, name)) for name in tested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIRRORED)
 def test_mirrors_have_the_numbers_of_keys_threaded_by_hand(name):
     args, kwargs = MIRRORED[name]

@@ -555,6 +555,7 @@ def test_jacobian_is_jacrev_as_in_jax():
     assert T.jacobian is T.jacrev
 
 
+@pytest.mark.slow
 @jacobians
 @pytest.mark.parametrize(
     ("form", "chunk_size"),
@@ -577,6 +578,7 @@ def test_blocks_of_trees_have_the_shape_of_output_and_state(name, form, chunk_si
     assert {leaf.shape[:2] for leaf in jax.tree.leaves(by_states)} == {(3, 2)}
 
 
+@pytest.mark.slow
 @jacobians
 @pytest.mark.parametrize("chunk_size", [2])
 def test_chunks_of_scalars_and_of_several_dtypes(name, chunk_size):
@@ -800,6 +802,7 @@ def test_a_vector_is_read_in_the_dtype_of_the_state():
         close(product(vector), 6 * W * jnp.array([1.0, 2.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRODUCTS))
 @pytest.mark.parametrize(
     "form",
@@ -985,6 +988,7 @@ NESTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NESTED)
 def test_nested_derivatives_of_a_function_that_writes(name):
     cell = Cell()

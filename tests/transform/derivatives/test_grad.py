@@ -343,6 +343,7 @@ def test_gradients_of_sums_that_are_still_to_be_made_over_devices(wrap):
         assert jax.typeof(found) == jax.typeof(expected)
 
 
+@pytest.mark.slow
 def test_gradients_lie_where_those_of_jax_lie():
     on_four_devices("""
         import jax, jax.numpy as jnp, statelens as sl

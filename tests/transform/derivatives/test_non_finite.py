@@ -268,6 +268,7 @@ FINITE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fun", FINITE)
 @pytest.mark.parametrize(
     "outer",

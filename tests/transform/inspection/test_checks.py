@@ -859,6 +859,7 @@ def test_states_are_partitioned_and_shared_over_a_mesh():
     )
 
 
+@pytest.mark.slow
 def test_a_value_that_differs_between_devices_is_refused_by_name():
     over_a_mesh(
         """
@@ -884,6 +885,7 @@ def test_a_value_that_differs_between_devices_is_refused_by_name():
     )
 
 
+@pytest.mark.slow
 def test_models_as_arguments_and_what_raises_over_a_mesh():
     over_a_mesh(
         """
@@ -923,6 +925,7 @@ def test_models_as_arguments_and_what_raises_over_a_mesh():
     )
 
 
+@pytest.mark.slow
 def test_a_partition_of_all_states_and_keyword_arguments_over_a_mesh():
     over_a_mesh(
         """

@@ -132,3 +132,7 @@ class EquinoxAffine(eqx.Module):
     weight: jax.Array
     bias: jax.Array
     activation: object = jnp.tanh
+
+
+def counter():
+    return sl.State(jnp.zeros((), jnp.int32), name="calls")

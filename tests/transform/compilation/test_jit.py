@@ -1,12 +1,8 @@
-"""`sl.jit`: what it computes, which programs it makes, and what becomes of the states."""
+"""`jit` finds the states that a function touches, and makes them inputs and outputs."""
 
-import copy
 import functools
-import gc
 import re
-import threading
 import weakref
-from types import MethodType
 
 import equinox as eqx
 import jax
@@ -18,32 +14,12 @@ from hypothesis import strategies as st
 
 import statelens as sl
 from tests.helpers import close, counted, operations
+from tests.transform.compilation.net import Net, plain_net, values_of
 
 close = functools.partial(close, rtol=1e-6)
 
 T = sl.transform
 X = jnp.array([1.0, 2.0, 3.0])
-
-
-class Net(sl.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = sl.ParamState(jnp.linspace(-1.0, 1.0, 9).reshape(3, 3), name="w")
-        self.b = sl.ParamState(jnp.full(3, 0.5, jnp.float32), name="b")
-        self.calls = sl.State(jnp.zeros((), jnp.int32), name="calls")
-
-    def __call__(self, x):
-        self.calls.value += 1
-        return jnp.tanh(x @ self.w.value + self.b.value)
-
-
-def plain_net(values, x):
-    w, b, calls = values
-    return jnp.tanh(x @ w + b), (w, b, calls + 1)
-
-
-def values_of(net):
-    return net.w.value, net.b.value, net.calls.value
 
 
 # What it computes is what jax.jit computes of the pure form.

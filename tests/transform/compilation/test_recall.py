@@ -19,9 +19,6 @@ import statelens as sl
 
 # What is cached of modules can't be seen from outside, but by how often things are compared.
 from statelens.transform._core import _module_cache, _static
-from statelens.transform._core import _module_cache as _recall
-from statelens.transform._core import _static as _mixed
-from statelens.transform.compilation._takers import ArgumentTakers
 from tests.helpers import profiled_by, traced_by
 
 

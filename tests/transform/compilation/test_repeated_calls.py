@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 import statelens as sl
 from tests.helpers import seen_meanwhile
-from tests.helpers import seen_meanwhile, traced_by
 
 MANY = 12
 """So many calls that whatever is kept of a program is kept."""
@@ -264,103 +263,6 @@ def in_another_thread(function):
 
 
 @pytest.mark.parametrize("options", [{}], ids=["plain"])
-def at_line(function, text, *then, code=None):
-    """Does something in another thread as soon as a call has come to a line, each time once."""
-    code = function.__call__.__code__ if code is None else code
-    lines, start = inspect.getsourcelines(code)
-    (number,) = [start + n for n, line in enumerate(lines) if line.strip().startswith(text)]
-    left = [*then]
-
-    def trace(frame, event, _):
-        if frame.f_code is code:
-            if event == "line" and frame.f_lineno == number and left:
-                in_another_thread(left.pop(0))
-            return trace
-        return None
-
-    with traced_by(trace):
-        function()
-    assert not left
-
-
-@pytest.mark.parametrize("options", [{}, {"pack_states": True}], ids=["plain", "packed"])
-@pytest.mark.parametrize(
-    ("times", "line"),
-    [
-        (2, "store(written"),
-        (MANY, "if len(result) == pool.result_length"),
-        (MANY, "pool.values = values"),
-        (MANY, "if pool.result_length:"),
-    ],
-)
-def test_a_reader_that_comes_between_a_program_and_its_store_loses_no_write(times, line, options):
-    first, second = sl.State(jnp.array(0.0)), sl.State(jnp.array(0.0))
-
-    @sl.jit(**options)
-    def step():
-        first.value += 1
-        second.value += 1
-
-    measure = sl.jit(lambda: second.value + 0)
-    run(step, times=4)
-    run(measure, times=3)
-    run(step, times=times)
-    at_line(step, line, lambda: run(measure))
-    run(step, times=20)
-    assert second.value == measure() == 4 + times + 1 + 20
-
-
-@pytest.mark.parametrize(
-    "line", ["arranged = arrangement", "pool.values = arranged", "if pool.arrangement is"]
-)
-def test_a_reader_that_comes_before_values_are_left_beside_others_loses_no_write(line):
-    total, rate = sl.State(jnp.array(0.0)), sl.State(jnp.array(2.0))
-
-    @sl.jit
-    def step():
-        total.value += rate.value
-
-    measure = sl.jit(lambda: total.value + 0)
-    run(measure, times=3)
-    run(step)
-    (leave,) = [
-        cell.cell_contents
-        for cell in step.__call__.__closure__
-        if getattr(cell.cell_contents, "__name__", None) == "leave"
-    ]
-    at_line(step, line, lambda: run(measure), code=leave.__code__)
-    run(step, times=20)
-    assert total.value == measure() == 2 * (MANY + 1 + 20)
-
-
-def test_a_pool_that_another_thread_opens_while_a_call_begins_gives_no_argument_to_a_state():
-    state = sl.State(jnp.array(10.0))
-
-    @sl.jit
-    def measure(x=7.0, y=1.0):
-        return 100 * state.value + 10 * x + y
-
-    run(measure, 2.0)
-    state.value = jnp.array(3.0)
-    found = []
-    at_line(
-        lambda: found.append(measure(2.0)),
-        "pool.good_at is not epoch.now",
-        lambda: run(measure, 2.0),
-        code=measure.__call__.__code__,
-    )
-    assert found == [321.0]
-
-
-def test_a_state_that_is_assigned_while_a_reader_begins_is_seen_by_it_or_the_next():
-    state = sl.State(jnp.array(0.0))
-    measure = sl.jit(lambda: state.value + 0)
-    run(measure)
-    at_line(measure, "c is _NOTHING", lambda: setattr(state, "value", jnp.array(1.0)))
-    assert measure() == 1
-
-
-@pytest.mark.parametrize("options", [{}, {"pack_states": True}], ids=["plain", "packed"])
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"x": x}], ids=["array", "tree"])
 def test_readers_in_other_threads_lose_nothing_and_see_nothing_old(options, wrap):
     other, total = sl.State(wrap(jnp.array(0.0))), sl.State(jnp.array(0.0))
@@ -755,42 +657,3 @@ def test_a_traced_tree_is_refused_in_a_row_of_calls_without_arguments():
         jax.jit(lambda: step()["a"])()
     assert tree.value == {"a": 2 * MANY}
     assert run(step)["a"] == 3 * MANY
-
-
-def test_a_call_that_ends_while_a_pool_closes_loses_no_write():
-    state = sl.State(jnp.array(0.0))
-
-    @sl.jit
-    def step():
-        state.value += 1
-
-    measure = sl.jit(lambda: state.value + 0)
-    run(measure, times=3)
-    run(step, times=20)
-    # As soon as the pool is no longer open, the step waits until it has been closed.
-    at_line(measure, "self.result_length, self.arr", step, code=Pool.close.__code__)
-    assert state.value == measure() == 21
-
-
-@pytest.mark.parametrize("name", ["advance", "__init__"])
-def test_a_pool_whose_opening_is_interrupted_brings_no_old_value_back(name):
-    model = Counter()
-    model.flag = True
-
-    @sl.jit
-    def step():
-        if model.flag is not None:
-            model.rate.value += 1
-        return model.rate.value
-
-    def interrupt(frame, event, arg):
-        if frame.f_code.co_name == name and frame.f_back.f_code is Pool.open.__code__:
-            raise KeyboardInterrupt
-
-    with traced_by(interrupt), pytest.raises(KeyboardInterrupt):
-        run(step, times=20)
-    model.rate.value = jnp.array(100.0)
-    model.flag = False
-    model.flag = True
-    for count in range(2 * MANY):
-        assert step() == 101 + count

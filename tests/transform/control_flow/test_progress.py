@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
-from statelens.transform.control_flow import _progress
-from statelens.transform.control_flow._progress import ProgressBar, as_progress_bar
+from statelens.transform.control_flow._progress import ProgressBar
 
 tqdm = pytest.importorskip("tqdm.auto")
 ProgressBar = sl.transform.ProgressBar

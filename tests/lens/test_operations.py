@@ -1,0 +1,205 @@
+"""Lenses that select nothing, and the operations beside `get` and `set`."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import statelens as sl
+from tests.lens.trees import model, stateful
+from tests.strategies import same
+
+# Nothing selected
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lens, tree: lens.set(tree, {}),
+        lambda lens, tree: lens.update(tree, jnp.ones_like),
+        lambda lens, tree: lens.apply_updates(tree, tree),
+        lambda lens, tree: lens.bind(tree),
+        lambda lens, tree: sl.tie(tree, lens, "plain"),
+        lambda lens, tree: sl.grad(lambda t: 0.0, grad_states=lens)(tree),
+        lambda lens, tree: sl.groups({"a": lens, "b": ...})(tree),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error_with_the_closest_path(use):
+    with pytest.raises(sl.PathError, match=r"'layer.wieght', which matches .*\n.*layer.weight"):
+        use(sl.lens("layer.wieght"), stateful())
+
+
+def test_one_pattern_of_several_that_matches_nothing_is_an_error():
+    with pytest.raises(sl.PathError, match=r"asked update for 'head.z', which matches nothing"):
+        sl.lens("head.x | head.z").update(model(), jnp.ones_like)
+
+
+def test_the_error_for_a_node_says_how_to_select_below_it():
+    with pytest.raises(sl.PathError, match=r"'head' is a node with 2 leaves(.|\n)*'head.\*\*'"):
+        sl.lens("head").update(model(), jnp.ones_like)
+
+
+def test_the_error_for_a_number_says_how_to_make_it_an_array():
+    with pytest.raises(sl.PathError, match=r"'steps' is of type int(.|\n)*jnp.asarray"):
+        sl.lens("steps").update(model(), jnp.ones_like)
+
+
+def test_a_selection_of_nothing_lists_what_there_is():
+    with pytest.raises(sl.SelectionError, match=r"@tagged.*nothing\n.*arrays: 'count', 'embed'"):
+        sl.lens(sl.tagged("missing")).update(stateful(), jnp.ones_like)
+
+
+@pytest.mark.parametrize("spec", ["nowhere", sl.BatchState, ["nowhere", sl.tagged("missing")]])
+def test_an_optional_lens_may_select_nothing(spec):
+    tree = stateful()
+    lens = sl.lens(spec, optional=True)
+    assert same(lens.update(tree, jnp.ones_like), tree)
+    assert same(lens.set(tree, {}), tree)
+
+
+def test_errors_are_builtin_errors_too():
+    with pytest.raises(KeyError, match="matches nothing"):
+        sl.lens("nowhere").set(model(), {})
+    with pytest.raises(ValueError, match="could not read the lens"):
+        sl.lens("a &")
+    with pytest.raises(TypeError, match="a lens is made of"):
+        sl.lens(3.5)
+
+
+# apply_updates
+
+
+def test_apply_updates_agrees_with_optax():
+    tree = eqx.filter(model(), eqx.is_inexact_array)
+    updates = jax.tree.map(jnp.ones_like, tree)
+    after = sl.inexact.apply_updates(tree, updates)
+    assert same(after, optax.apply_updates(tree, updates))
+
+
+def test_apply_updates_of_states_and_parts_of_them():
+    tree = stateful()
+    lens = sl.lens("layer.bias | embed | plain")
+    focus, _ = lens.partition(tree)
+    after = lens.apply_updates(tree, jax.tree.map(lambda x: jnp.full_like(x, 2), focus))
+    np.testing.assert_array_equal(after["layer"].value["bias"], [2, 2, 2])
+    np.testing.assert_array_equal(after["embed"].value, [[3, 3], [3, 3]])
+    np.testing.assert_array_equal(after["plain"], [2, 2])
+    assert after["embed"] is after["head"]
+    assert after["layer"].value["weight"] is tree["layer"].value["weight"]
+
+
+def test_apply_updates_refuses_a_wider_dtype():
+    tree = {"w": jnp.ones(2, jnp.bfloat16)}
+    with pytest.raises(sl.StructureError, match=r"at 'w'\nits dtype is float32, .* is bfloat16"):
+        sl.lens("w").apply_updates(tree, {"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("lens", ["plain", "layer", "layer.bias"])
+def test_apply_updates_refuses_a_missing_update(lens):
+    tree = stateful()
+    with pytest.raises(sl.StructureError, match=rf"updates to '{lens}'\nthere is no update for it"):
+        sl.lens(lens).apply_updates(tree, dict.fromkeys(tree))
+
+
+def test_apply_updates_refuses_an_update_of_another_structure():
+    tree = stateful()
+    with pytest.raises(
+        sl.StructureError, match=r"they differ at 'count', which only one of them has"
+    ):
+        sl.lens("plain").apply_updates(tree, {"plain": jnp.ones(2)})
+    updates = dict.fromkeys(tree) | {"layer": sl.ParamState({"bias": jnp.ones(3)})}
+    with pytest.raises(sl.StructureError, match=r"'layer'"):
+        sl.lens("layer").apply_updates(tree, updates)
+
+
+# mask, count, nbytes
+
+
+def test_mask_has_the_trees_structure_and_booleans():
+    tree = stateful()
+    mask = sl.lens("layer.bias | embed").mask(tree)
+    assert jax.tree.structure(mask) == jax.tree.structure(tree)
+    assert mask["layer"].value == {"bias": True, "weight": False}
+    assert (mask["embed"].value, mask["head"].value, mask["plain"]) == (True, True, False)
+
+
+def test_a_mask_is_one_for_optax():
+    tree = stateful()
+    lens = sl.lens("layer.bias | plain")
+    optimizer = optax.masked(optax.set_to_zero(), lens.mask)
+    ones = jax.tree.map(jnp.ones_like, tree)
+    updates, _ = optimizer.update(ones, optimizer.init(tree), tree)
+    zeroed = lens.update(ones, jnp.zeros_like)
+    leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(zeroed), strict=True)
+    assert all(same(ours, theirs) for ours, theirs in leaves)
+
+
+def test_count_and_nbytes():
+    tree = stateful()
+    assert sl.lens("layer").count(tree) == 9
+    assert sl.lens("layer").nbytes(tree) == 36
+    assert sl.lens("embed | head").count(tree) == 4
+    assert sl.lens(...).count(model()) == 3 * (4 + 2 + 2) + 2 + 6 + 3 + 3
+    assert sl.lens("w").nbytes({"w": jnp.ones(3, jnp.bfloat16)}) == 6
+
+
+def test_shapes_and_dtypes_are_enough():
+    tree = {"layer": sl.State({"w": jnp.ones((2, 3))}), "n": jnp.arange(4)}
+    shapes = jax.eval_shape(lambda: tree)
+    assert sl.lens(...).nbytes(shapes) == 24 + 16
+    assert same(sl.inexact.mask(shapes), sl.inexact.mask(tree))
+    assert sl.lens("n")[:1].only(shapes) == jax.ShapeDtypeStruct((1,), jnp.int32)
+
+
+# stop_gradient, cast, bind
+
+
+def test_stop_gradient_holds_the_focus_still():
+    tree = {"a": sl.State(jnp.ones(2)), "b": jnp.ones(2), "f": jax.nn.relu}
+    arrays, static = eqx.partition(tree, eqx.is_array)
+
+    def loss(arrays):
+        held = sl.lens("a").stop_gradient(eqx.combine(arrays, static))
+        return jnp.sum(held["a"].value * held["b"])
+
+    gradient = jax.grad(loss)(arrays)
+    np.testing.assert_array_equal(gradient["a"].value, [0, 0])
+    np.testing.assert_array_equal(gradient["b"], [1, 1])
+
+
+def test_cast_casts_floating_point_arrays_in_the_focus_only():
+    tree = stateful() | {"key": jax.random.key(0), "table": np.ones(2)}
+    after = (~sl.lens("plain")).cast(tree, jnp.bfloat16)
+    assert after["key"] is tree["key"]
+    assert after["count"].value.dtype == jnp.int32
+    assert after["layer"].value["weight"].dtype == jnp.bfloat16
+    assert after["table"].dtype == jnp.bfloat16
+    assert after["embed"] is after["head"]
+    assert after["plain"] is tree["plain"]
+
+
+def test_cast_leaves_complex_numbers():
+    tree = {"z": jnp.array([1 + 2j]), "x": jnp.ones(1)}
+    after = sl.lens(...).cast(tree, jnp.bfloat16)
+    assert (after["z"].dtype, after["x"].dtype) == (jnp.complex64, jnp.bfloat16)
+
+
+def test_cast_of_shapes_and_dtypes():
+    after = sl.lens("w").cast({"w": jax.ShapeDtypeStruct((2,), jnp.float32)}, jnp.bfloat16)
+    assert after["w"] == jax.ShapeDtypeStruct((2,), jnp.bfloat16)
+
+
+def test_bind_gives_the_live_cells_and_views_of_their_parts():
+    tree = stateful()
+    bound = sl.lens("layer.bias | count").bind(tree)
+    assert list(bound) == [("count",), ("layer", "bias")]
+    assert bound["count"] is tree["count"]
+    bound["layer.bias"].value = jnp.ones(3)
+    assert same(tree["layer"].value["bias"], jnp.ones(3))
+
+
+def test_a_bound_lens_refuses_an_array_that_is_no_state():
+    with pytest.raises(sl.StateTypeError, match=r"'plain'\nthere is an array in an immutable tree"):
+        sl.lens("plain").bind(stateful())["plain"]

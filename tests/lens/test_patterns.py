@@ -1,0 +1,185 @@
+"""The language of lenses: patterns, as text and back."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+
+import statelens as sl
+from tests.helpers import caret
+from tests.lens.trees import model, written
+from tests.strategies import python_expressions, written_lenses
+
+# The language: patterns
+
+BLOCK_0 = ["linear.weight", "linear.bias", "scale"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "paths"),
+    [
+        ("encoder.norm", ["encoder.norm"]),
+        ("encoder.layers[0].scale", ["encoder.layers[0].scale"]),
+        ("encoder.layers[0].*", ["encoder.layers[0].scale"]),
+        ("encoder.layers[0].**", [f"encoder.layers[0].{name}" for name in BLOCK_0]),
+        ("*.norm", ["encoder.norm"]),
+        ("*.*", ["['a b'].w", "encoder.norm", "head.x", "head.y"]),
+        ("**.norm.**", ["encoder.norm"]),
+        ("encoder.layers[*].scale", [f"encoder.layers[{i}].scale" for i in range(3)]),
+        ("encoder.*[1].scale", ["encoder.layers[1].scale"]),
+        ("encoder.layers[-1].scale", ["encoder.layers[2].scale"]),
+        ("encoder.layers[-3].scale", ["encoder.layers[0].scale"]),
+        ("encoder.layers[1:].scale", ["encoder.layers[1].scale", "encoder.layers[2].scale"]),
+        ("encoder.layers[:-2].scale", ["encoder.layers[0].scale"]),
+        ("encoder.layers[::2].scale", ["encoder.layers[0].scale", "encoder.layers[2].scale"]),
+        ("encoder.layers[::-2].scale", ["encoder.layers[0].scale", "encoder.layers[2].scale"]),
+        ("encoder.layers.{[0],[-1]}.scale", ["encoder.layers[0].scale", "encoder.layers[2].scale"]),
+        (
+            "encoder.layers[0].linear.{weight, bias}",
+            [f"encoder.layers[0].{n}" for n in BLOCK_0[:2]],
+        ),
+        ("{encoder,head}.{n*,x}", ["encoder.norm", "head.x"]),
+        ("enc*.n*m", ["encoder.norm"]),
+        ("**.s*e", [f"encoder.layers[{i}].scale" for i in range(3)]),
+        ("['a b'].w", ["['a b'].w"]),
+        ("['a b'].*", ["['a b'].w"]),
+        ("re:head.*", ["head.x", "head.y"]),
+        ("re:.*[xy]", ["head.x", "head.y"]),
+        ("re:x", []),
+        (r"re:'.*\\.norm'", ["encoder.norm"]),
+        ("**.head.x", ["head.x"]),
+        ("steps", []),
+        ("unused", []),
+        ("head", []),
+        ("nowhere?", []),
+    ],
+)
+def test_pattern(pattern, paths):
+    assert written(pattern, model()) == paths
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("head.* | encoder.norm", ["encoder.norm", "head.x", "head.y"]),
+        ("head.* & *.x", ["head.x"]),
+        ("head.* - head.x", ["head.y"]),
+        ("head.* & ~head.x", ["head.y"]),
+        ("~encoder.** - ['a b'].w", ["head.x", "head.y"]),
+        ("encoder / norm", ["encoder.norm"]),
+        ("encoder.layers[0] / linear.*", [f"encoder.layers[0].{name}" for name in BLOCK_0[:2]]),
+        ("encoder.layers[0] / linear / bias", ["encoder.layers[0].linear.bias"]),
+        ("** / norm", ["encoder.norm"]),
+        ("(head | encoder) / {x,norm}", ["encoder.norm", "head.x"]),
+        ("head.* & nowhere?", []),
+        ("re:'head.*' & *.x", ["head.x"]),
+    ],
+)
+def test_algebra_in_text(text, paths):
+    assert written(text, model()) == paths
+
+
+def test_an_unquoted_regular_expression_goes_on_to_the_end():
+    assert written("re:head.x|head.y", model()) == ["head.x", "head.y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "problem"),
+    [
+        ("", 0, "expected a path pattern"),
+        ("layers.0", 7, "a number is no name"),
+        ("a..b", 2, "expected a name, not '.'"),
+        ("a &", 3, "expected a path pattern"),
+        ("a & & b", 4, "expected a path pattern, not '&'"),
+        ("| a", 0, r"expected a path pattern, not '\|'"),
+        ("a b", 2, "expected an operator or the end, not 'b'"),
+        ("a)", 1, r"expected an operator or the end, not '\)'"),
+        ("b & (a | c", 4, r"the '\(' that opens here is never closed"),
+        ("a[0", 1, r"the '\[' that opens here is never closed"),
+        ("a['x]", 2, "the quote that opens here is never closed"),
+        ("a[b]", 2, "'b' in brackets is no key"),
+        ("a[1:2:3:4]", 1, r"\[1:2:3:4\] is no slice"),
+        ("a[x:]", 1, r"\[x:\] is no slice"),
+        ("a.***", 4, r"there is no '\*\*\*'"),
+        ("{a,}", 3, "a choice needs something between its commas"),
+        ("{a b}", 3, "expected ',' or '}', not 'b'"),
+        ("x.{a", 2, "the '{' that opens here is never closed"),
+        ("(a)[x]", 3, r"\[x\] is no index"),
+        ("(a)[1.5]", 3, r"\[1.5\] is no index"),
+        ("(a)[True]", 3, r"\[True\] is no index"),
+        ("re:a(", 4, "no regular expression"),
+        ("re:'a('", 5, "no regular expression"),
+        ("a & @ParamState", 4, "a class, a predicate or a mask can't be read from text"),
+    ],
+)
+def test_text_that_is_no_lens_is_refused_at_the_character(text, position, problem):
+    with pytest.raises(sl.PatternError, match=problem) as error:
+        sl.lens(text)
+    assert f"could not read the lens:\n  {text}\n" in str(error.value)
+    assert caret(error) == position
+
+
+def test_a_number_after_a_dot_is_refused_with_both_ways_to_write_it():
+    with pytest.raises(sl.PatternError, match=r"\[0\] for a position(.|\n)*\['0'\] for a text key"):
+        sl.lens("encoder.layers.0.scale")
+
+
+# The language: text and back
+
+
+@given(written_lenses)
+def test_a_lens_of_patterns_is_text_and_back(lens):
+    assert sl.lens(str(lens)) == lens
+    assert eval(repr(lens), {"lens": sl.lens}) == lens
+
+
+@given(python_expressions)
+def test_text_binds_as_python_does(expression):
+    texts = {"A": "a.*", "B": "**.b", "C": "layers[0]"}
+    in_python = eval(expression, {name: sl.lens(text) for name, text in texts.items()})
+    in_text = expression
+    for name, text in texts.items():
+        in_text = in_text.replace(name, text)
+    assert sl.lens(in_text) == in_python
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("**.weight&~encoder.**", "**.weight & ~encoder.**"),
+        ("a|(b&c)", "a | b & c"),
+        ("(a|b)&c", "(a | b) & c"),
+        ("a & (b & c)", "a & (b & c)"),
+        ("a - b", "a & ~b"),
+        ("a / b / c", "a / b / c"),
+        ("a / (b / c)", "a / (b / c)"),
+        ("~(a / b)", "~(a / b)"),
+        ("(embed.weight)[100:110]", "(embed.weight)[100:110]"),
+        ("(a | b)[..., 0, ::2]", "(a | b)[..., 0, ::2]"),
+        ("layers[-1].{weight, [0]}?", "layers[-1].{weight,[0]}?"),
+        ("a[*]['b'][\"c d\"]", "a.*.b['c d']"),
+        ("re:a|b", "re:'a|b'"),
+        ("''", "''"),
+    ],
+)
+def test_written_form(text, written):
+    assert str(sl.lens(text)) == written
+    assert sl.lens(written) == sl.lens(text)
+
+
+def test_everything_and_nothing_are_read_back_as_such():
+    tree = model()
+    assert written(str(sl.lens(...)), tree) == written(..., tree)
+    assert written(str(sl.lens(None)), tree) == []
+
+
+def test_what_cannot_be_read_back_is_shown_by_its_name():
+    lens = sl.lens(sl.ParamState) & (sl.ndim >= 2) & sl.inexact & sl.tagged("slow")
+    assert repr(lens) == "lens(\"@ParamState & @ndim >= 2 & @inexact & @tagged('slow')\")"
+
+
+def test_a_lens_is_a_value():
+    a, b = sl.lens("**.w") & sl.ParamState, sl.lens("**.w") & sl.lens(sl.ParamState)
+    assert a == b
+    assert len({a, b, sl.lens("**.w")}) == 2
+    assert pickle.loads(pickle.dumps(a)) == a

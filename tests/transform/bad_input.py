@@ -1,0 +1,81 @@
+"""Calls with one thing wrong each: what they are made of, and what has to come of them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+import statelens as sl
+
+T = sl.transform
+A, B, C, D, E = (
+    sl.ArgumentError,
+    sl.ArgumentTypeError,
+    sl.StructureError,
+    sl.SelectionError,
+    sl.StateTypeError,
+)
+BUILTINS = (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError, AttributeError)
+
+
+class World(sl.nn.Module):
+    """A parameter, a counter and a key, and functions of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = sl.ParamState(jnp.ones(2), name="w")
+        self.other = sl.ParamState(jnp.ones(3), name="other")
+        self.calls = sl.State(jnp.zeros((), jnp.int32), name="calls")
+        self.rng = sl.random.RandomState(0, name="rng")
+
+    def touch(self):
+        self.calls.value += 1
+        return self.rng.uniform()
+
+    def loss(self, x=1.0):
+        return jnp.sum(self.w.value * x) ** 2 + self.touch()
+
+    def vector(self, x=1.0):
+        return self.w.value * x + self.touch()
+
+    def out(self, value):
+        """Makes a function that touches all states, and returns a value."""
+
+        def fun(*args):
+            self.touch()
+            return value
+
+        return fun
+
+    def grow(self, *args):
+        """Leaves the parameter with another shape."""
+        self.touch()
+        self.w.value = jnp.ones(5)
+        return args[0] if args else 0.0
+
+
+X, XS = jnp.ones(2), jnp.ones((3, 2))
+NO = lambda x: x  # noqa: E731
+KEY = jax.random.key(0)
+MESH = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+P = PartitionSpec
+
+
+class Rows(list):
+    """A table of calls, each with its name, its error, and what the message says."""
+
+    def __call__(self, name, call, error, match):
+        self.append(pytest.param(call, error, match, id=name))
+
+
+def check_refused(call, error, match):
+    """The call raises what it has to, and leaves all states as they were."""
+    world = World()
+    states = world.states()
+    before = states.values_dict()
+    with pytest.raises(error, match="(?s)" + match) as caught:
+        call(world)
+    assert isinstance(caught.value, sl.StateLensError)
+    assert isinstance(caught.value, BUILTINS)
+    assert "\nInstead" in str(caught.value)
+    assert all(states[path].value is value for path, value in before.items())

@@ -1,0 +1,285 @@
+"""Donation of states and of arguments."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import statelens as sl
+from tests.helpers import close, counted
+from tests.transform.compilation.net import Net, values_of
+
+close = functools.partial(close, rtol=1e-6)
+
+X = jnp.array([1.0, 2.0, 3.0])
+
+
+def test_arguments_are_donated():
+    f = sl.jit(lambda x, y: (x + 1, y * 2), donate_argnums=0)
+    x, y = jnp.ones(3), jnp.ones(4)
+    close(f(x, y), (jnp.full(3, 2.0), jnp.full(4, 2.0)))
+    assert (x.is_deleted(), y.is_deleted()) == (True, False)
+    g = sl.jit(lambda x, y: (x + 1, y * 2), donate_argnames="y")
+    x, y, z = jnp.ones(3), jnp.ones(4), jnp.ones(4)
+    g(x, y), g(x, y=z)
+    assert (x.is_deleted(), y.is_deleted(), z.is_deleted()) == (False, True, True)
+
+
+def step_of(net):
+    def step(x):
+        net.w.value = net.w.value + x
+        net.b.value = net.b.value + x
+        return jnp.sum(x)
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("spec", "deleted"),
+    [
+        (lambda net: True, "wb"),
+        (lambda net: sl.ParamState, "wb"),
+        (lambda net: sl.tagged("big"), "w"),
+        (lambda net: net.states("w"), "w"),
+        (lambda net: [net.b], "b"),
+        (lambda net: net.b, "b"),
+        (lambda net: {"x": net.w}, "w"),
+        (lambda net: sl.HiddenState, ""),
+        (lambda net: False, ""),
+    ],
+    ids=["all", "class", "tag", "bound", "list", "one", "dict", "other class", "none"],
+)
+def test_states_are_donated(spec, deleted):
+    net = Net()
+    net.w = sl.ParamState(jnp.ones((3, 3)), tag="big")
+    run, runs = counted(step_of(net))
+    f = sl.jit(run, donate_states=spec(net))
+    for number in range(3):
+        before = {"w": net.w.value, "b": net.b.value, "calls": net.calls.value}
+        f(jnp.ones(3))
+        assert {name for name, x in before.items() if x.is_deleted()} == set(deleted)
+        close(net.w.value, jnp.full((3, 3), 2.0 + number))
+    assert len(runs) == 1
+
+
+def test_a_state_whose_array_another_one_has_too_is_not_donated():
+    net = Net()
+    net.b.value = net.w.value
+    f = sl.jit(
+        lambda x: (net.w.value * x, setattr(net.w, "value", net.b.value + 1)), donate_states=net.w
+    )
+    for _ in range(2):
+        with pytest.raises(
+            sl.ArgumentError, match=r"donate the array of ParamState.*\n.*ParamState.*same array"
+        ):
+            f(X)
+    assert not net.w.value.is_deleted()
+    net.b.value = jnp.copy(net.w.value)
+    f(X)
+    assert net.w.value is not net.b.value
+
+
+def test_a_state_whose_array_is_an_argument_too_is_not_donated():
+    state = sl.State(jnp.ones(3), name="weight")
+    f = sl.jit(lambda x: setattr(state, "value", state.value + x), donate_states=True)
+    with pytest.raises(
+        sl.ArgumentError, match=r"name='weight'.*\nargument 0 has the very same array"
+    ):
+        f(state.value)
+    f(jnp.ones(3))
+    assert (state.value == 2).all()
+
+
+def test_a_state_that_is_only_read_is_never_donated():
+    net = Net()
+    f = sl.jit(lambda x: net(x), donate_states=True)
+    for _ in range(2):
+        before = values_of(net)
+        f(X)
+        assert [x.is_deleted() for x in before] == [False, False, True]
+
+
+def test_an_unbound_lens_donates_in_the_first_argument():
+    model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    before = model.layers[0].weight, model.layers[1].weight, model.layers[0].bias
+    f = sl.jit(
+        lambda model, x: sl.inexact.update(model, lambda leaf: leaf + x),
+        donate_states="**.weight",
+    )
+    expected = jax.tree.map(np.array, eqx.filter(model, eqx.is_array))
+    after = f(model, 1.0)
+    assert [x.is_deleted() for x in before] == [True, True, False]
+    close(
+        eqx.filter(after, eqx.is_array),
+        jax.tree.map(lambda leaf: jnp.asarray(leaf + 1), expected),
+    )
+    again = f(after, 1.0)
+    assert after.layers[0].weight.is_deleted()
+    assert again.activation is model.activation
+
+
+def test_an_argument_may_have_any_name():
+    state = sl.State(jnp.array(1.0))
+    f = sl.jit(lambda x, self, given: x + self + given + state.value)
+    for _ in range(12):
+        assert f(1.0, self=2.0, given=3.0) == 7
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"donate_argnums": 1}, {"donate_states": "layers[0].bias"}, {"donate_argnames": "more"}],
+)
+def test_messages_of_jax_name_leaves_by_paths(options):
+    model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+
+    names = {
+        "model": "model.layers[1].weight",
+        "pair": "pair['a'][0]",
+        "rest": "rest[0]",
+        "flag": "flag",
+        "more": "more['more']",
+    }
+    for wanted, name in names.items():
+
+        def step(model, pair, *rest, flag, wanted=wanted, **more):
+            found = {"model": model.layers[1].weight, "pair": pair["a"][0], "rest": rest[0]}
+            return 0 if jnp.sum({**found, "flag": flag, **more}[wanted]) > 0 else 1
+
+        pair = {"a": (jnp.ones(2), jnp.zeros(2)), "b": "text"}
+        with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+            sl.jit(step, **options)(model, pair, 1.0, flag=2.0, more=jnp.ones(3))
+        assert f"the value of the argument {name}.\n" in str(caught.value)
+
+
+def test_names_in_messages_need_not_be_different():
+    class Pair:
+        def __init__(self, a, b):
+            self.a, self.b = a, b
+
+    key = jax.tree_util.GetAttrKey("k")
+    jax.tree_util.register_pytree_with_keys(
+        Pair, lambda pair: (((key, pair.a), (key, pair.b)), None), lambda _, parts: Pair(*parts)
+    )
+    state = sl.State(jnp.ones(2))
+    f = sl.jit(lambda state_0, pair: state_0 + state.value + pair.a - 2 * pair.b)
+    for _ in range(12):
+        np.testing.assert_array_equal(f(1.0, Pair(jnp.ones(2), jnp.ones(2))), jnp.ones(2))
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("donated", [{"donate_argnums": 1}, {"donate_argnames": "y"}])
+@pytest.mark.parametrize("call", [lambda f, x, y: f(x, y), lambda f, x, y: f(y=y, x=x)])
+def test_a_second_program_donates_no_other_argument(is_late, donated, call):
+    state, runs = sl.State(jnp.zeros(3)), []
+    # What an iterator is going to give isn't found before the function runs.
+    where = iter([state] * 9) if is_late else [state]
+
+    def step(x, y):
+        runs.append(x)
+        cell = where[0] if isinstance(where, list) else next(where)
+        cell.value = cell.value + x["a"]
+        return x["a"] - 2 * y
+
+    f = sl.jit(step, donate_states=True, **donated)
+    for number in range(1, 15):
+        x, y = {"a": jnp.full(3, 10.0), "b": "text"}, jnp.full(3, 1.0)
+        np.testing.assert_array_equal(call(f, x, y), jnp.full(3, 8.0))
+        np.testing.assert_array_equal(state.value, jnp.full(3, 10.0 * number))
+        assert not x["a"].is_deleted()
+    assert len(runs) == 1 + is_late
+
+
+@pytest.mark.parametrize("options", [{"donate_argnums": 0}, {"donate_argnames": "x"}])
+def test_nothing_is_passed_for_a_donated_argument_that_is_not_given(options):
+    calls = sl.State(jnp.array(0))
+
+    def count(*args, x=None):
+        calls.value += 1
+        return jnp.array(len(args) + (x is not None))
+
+    f = sl.jit(count, max_traces=2, **options)
+    assert [int(f()) for _ in range(20)] == [0] * 20
+    assert [int(f(jnp.ones(2))) for _ in range(20)] == [1] * 20
+    assert calls.value == 40
+
+
+def test_keywords_in_another_order_are_no_other_trace():
+    f = sl.jit(lambda **named: named["b"]["w"] - named["a"], max_traces=1)
+    for _ in range(12):
+        assert f(a=1.0, b={"w": 3.0, "text": "t"}) == 2
+        assert f(b={"w": 3.0, "text": "t"}, a=1.0) == 2
+
+
+def test_messages_of_jax_count_arguments_as_the_caller_does():
+    states = [sl.State(jnp.array(1.0)) for _ in range(3)]
+
+    def total(x, is_state=False):
+        found = sum(state.value for state in states)
+        return found if (states[1].value if is_state else x) > 0 else -found
+
+    for _ in range(2):
+        with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument x\."):
+            sl.jit(total)(1.0)
+    with pytest.raises(jax.errors.TracerBoolConversionError, match=r"argument state_1"):
+        sl.jit(total, static_argnames="is_state")(1.0, is_state=True)
+    compiled = sl.jit(lambda x, y: x + y + states[0].value).lower(1.0, jnp.ones(2)).compile()
+    with pytest.raises(TypeError, match=r"'y' compiled with float32\[2\]"):
+        compiled(1.0, jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("stage", "instead"),
+    [("trace", r"its \.lower\(\)\.compile\(\)"), ("lower", r"its \.compile\(\)")],
+)
+def test_a_stage_that_is_not_compiled_says_how_it_comes_to_be(stage, instead):
+    f = sl.jit(lambda x: 2 * x)
+    with pytest.raises(sl.ArgumentTypeError, match=f"(?s)isn't compiled yet.*{instead}"):
+        getattr(f, stage)(X)(X)
+
+
+def test_an_unbound_lens_donates_where_a_state_that_the_function_leads_to_is_not_touched():
+    touched, other = sl.State(jnp.arange(3.0)), sl.State(jnp.ones(5))
+
+    def fun(tree, x, is_other=False):
+        if is_other:
+            other.value += x
+        touched.value += x
+        return {**tree, "a": tree["a"] * touched.value}
+
+    f = sl.jit(fun, donate_states="a")
+    tree = {"a": jnp.full(3, 2.0), "b": jnp.zeros(2)}
+    for number in range(1, 4):
+        before, expected = tree["a"], tree["a"] * (touched.value + 1.0)
+        tree = f(tree, 1.0)
+        close(tree["a"], expected)
+        assert before.is_deleted()
+        close(touched.value, jnp.arange(3.0) + number)
+    assert f.states == ((touched,), (touched,))
+
+
+def test_donation_inside_of_another_transform_deletes_nothing_that_is_still_needed():
+    state = sl.State(jnp.ones(3))
+    inner = sl.jit(lambda x: setattr(state, "value", state.value * x), donate_states=True)
+    before = state.value
+
+    def fails(x):
+        inner(x)
+        raise ValueError("after the call")
+
+    with pytest.raises(ValueError, match="after the call"):
+        sl.grad(fails)(2.0)
+    with sl.overlay():
+        inner(2.0)
+    assert state.value is before
+    assert not before.is_deleted()
+
+
+def test_an_argument_that_is_donated_by_name_is_donated_by_position():
+    x, y = jnp.ones(4), jnp.ones(4)
+    jax.jit(lambda x: 2 * x, donate_argnames="x")(x)
+    sl.jit(lambda x: 2 * x, donate_argnames="x")(y)
+    assert x.is_deleted()
+    assert y.is_deleted()

@@ -42,7 +42,7 @@ def test_checkpoint_has_the_values_and_the_gradients(prevent_cse, policy):
     close(
         T.hessian(layer, w)(x),
         jax.hessian(chain)(w.value, x),
-        1e-5,
+        rtol=1e-5,
     )
     assert calls.value == 4
 

@@ -1,7 +1,6 @@
 """Bound lenses: a mapping of live states, and a lens that knows its tree."""
 
 import pickle
-import sys
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 import statelens as sl
-from tests.helpers import written
+from tests.helpers import profiled_by, written
 
 
 class Layer(sl.nn.Module):
@@ -276,13 +275,9 @@ def calls_to_read_all(layers):
         nonlocal count
         count += event == "call"
 
-    before = sys.getprofile()
-    sys.setprofile(counted)
-    try:
+    with profiled_by(counted):
         for path in params:
             params[path].value += 1
-    finally:
-        sys.setprofile(before)
     return count
 
 

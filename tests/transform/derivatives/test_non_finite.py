@@ -12,6 +12,9 @@ from jax.experimental import io_callback
 
 import statelens as sl
 from statelens import NonFiniteError
+
+# Not by a derivative's `debug_nan`: most of what makes a nan here is no scalar's gradient, and the
+# derivative would add primitives of its own to those that are to be found.
 from statelens.transform.derivatives._non_finite import find_non_finite
 
 HERE = "test_non_finite.py"

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
-from statelens.transform.control_flow._progress import ProgressBar
 
 tqdm = pytest.importorskip("tqdm.auto")
 ProgressBar = sl.transform.ProgressBar

@@ -4,9 +4,9 @@ import textwrap
 
 import jax
 import jax.numpy as jnp
-from devices import on_four_devices
 
 import statelens as sl
+from tests.helpers import on_four_devices
 
 SHARDED = """
 import warnings

@@ -11,8 +11,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, user_facing
 from ._tree import Cell, map_cells
-from .lens import View, units_of
-from .state import Frame, State, active_frame, are_concrete, capture, this_frame
+from .lens import View, overlaid_values, units_of
+from .state import Frame, State, active_frame, capture, this_frame
 
 __all__ = ["functionalize", "overlay", "thread"]
 
@@ -58,7 +58,7 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
     @functools.wraps(fun, updated=())
     @user_facing
     def pure(values: Any, *args: P.args, **kwargs: P.kwargs) -> tuple[R, Any]:
-        overlaid = overlaid_values(given.units, given.flatten(values))
+        overlaid = given.overlaid(given.flatten(values))
         captured = capture(fun, args, kwargs, values=overlaid)
         writes = captured.writes
         final: dict[Any, Any] = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
@@ -76,28 +76,6 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
         return captured.out, given.rebuild(new)
 
     return pure
-
-
-def values_in(units: list[Any]) -> list[Any]:
-    """Returns the values of states and views."""
-    # Eager derivatives do this at each call; most states hold arrays, with no frame over them.
-    if active_frame.get() is None and {type(unit).value for unit in units} == {State.value}:
-        held = [unit._value for unit in units]
-        if are_concrete(held):
-            return held
-    return [unit.value for unit in units]
-
-
-def overlaid_values(units: list[Any], values: list[Any]) -> dict[State, Any]:
-    """Returns for each cell the value in which the given values of its parts are put."""
-    overlaid: dict[State, Any] = {}
-    for unit, value in zip(units, values, strict=True):
-        if isinstance(unit, View):
-            cell: Any = unit.cell
-            overlaid[cell] = unit.put(overlaid.get(cell, cell.value), value)
-        else:
-            overlaid[unit] = value
-    return overlaid
 
 
 @overload

@@ -15,37 +15,26 @@ from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
 from ._replace import numel, read_all
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
-from ._state_forms import StateForm, is_bound, units_of
+from ._state_forms import StateForm, is_bound, overlaid_values, units_of
 from ._tie import tie
 from ._units import View
 
 __all__ = [
     "BoundLens",
     "Lens",
-    "LensSpec",
-    "Selector",
-    "StateForm",
     "View",
     "arrays",
     "at",
     "combine",
     "diff",
     "dtype",
-    "first_match",
-    "focus_on",
     "groups",
     "inexact",
-    "is_bound",
     "lens",
     "name",
     "ndim",
-    "numel",
     "partition",
-    "read_all",
-    "selector_of",
     "size",
-    "split",
     "tagged",
     "tie",
-    "units_of",
 ]

@@ -41,6 +41,9 @@ class BoundLens(UnitMapping[U_co]):
     def __hash__(self) -> int:
         return hash((self.selector, id(self.module)))
 
+    def _reachable(self) -> list[Any]:
+        return [self.module]
+
     def units(self, *, required_by: str | None = None) -> dict[Path, U_co]:
         """Returns the cells, and views of cells, that are selected; none is touched.
 

@@ -25,6 +25,14 @@ class StateForm(abc.ABC):
         self.units = units
         self.cells: list[Cell] = [unit if isinstance(unit, Cell) else unit.cell for unit in units]
 
+    def values(self) -> list[Any]:
+        """Reads the values of the states."""
+        return [unit.value for unit in self.units]
+
+    def overlaid(self, values: Sequence[Any]) -> dict[Any, Any]:
+        """Returns for each cell the value in which the given values of its parts are put."""
+        return overlaid_values(self.units, values)
+
     @abc.abstractmethod
     def rebuild(self, given: Sequence[Any]) -> Any:
         """Puts one thing for each unit in the form in which they were given."""
@@ -139,6 +147,18 @@ class _StateSequence(_Container):
 
     def _fits(self, values: Any) -> bool:
         return isinstance(values, (list, tuple)) and len(values) == len(self._keys)
+
+
+def overlaid_values(units: Sequence[Unit], values: Sequence[Any]) -> dict[Any, Any]:
+    """Returns for each cell the value in which the given values of its parts are put."""
+    overlaid: dict[Any, Any] = {}
+    for unit, value in zip(units, values, strict=True):
+        if isinstance(unit, View):
+            cell = unit.cell
+            overlaid[cell] = unit.put(overlaid.get(cell, cell.value), value)
+        else:
+            overlaid[unit] = value
+    return overlaid
 
 
 def is_bound(spec: Any) -> bool:

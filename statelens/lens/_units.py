@@ -47,6 +47,9 @@ class View:
         leaves[atom] = part if self.index is None else self.index.write(leaves[atom], part)
         return treedef.unflatten(leaves)
 
+    def _reachable(self) -> list[Any]:
+        return [self.cell]
+
     def _atom(self, whole: Any) -> int:
         for position, (path, _) in enumerate(flatten_with_path(whole)[0]):
             if path == self.inner:

@@ -19,37 +19,14 @@ from ._context import (
 from ._dependencies import Readers, Reads
 from ._frame import NO_WRITES, Captured, Frame, Writes, capture, this_frame
 from ._kinds import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, params
-from ._state import State, is_alive, peek, refuse_ended
-from ._storage import ENDED, LazyValue
+from ._state import ENDED, LazyValue, State, is_alive, peek, refuse_ended
 
 __all__ = [
-    "ENDED",
-    "NO_WRITES",
-    "TOP",
     "BatchState",
-    "Captured",
-    "Frame",
     "HiddenState",
-    "LazyValue",
     "LongTermState",
     "ParamState",
-    "Readers",
-    "Reads",
     "ShortTermState",
     "State",
-    "Writes",
-    "active_frame",
-    "are_concrete",
-    "capture",
-    "concrete_types",
-    "current_trace",
-    "has_tracers",
-    "is_alive",
-    "is_concrete",
-    "own",
-    "owned",
     "params",
-    "peek",
-    "refuse_ended",
-    "this_frame",
 ]

@@ -20,8 +20,7 @@ from .._errors import FrozenTreeError, TracerLeakError, explain
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
-from ._state import State, refuse_leak
-from ._storage import ENDED, held_value
+from ._state import ENDED, State, held_value, refuse_leak
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.

@@ -23,7 +23,6 @@ import jax.tree_util as jtu
 from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
-from ._storage import ENDED, held_value
 
 if TYPE_CHECKING:
     # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
@@ -34,6 +33,29 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")
+
+
+class _Ended:
+    """Takes the place of a value that ended with the transform in which it was made."""
+
+
+ENDED = _Ended()
+
+
+class LazyValue:
+    """Lies in a cell in place of a value that is put together when someone looks at it."""
+
+    __slots__ = ()
+
+    def load(self) -> Any:
+        """Returns the value, the same object each time."""
+
+
+def held_value(cell: Any) -> Any:
+    """Returns the value in a cell itself, past all frames."""
+    value = cell._value
+    # Of the class: Equinox modules are slow to say what they aren't.
+    return value.load() if issubclass(type(value), LazyValue) else value
 
 
 def peek(cell: "State[Any]") -> Any:

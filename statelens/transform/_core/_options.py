@@ -164,10 +164,12 @@ class Choice:
 
     Attributes:
         selector: What to select in the first argument, or None.
+        is_empty: Whether no state is chosen.
     """
 
     def __init__(self, spec: Any, option: str, asked_by: str):
         self._all = spec is True
+        self.is_empty = spec is None or spec is False
         self._cells: set[State] = set()
         self.selector: Selector | None = None
         found = None if isinstance(spec, bool) else read_states(spec, option, asked_by)

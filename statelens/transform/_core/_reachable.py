@@ -17,7 +17,6 @@ import jax.core
 import numpy as np
 
 from ..._tree import MutableNode, cells, format
-from ...lens import BoundLens, View
 from ...state import State
 
 FUNCTIONS = (FunctionType, MethodType, functools.partial)
@@ -76,6 +75,8 @@ def _step_from(cls: type) -> Callable[[Any], Iterable[Any]] | None:
     """Returns what lists where one step leads to from objects of a class; None for states."""
     if issubclass(cls, State):
         return None
+    if hasattr(cls, "_reachable"):  # classes of this library know best
+        return lambda node: node._reachable()
     for kinds, step in _STEPS:
         if issubclass(cls, kinds):
             return step
@@ -87,8 +88,6 @@ def _nowhere(node: Any) -> Iterable[Any]:
 
 
 def _of_another(node: Any) -> Iterable[Any]:
-    if hasattr(node, "_reachable"):
-        return node._reachable()
     attributes = getattr(node, "__dict__", {})
     return attributes.values() if "__wrapped__" in attributes else ()
 
@@ -103,8 +102,6 @@ def _of_function(node: Any) -> Iterable[Any]:
 
 _STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
     (_ENDS, _nowhere),
-    (View, lambda node: [node.cell]),
-    (BoundLens, lambda node: [node.module]),
     (FUNCTIONS, _of_function),
     (Mapping, lambda node: node.values()),
     ((list, tuple, set, frozenset), lambda node: node),

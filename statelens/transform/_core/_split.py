@@ -73,19 +73,6 @@ def split_items(tree: Any, name: Callable[[], str]) -> Any:
     return (as_partitioned if isinstance(tree, eqx.Module) else split_static)(tree, name)
 
 
-def split_numbers(tree: Any) -> Any:
-    """Splits numbers and arrays from the rest of a value whose trace is still running.
-
-    Nothing is cached, and leaves need not be hashable: what holds states ends with a trace.
-    """
-    if tree is None or is_array(tree):
-        return tree
-    leaves, treedef = jax.tree.flatten(tree)
-    half = [DYNAMIC if is_numeric(leaf) else Constant(leaf) for leaf in leaves]
-    dynamic = [leaf for leaf, part in zip(leaves, half, strict=True) if part is DYNAMIC]
-    return Partitioned(dynamic, Static(half, treedef))
-
-
 def all_static(value: Any, name: Callable[[], str]) -> Partitioned:
     """Makes all of a value part of the program."""
     _check_hashable(value, None, None, name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.tree_util as jtu
 
-from ..._tree import TreeDef
+from ..._tree import TreeDef, is_array, is_numeric
 from ...state import LazyValue
 
 _NOT_LOADED: Any = object()
@@ -130,6 +130,19 @@ class Constant:
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+def split_numbers(tree: Any) -> Any:
+    """Splits numbers and arrays from the rest of a value whose trace is still running.
+
+    Nothing is cached, and leaves need not be hashable: what holds states ends with a trace.
+    """
+    if tree is None or is_array(tree):
+        return tree
+    leaves, treedef = jtu.tree_flatten(tree)
+    half = [DYNAMIC if is_numeric(leaf) else Constant(leaf) for leaf in leaves]
+    dynamic = [leaf for leaf, part in zip(leaves, half, strict=True) if part is DYNAMIC]
+    return Partitioned(dynamic, Static(half, treedef))
 
 
 def merge_static(tree: Any) -> Any:

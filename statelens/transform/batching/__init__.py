@@ -3,5 +3,3 @@
 from ._map import map
 from ._shard_map import shard_map
 from ._vmap import vmap, vmap_new_states
-
-__all__ = ["map", "shard_map", "vmap", "vmap_new_states"]

@@ -2,5 +2,3 @@
 
 from ._jit import jit
 from ._jitted import JitFunction, TouchedStates
-
-__all__ = ["JitFunction", "TouchedStates", "jit"]

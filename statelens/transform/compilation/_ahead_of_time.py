@@ -1,7 +1,7 @@
 """A jitted function's stages ahead of time, as `jax.stages` has them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.stages import ArgInfo, Compiled, Lowered
@@ -11,15 +11,17 @@ from ..._errors import ArgumentTypeError, user_facing
 from ...state import State
 from .._core import Arguments, Partitioned, describe_difference, labels_of
 from ._arguments import Inputs
-from ._program import Program
 from ._trace_guard import label_of
+
+if TYPE_CHECKING:
+    from ._program import Program
 
 
 class AheadOfTime:
     """A function traced, lowered or compiled for its arguments; all else is as JAX has it."""
 
     def __init__(
-        self, stage: Any, program: Program, prepare: Callable[..., tuple[Any, Any]], what: str
+        self, stage: Any, program: "Program", prepare: Callable[..., tuple[Any, Any]], what: str
     ):
         self._stage = stage
         self._program = program

@@ -9,7 +9,20 @@ from typing import Any, NamedTuple
 
 import jax.tree_util as jtu
 
-from .._core import Arguments, Partitioned
+from ...state import State, is_concrete
+from .._core import Arguments, Partitioned, as_partitioned
+
+
+def input_of(value: Any, cell: State) -> Any:
+    """Returns a state's value as a program takes it."""
+    if is_concrete(value):
+        return value
+    if type(value) is Partitioned:
+        # Who has loaded it may have changed it in place.
+        if not value.is_loaded:
+            return value
+        value = value.load()
+    return as_partitioned(value, lambda: repr(cell))
 
 
 class Donated(NamedTuple):

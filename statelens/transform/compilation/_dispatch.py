@@ -5,7 +5,7 @@ program costs. So this does nothing else: whatever is out of the ordinary goes t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -19,8 +19,10 @@ from .._core import (
     split_arguments,
     split_items,
 )
-from ._arguments import Inputs, lay_out
-from ._program import Program, input_of
+from ._arguments import Inputs, input_of, lay_out
+
+if TYPE_CHECKING:
+    from ._program import Program
 
 _RUN_ERRORS = (UndeclaredStates, *PROGRAM_ERRORS)
 
@@ -38,7 +40,7 @@ class Dispatch:
 
     def __init__(
         self,
-        program: Program,
+        program: "Program",
         static: frozenset[int | str],
         long_way: Callable[..., Any],
         settle: Callable[[Arguments, tuple[State, ...]], Any],

@@ -128,7 +128,8 @@ class JitFunction(Generic[P, R]):
         lent = {0} if self.lends else set[int]()
         own = {number + len(lent) for number in donated}
         self.donated_args: frozenset[int | str] = frozenset(lent | own | donated_names)
-        self._guard = TraceGuard(parse_count(max_traces, "max_traces", name))
+        most = parse_count(max_traces, "max_traces", name)
+        self._guard = None if most is None else TraceGuard(most)
         self._programs: list[Program] = []
         self.__call__ = self._call
         self._bound: dict[int, JitFunction] = {}
@@ -237,7 +238,8 @@ class JitFunction(Generic[P, R]):
         for program in self._programs:
             program.staged.clear_cache()
         self._programs.clear()
-        self._guard.clear()
+        if self._guard is not None:
+            self._guard.clear()
         self.__call__ = self._call
 
     def _split(
@@ -276,9 +278,10 @@ class JitFunction(Generic[P, R]):
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many."""
-        reads = [known.reads for known in self._programs if known is not program]
-        labels = functools.partial(labels_of, self._fun)
-        self._guard.count(repr(self), *args, labels=labels, reads=reads)
+        if self._guard is not None:
+            reads = [known.reads for known in self._programs if known is not program]
+            labels = functools.partial(labels_of, self._fun)
+            self._guard.count(repr(self), *args, labels=labels, reads=reads)
 
     def _settle(
         self,
@@ -301,7 +304,7 @@ class JitFunction(Generic[P, R]):
 
         def attempt(cells: tuple[State, ...] | None) -> tuple[Program, T]:
             program, traced = self._known(args, kwargs) if cells is None else None, None
-            if cells is not None:
+            if cells is not None and self._guard is not None:
                 self._guard.take_back()
             if program is None:
                 program, traced = self._first(cells, args, kwargs)
@@ -332,7 +335,9 @@ class JitFunction(Generic[P, R]):
             cells = tuple([cell for cell in reachable(roots) if is_alive(cell)])
         program = probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
-        donated = [cell for cell in probe.written if cell in self._donation]
+        donated: list[State] = []
+        if not self._donation.is_empty:
+            donated = [cell for cell in probe.written if cell in self._donation]
         kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
         if donated or kept != cells:
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))

@@ -13,10 +13,9 @@ import jax.core
 import jax.extend.core
 
 from ..._tree import TreeDef
-from ...state import Reads, State, Writes, active_frame, has_tracers, is_concrete, peek
+from ...state import Reads, State, Writes, active_frame, has_tracers, peek
 from .._core import (
     PROGRAM_ERRORS,
-    Partitioned,
     UndeclaredStates,
     as_partitioned,
     commit,
@@ -27,7 +26,7 @@ from .._core import (
     split_items,
     split_writes,
 )
-from ._arguments import Inputs, lay_out
+from ._arguments import Inputs, input_of, lay_out
 
 
 class Signature(NamedTuple):
@@ -243,18 +242,6 @@ class Replay:
         leaves += jax.tree.leaves((inputs.args, inputs.kwargs))
         result = self._out_tree.unflatten(self._run(*leaves))
         return result[0], Writes(self._cells_written(result), result[1])
-
-
-def input_of(value: Any, cell: State) -> Any:
-    """Returns a state's value as a program takes it."""
-    if is_concrete(value):
-        return value
-    if type(value) is Partitioned:
-        # Who has loaded it may have changed it in place.
-        if not value.is_loaded:
-            return value
-        value = value.load()
-    return as_partitioned(value, lambda: repr(cell))
 
 
 def _copied(leaf: Any) -> Any:

@@ -16,13 +16,9 @@ _Trace: TypeAlias = "dict[weakref.ref[State] | str, str]"
 
 
 class TraceGuard:
-    """Counts the traces of a function, and refuses one too many.
+    """Counts the traces of a function, and refuses one more than there may be."""
 
-    Args:
-        most: How many there may be, or None for any number.
-    """
-
-    def __init__(self, most: int | None):
+    def __init__(self, most: int):
         self._most = most
         self._traces: list[_Trace] = []
 
@@ -36,21 +32,7 @@ class TraceGuard:
         labels: Callable[[], Mapping[State, str]],
         reads: Iterable[Reads],
     ) -> None:
-        """Counts one.
-
-        Args:
-            what: What is traced.
-            values: The values of the states that it takes.
-            args: Its arguments, as they were given.
-            kwargs: Its keyword arguments likewise.
-            labels: Gives what to call states, as far as that is known.
-            reads: What earlier traces have read of modules.
-
-        Raises:
-            RetraceError: It is one too many.
-        """
-        if self._most is None:
-            return
+        """Counts a trace, given what it depends on and what earlier traces have read of modules."""
         described = _described(values, args, kwargs)
         if len(self._traces) == self._most:
             changes = dict.fromkeys(change for each in reads for change in each.changes())

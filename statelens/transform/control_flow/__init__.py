@@ -15,17 +15,3 @@ from ._loops import (
 )
 from ._progress import ProgressBar
 from ._run_scan import steps_of
-
-__all__ = [
-    "ProgressBar",
-    "bounded_while_loop",
-    "checkpointed_for_loop",
-    "checkpointed_scan",
-    "cond",
-    "for_loop",
-    "ifelse",
-    "scan",
-    "steps_of",
-    "switch",
-    "while_loop",
-]

@@ -13,26 +13,3 @@ from ._per_example import accumulate_grad, fisher_diag, per_example_grad
 from ._transform import GradientTransform
 from ._vector import vector_grad
 from ._vjp_jvp import jvp, linearize, vjp
-
-__all__ = [
-    "GradientTransform",
-    "accumulate_grad",
-    "custom_jvp",
-    "custom_vjp",
-    "fisher_diag",
-    "fwd_grad",
-    "gauss_newton_vp",
-    "grad",
-    "hessian",
-    "hessian_diag",
-    "hvp",
-    "jacfwd",
-    "jacobian",
-    "jacrev",
-    "jvp",
-    "linearize",
-    "per_example_grad",
-    "value_and_grad",
-    "vector_grad",
-    "vjp",
-]

@@ -23,7 +23,6 @@ from ..._errors import (
 )
 from ...lens import StateForm, units_of
 from ...state import State, this_frame
-from ...thread import overlaid_values
 from .._core import (
     Attempt,
     Wrapper,
@@ -84,7 +83,7 @@ class _Custom(Wrapper, Generic[P, R]):
     ) -> Any:
         """Runs the function, or a rule of it, against values of the states."""
         given = self._given()
-        overlaid = {} if given is None else overlaid_values(given.units, given.flatten(values))
+        overlaid = {} if given is None else given.overlaid(given.flatten(values))
         known = dict(zip(attempt.cells, others, strict=True))
         inside = states_in(args, kwargs)
 

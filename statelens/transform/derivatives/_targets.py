@@ -16,7 +16,6 @@ from ..._errors import ArgumentError, ArgumentTypeError
 from ..._tree import Cell, Path, cells, format, has_owners, hidden_cells
 from ...lens import Selector, StateForm, combine, focus_on, read_all, split
 from ...state import State, peek
-from ...thread import overlaid_values, values_in
 from ._dtypes import Differentiable
 
 
@@ -86,7 +85,7 @@ class StateTarget(Target):
     given: StateForm
 
     def apply(self, values: Any, call: Call) -> None:
-        call.values.update(overlaid_values(self.given.units, self._listed(values)))
+        call.values.update(self.given.overlaid(self._listed(values)))
         call.watched.update(dict.fromkeys(self.given.cells, self.given.label_of))
 
     def to_user_form(self, derivative: Any) -> Any:
@@ -134,7 +133,7 @@ class ArgumentTarget(Target):
 
 def state_target(given: StateForm, allowed: Differentiable, asked_by: str) -> StateTarget:
     """Returns the target of states that are given themselves."""
-    values = values_in(given.units)
+    values = given.values()
     allowed.check_all(given.label, values, asked_by)
     return StateTarget(given.rebuild(values) if given.is_pytree else values, given)
 

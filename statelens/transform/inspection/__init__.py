@@ -23,27 +23,3 @@ from ._shapes import (
     stage,
     static_labels,
 )
-
-__all__ = [
-    "all_checks",
-    "automatic_checks",
-    "check",
-    "check_error",
-    "checkify",
-    "checkpoint",
-    "div_checks",
-    "error_if",
-    "eval_shape",
-    "float_checks",
-    "index_checks",
-    "jit_error_if",
-    "make_jaxpr",
-    "named_scope",
-    "nan_checks",
-    "pure_form",
-    "remat",
-    "shapes_and_states",
-    "stage",
-    "static_labels",
-    "user_checks",
-]

@@ -11,10 +11,8 @@ from types import MethodType
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 import jax
-import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError, user_facing
-from ..._tree import MutableNode
 from ...lens import combine
 from ...state import State, is_alive
 from .._core import (
@@ -27,6 +25,7 @@ from .._core import (
     can_raise,
     constants,
     innermost,
+    is_closed_over,
     labels_of,
     merge_arguments,
     merge_static,
@@ -97,26 +96,20 @@ class JitFunction(Generic[P, R]):
             )
         self._name = name
         self._fun = fun
-        self._given = {
-            "static_argnums": static_argnums,
+        static = parse_argnums(static_argnums, "static_argnums", name)
+        donated = parse_argnums(donate_argnums, "donate_argnums", name)
+        self._of_method = {
+            "static_argnums": after_self(static),
             "static_argnames": static_argnames,
-            "donate_argnums": donate_argnums,
+            "donate_argnums": after_self(donated),
             "donate_states": donate_states,
             "max_traces": max_traces,
             **options,
         }
-        self._of_method = {
-            **self._given,
-            "static_argnums": after_self(parse_argnums(static_argnums, "static_argnums", name)),
-            "donate_argnums": after_self(parse_argnums(donate_argnums, "donate_argnums", name)),
-        }
         named = parse_argnames(static_argnames, "static_argnames", name)
         self._static: frozenset[int | str] = frozenset(
-            parse_argnums(static_argnums, "static_argnums", name)
-            | positions_of(fun, named, name)
-            | named
+            static | positions_of(fun, named, name) | named
         )
-        donated = parse_argnums(donate_argnums, "donate_argnums", name)
         donated_names = parse_argnames(
             options.pop("donate_argnames", None), "donate_argnames", name
         )
@@ -152,7 +145,7 @@ class JitFunction(Generic[P, R]):
         """
         if instance is None:
             return self
-        if not isinstance(instance, MutableNode) and not jtu.all_leaves([instance]):
+        if not is_closed_over(instance):
             return MethodType(self, instance)  # type: ignore[arg-type]
         key, bound = id(instance), self._bound
         if key not in bound:

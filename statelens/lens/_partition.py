@@ -165,11 +165,14 @@ def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
         return _filled(remainders[0], parts[0], tree, position, prefix)
-    if isinstance(present[0], Repeat) and all(leaf == present[0] for leaf in present):
-        return present[0]
+    first = present[0]
+    if isinstance(first, Repeat) and all(leaf == first for leaf in present):
+        return first
     path = prefix + _path_at(tree, position)
-    if all(isinstance(leaf, Cell) and leaf.metadata == present[0].metadata for leaf in present):
-        return present[0].with_value(_combine(tuple(cell.value for cell in present), path))
+    if isinstance(first, Cell) and all(
+        isinstance(leaf, Cell) and leaf.metadata == first.metadata for leaf in present
+    ):
+        return first.with_value(_combine(tuple(cell.value for cell in present), path))
     raise StructureError(
         "asked to combine halves of a tree",
         f"{len(present)} of them have a leaf at '{format(path)}'",

@@ -284,15 +284,15 @@ class Module(Node):
         return self.update(*args, **kwargs)
 
     @overload
-    def states(self, only: LensSpec = ..., /) -> BoundLens: ...
+    def states(self, only: LensSpec = ..., /) -> BoundLens[Any]: ...
 
     @overload
     def states(
         self, first: LensSpec, second: LensSpec, /, *others: LensSpec
-    ) -> tuple[BoundLens, ...]: ...
+    ) -> tuple[BoundLens[Any], ...]: ...
 
     @user_facing
-    def states(self, *filters: LensSpec) -> BoundLens | tuple[BoundLens, ...]:
+    def states(self, *filters: LensSpec) -> BoundLens[Any] | tuple[BoundLens[Any], ...]:
         """Returns the module's states, bound: a mapping from path to state.
 
         Args:

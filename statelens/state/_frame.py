@@ -39,8 +39,8 @@ class Writes:
     __slots__ = ("cells", "values")
 
     def __init__(self, cells: tuple[State, ...], values: tuple[Any, ...]):
-        self.cells = cells
-        self.values = values
+        self.cells: tuple[State, ...] = cells
+        self.values: tuple[Any, ...] = values
 
     def __bool__(self) -> bool:
         return bool(self.cells)

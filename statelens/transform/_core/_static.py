@@ -164,10 +164,11 @@ def is_plain_tuple(cls: type) -> bool:
     if cls is tuple:
         return True
     # Of the class: modules are slow to say that they aren't instances.
-    if not (issubclass(cls, tuple) and hasattr(cls, "_fields")):
+    fields = getattr(cls, "_fields", None) if issubclass(cls, tuple) else None
+    if fields is None:
         return False
     # A class of named tuples may be registered to be flattened otherwise, or iterate otherwise.
-    items = [object() for _ in cls._fields]
+    items = [object() for _ in fields]
     node = tuple.__new__(cls, items)
     return jtu.tree_leaves(node, is_leaf=lambda inner: inner is not node) == items == list(node)
 

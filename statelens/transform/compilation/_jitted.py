@@ -116,7 +116,7 @@ class JitFunction(Generic[P, R]):
         donated |= positions_of(fun, donated_names, name)
         self._options = options
         self._donation = Choice(donate_states, "donate_states", name)
-        self.lends = self._donation.selector is not None
+        self.lends: bool = self._donation.selector is not None
         # What is lent comes first, before the arguments.
         lent = {0} if self.lends else set[int]()
         own = {number + len(lent) for number in donated}

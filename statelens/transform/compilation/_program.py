@@ -90,19 +90,19 @@ class Program:
         kept: Iterable[State],
         replay: "Replay | None" = None,
     ):
-        self.donated = tuple(donated)
-        self.kept = tuple(kept)
-        self.taken = (*self.donated, *self.kept)
+        self.donated: tuple[State, ...] = tuple(donated)
+        self.kept: tuple[State, ...] = tuple(kept)
+        self.taken: tuple[State, ...] = (*self.donated, *self.kept)
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()
         self.written_sets: list[tuple[State, ...]] = []
-        self.can_raise = False
+        self.can_raise: bool = False
         self.checks: dict[Any, None] = {}
         self.host = host
-        self.reads = Reads() if replay is None else replay.reads
+        self.reads: Reads = Reads() if replay is None else replay.reads
         self._replay = replay
-        self.staged = host.stage(self._pure)
+        self.staged: Any = host.stage(self._pure)
 
     @property
     def is_plain(self) -> bool:
@@ -212,8 +212,8 @@ class Replay:
     """
 
     def __init__(self, program: Program, traced: Any, args: Any):
-        self.touched = tuple(program.touched)
-        self.reads = program.reads
+        self.touched: tuple[State, ...] = tuple(program.touched)
+        self.reads: Reads = program.reads
         self._cells = program.taken
         self._donated_args = program.host.donated_args
         values = program.inputs(*args).values

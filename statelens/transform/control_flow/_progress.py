@@ -69,8 +69,8 @@ class ProgressBar:
         desc: str | tuple[str, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
         **kwargs: Any,
     ):
-        self.freq = parse_count(freq, "freq", "ProgressBar")
-        self.count = parse_count(count, "count", "ProgressBar")
+        self.freq: int | None = parse_count(freq, "freq", "ProgressBar")
+        self.count: int | None = parse_count(count, "count", "ProgressBar")
         if freq is not None and count is not None:
             raise ArgumentError(
                 f"asked ProgressBar for freq={freq} and count={count}",
@@ -78,6 +78,8 @@ class ProgressBar:
                 "freq=n, to update every n steps",
                 "count=n, to update n times in all",
             )
+        self.text: str | None
+        self.describe: Callable[..., Any] | None
         self.text, self.describe = _read_desc(desc)
         _check_options(kwargs)
         self.kwargs = kwargs

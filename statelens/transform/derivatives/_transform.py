@@ -101,7 +101,7 @@ class GradientTransform(Wrapper, Generic[P]):
         arrange: Callable[..., Any] = gradient_value_aux,
         order: int = 1,
     ):
-        self.name = getattr(transform, "__name__", "a transform")
+        self.name: str = getattr(transform, "__name__", "a transform")
         if not callable(fun):
             raise ArgumentTypeError(
                 f"asked {self.name} to differentiate a {type(fun).__name__}",

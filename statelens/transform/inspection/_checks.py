@@ -1,13 +1,16 @@
 """Checks that work in compiled functions: `error_if`, `jit_error_if` and `checkify`."""
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 from jax.experimental import checkify as _checkify
+from jax.experimental.checkify import ErrorCategory
+from jax.experimental.checkify import check as check
+from jax.experimental.checkify import check_error as check_error
 
 from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from .._core import (
@@ -21,15 +24,15 @@ from .._core import (
     wrong_type,
 )
 
-check = _checkify.check
-check_error = _checkify.check_error
-all_checks = _checkify.all_checks
-automatic_checks = _checkify.automatic_checks
-div_checks = _checkify.div_checks
-float_checks = _checkify.float_checks
-index_checks = _checkify.index_checks
-nan_checks = _checkify.nan_checks
-user_checks = _checkify.user_checks
+Errors: TypeAlias = frozenset[ErrorCategory]
+
+all_checks: Errors = _checkify.all_checks
+automatic_checks: Errors = _checkify.automatic_checks
+div_checks: Errors = _checkify.div_checks
+float_checks: Errors = _checkify.float_checks
+index_checks: Errors = _checkify.index_checks
+nan_checks: Errors = _checkify.nan_checks
+user_checks: Errors = _checkify.user_checks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +118,7 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
 
 @user_facing
 def checkify(
-    fun: Callable[P, R], errors: Any = _checkify.user_checks
+    fun: Callable[P, R], errors: Errors = user_checks
 ) -> Callable[P, tuple[_checkify.Error, R]]:
     """Makes the checks in a function an output of it; see `jax.experimental.checkify`.
 
@@ -146,7 +149,7 @@ class _Checked(Wrapper):
 
     name = "checkify"
 
-    def __init__(self, fun: Callable[..., Any], errors: Any):
+    def __init__(self, fun: Callable[..., Any], errors: Errors):
         super().__init__(fun)
         if not isinstance(errors, frozenset):
             raise wrong_type(

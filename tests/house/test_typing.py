@@ -97,6 +97,63 @@ def add(x: float) -> jax.Array:
 out, values = sl.functionalize(add, [state])([x], 1.0)
 assert_type(out, jax.Array)
 sl.functionalize(add, [state])([x])  # wrong
+
+
+def predict(x: jax.Array, scale: float = 1.0) -> jax.Array:
+    return scale * state.value * x
+
+
+def loss_and_text(x: jax.Array) -> tuple[jax.Array, str]:
+    return jnp.sum(predict(x)), "text"
+
+
+assert_type(sl.jit(predict)(x, scale=2.0), jax.Array)
+assert_type(sl.jit(max_traces=1)(predict)(x), jax.Array)
+assert_type(sl.jit(predict).states.written, tuple[sl.State, ...])
+assert_type(sl.transform.vmap(predict, in_states=state)(x), jax.Array)
+assert_type(sl.transform.vmap(in_axes=(0, None))(predict)(x, 2.0), jax.Array)
+assert_type(sl.transform.checkpoint(predict)(x), jax.Array)
+assert_type(sl.transform.remat(prevent_cse=False)(predict)(x), jax.Array)
+_, text = sl.grad(loss_and_text, state, has_aux=True)(x)
+assert_type(text, str)
+_, value, text = sl.grad(loss_and_text, state, has_aux=True, return_value=True)(x)
+assert_type(value, jax.Array)
+(value, text), _ = sl.value_and_grad(loss_and_text, state, has_aux=True)(x)
+assert_type(text, str)
+sl.jit(predict)()  # wrong
+sl.jit(predict)(x, scael=2.0)  # wrong
+sl.jit(predict, max_trace=1)  # wrong
+sl.jit(max_traces=1)(predict)()  # wrong
+sl.transform.vmap(predict)()  # wrong
+sl.transform.vmap(in_axes=0)(predict)()  # wrong
+sl.transform.vmap(predict, in_axis=0)  # wrong
+sl.transform.checkpoint(predict)()  # wrong
+sl.transform.remat(predict)(x, "text")  # wrong
+sl.grad(predict, state)()  # wrong
+sl.grad(has_aux=True)(loss_and_text)()  # wrong
+sl.grad(predict, state, has_aux=True)  # wrong
+sl.value_and_grad(loss_and_text, state, has_aux=True)()  # wrong
+
+
+class Layer(sl.nn.Module):
+    weight: sl.ParamState[jax.Array]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.weight.value * x
+
+    @sl.jit
+    def step(self, x: jax.Array) -> jax.Array:
+        return self(x)
+
+
+layer = Layer()
+assert_type(sl.jit(layer)(x), jax.Array)
+assert_type(layer.step(x), jax.Array)
+layer.weight.value = x
+layer.nothing  # wrong
+layer.weight = 1.0  # wrong
+layer.step()  # wrong
+sl.jit(layer)()  # wrong
 """
 
 

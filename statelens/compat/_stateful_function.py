@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 import jax
 from jax.extend.core import Jaxpr
@@ -158,7 +158,7 @@ class StatefulFunction(Generic[P, R]):
         """
         call, (positional, named, values) = self._staged(args, kwargs, only_written=False)
         by_values = jax.make_jaxpr(lambda values, args, kwargs: call(args, kwargs, values))
-        return by_values(values, positional, named)
+        return cast(Jaxpr, by_values(values, positional, named))  # see `get_jaxpr`
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, TouchedStates]:
         return shapes_and_states(self._fun, args, kwargs, self._static)
@@ -210,7 +210,8 @@ class StatefulFunction(Generic[P, R]):
     def get_jaxpr(self, *args: Any, **kwargs: Any) -> Jaxpr:
         """Gives the program, of the arguments and then the values of the states."""
         call, inputs = self._staged(args, kwargs, self._only_written)
-        return jax.make_jaxpr(call)(*inputs)
+        # What older versions of JAX call a ClosedJaxpr is a Jaxpr in newer ones.
+        return cast(Jaxpr, jax.make_jaxpr(call)(*inputs))
 
     @user_facing
     def get_out_shapes(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:

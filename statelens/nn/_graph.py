@@ -122,9 +122,15 @@ def is_mutable(value: Any) -> bool:
     return isinstance(value, (Cell, MutableNode))
 
 
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
+
+
 def contains_mutables(value: Any) -> bool:
     """Says whether there are states or mutable nodes in a value."""
-    return any(map(is_mutable, jax.tree.leaves(value, is_leaf=is_mutable)))
+    # Counters and flags are what is set again and again.
+    return type(value) not in _PLAIN and any(
+        map(is_mutable, jax.tree.leaves(value, is_leaf=is_mutable))
+    )
 
 
 def _is_stop(value: Any) -> bool:

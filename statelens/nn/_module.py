@@ -134,7 +134,7 @@ class Module(Node):
             else:
                 _vars(self)[name] = value
         finally:
-            # Last: who looks earlier would take what was there for what is there now.
+            # Last: a reader that has looked before the write must look again.
             self._changed(name, *[None] * (before is MISSING))
 
     # To type checkers a module has the attributes that its class declares, and no others.
@@ -386,5 +386,5 @@ _register(Module)
 
 def _is_hidden(value: Any) -> bool:
     """Says whether a value is arrays alone, so that a hidden state holds it."""
-    leaves = jax.tree.leaves(value, is_leaf=is_mutable)
-    return any(map(is_array, leaves)) and not any(map(is_mutable, leaves))
+    has_arrays = any(map(is_array, jax.tree.leaves(value, is_leaf=is_mutable)))
+    return has_arrays and not contains_mutables(value)

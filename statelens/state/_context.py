@@ -71,7 +71,7 @@ def own(node: Any) -> None:
 
 
 def owned(node: Any) -> bool:
-    """Says whether a mutable node is as young as what runs now, and may change freely."""
+    """Says whether a node was made in the frame or trace that is running, and so may change."""
     frame = active_frame.get()
     if frame is not None:
         return id(node) in frame.nodes or frame.may_grow(node)

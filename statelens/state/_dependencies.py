@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._tree import MISSING, Cell, MutableNode
+from .._tree import MISSING, Cell, MutableNode, is_same
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -41,7 +41,7 @@ class Readers:
             for reader in list(self._by_name.get(name, {}).values()):
                 reads = reader()
                 if reads is not None:
-                    reads.is_current = False
+                    reads.stamp = object()
 
     def notify_all(self) -> None:
         """Has all traces that have read something look at it again."""
@@ -58,13 +58,15 @@ class Reads:
     """The attributes that were read, with their values.
 
     Attributes:
-        is_current: Whether no attribute that was read has been set since it was last looked at.
+        stamp: Another object each time that an attribute which was read is set.
+        checked: The stamp at which all attributes were last seen to be what they were.
     """
 
-    is_current: bool
+    stamp: object
+    checked: object
 
     def __init__(self) -> None:
-        self.is_current = True
+        self.stamp = self.checked = object()
         self._attributes: dict[Hashable, _Read] = {}
         # Lists of nothing but states and modules are compared all at once.
         self._lists: list[list[Any]] = []
@@ -125,16 +127,21 @@ class Reads:
             if cell is not None:
                 cell.look()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether no attribute that was read has been set since all were looked at."""
+        return self.stamp is self.checked
+
     def attributes_unchanged(self) -> bool:
         """Says whether all attributes are what they were."""
-        if self.is_current:
+        # What another thread sets while this one looks gives another stamp, which isn't checked.
+        stamp = self.stamp
+        if stamp is self.checked:
             return True
-        # First: what another thread sets meanwhile is looked at the next time.
-        self.is_current = True
-        if next(self._changed(), None) is None:
-            return True
-        self.is_current = False
-        return False
+        if next(self._changed(), None) is not None:
+            return False
+        self.checked = stamp
+        return True
 
     def changes(self) -> list[str]:
         """Lists the attributes that aren't what they were, for a message."""
@@ -153,7 +160,7 @@ class Reads:
             # A module that is gone can't have changed.
             if node is not None:
                 before, now = value(), node._read_attribute(name)
-                if not _is_same(before, now):
+                if not is_same(before, now):
                     yield node, name, before, now
 
     def containers_unchanged(self) -> bool:
@@ -242,9 +249,3 @@ def _type_of(value: Any) -> Hashable:
         return value.shape, value.dtype
     leaves, treedef = jax.tree.flatten(value)
     return treedef, tuple((getattr(x, "shape", type(x)), getattr(x, "dtype", None)) for x in leaves)
-
-
-def _is_same(before: Any, now: Any) -> bool:
-    if before is now:
-        return True
-    return type(before) is type(now) and isinstance(now, (*_PLAIN, tuple)) and before == now

@@ -329,7 +329,7 @@ def capture(
     with Frame(values, frozen, on_touch, undo, reads) as frame:
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
-        # made anew outside of it. A state that is only handed through isn't touched by that.
+        # made again outside of it. A state that is only handed through isn't touched by that.
         leaves, treedef = ([], None) if is_array(out) else flatten(out)
         inside = {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
         writes = frame.writes()

@@ -49,7 +49,7 @@ def retry(
     raise SelectionError(
         asked,
         f"they were others each time that it was {done}, {_MOST_ATTEMPTS} times",
-        "make states before the call, not anew in each",
+        "make states before the call, not new ones in each",
     )
 
 

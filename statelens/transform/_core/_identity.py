@@ -1,13 +1,13 @@
 """Which structures are the same, and not merely equal.
 
-JAX compares structures by `==`: what equals 1 may be 1.0 or True, and what a class says of its
-objects is its own affair. So two trees of equal structures may not be put together alike.
+JAX compares structures by `==`: what equals 1 may be 1.0 or True, and classes may define equality
+as they like. So two trees of equal structures may not be put together alike.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from ..._tree import TreeDef
+from ..._tree import TreeDef, is_same
 
 
 class Identity:
@@ -42,13 +42,7 @@ def _is_plain(data: Any) -> bool:
 
 
 def _are_same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    if type(one) in (tuple, list):
+    # JAX keeps the keys of a dictionary as a list.
+    if type(one) is type(other) and type(one) in (list, tuple):
         return len(one) == len(other) and all(map(_are_same, one, other))
-    if type(one) is dict:
-        return _are_same(list(one.items()), list(other.items()))
-    # Not by `==`, since 0.0 equals -0.0.
-    return type(one) in (str, bytes, int, float, complex) and repr(one) == repr(other)
+    return is_same(one, other)

@@ -53,7 +53,7 @@ def get(module: Any) -> Any:
         return None
     if entry() is module:
         iterables = entry.iterables
-        # By three calls of C: a program waits for this.
+        # In C: this is on the path of every call.
         if not iterables or (
             list(map(len, iterables)) == entry.lengths
             and all(map(operator.is_, itertools.chain.from_iterable(iterables), entry.items))

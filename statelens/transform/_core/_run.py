@@ -54,7 +54,7 @@ def split_arguments(
 
 @functools.lru_cache(maxsize=1024)
 def name_of(label: int | str) -> Callable[[], str]:
-    """Gives what gives the name of an argument, to be used in messages."""
+    """Returns a function that names an argument in messages."""
     return lambda: f"argument {label!r}"
 
 

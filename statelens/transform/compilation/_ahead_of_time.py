@@ -61,12 +61,12 @@ class AheadOfTime:
                 f"what its .{rest} gives",
                 "the jitted function itself",
             )
-        inputs = self._program.inputs(*self._prepare(args, kwargs))
+        split = self._prepare(args, kwargs)
         try:
-            result = self._stage(*inputs)
+            result = self._program.run(*split, self._stage)
         except TypeError:
             # Where shapes and dtypes alone differ, JAX has said so by the arguments' names.
-            changes = self._changes(inputs)
+            changes = self._changes(self._program.inputs(*split))
             if not changes:
                 raise
             raise ArgumentTypeError(

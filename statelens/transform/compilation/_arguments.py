@@ -18,7 +18,7 @@ def input_of(value: Any, cell: State) -> Any:
     if is_concrete(value):
         return value
     if type(value) is Partitioned:
-        # Who has loaded it may have changed it in place.
+        # A caller that has loaded it may have changed it in place.
         if not value.is_loaded:
             return value
         value = value.load()

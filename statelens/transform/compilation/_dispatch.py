@@ -19,7 +19,7 @@ from .._core import (
     split_arguments,
     split_items,
 )
-from ._arguments import Inputs, input_of, lay_out
+from ._arguments import Donated, Inputs, input_of, lay_out
 
 if TYPE_CHECKING:
     from ._program import Program
@@ -50,34 +50,37 @@ class Dispatch:
         self._static = static
         self._long_way = long_way
         self._settle = settle
-        # Where arguments are static, it has to be looked which.
-        self._is_simple = not (static or program.donated or program.host.donated_args)
+        # Where arguments are static or donated, it has to be looked which.
+        self._is_simple = not (static or program.host.donated_args)
 
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function."""
         try:
             program, reads = self._program, self._reads
             if (
-                not reads.is_current
+                reads.stamp is not reads.checked
                 or active_frame.get() is not None
                 or not reads.containers_unchanged()
             ):
                 return self._long_way(*args, **kwargs)
-            values = tuple([cell._value for cell in program.kept])
+            values = tuple([cell._value for cell in program.taken])
             if (
                 self._is_simple
                 and not kwargs
                 and concrete_types.issuperset(map(type, values + args))
             ):
-                inputs: tuple[Any, ...] = (), values, args, kwargs
+                count = len(program.donated)
+                donated = Donated(values[:count], [], {}) if count else ()
+                inputs: tuple[Any, ...] = donated, values[count:], args, kwargs
             else:
                 inputs = self._inputs(args, kwargs)
             try:
                 result = program.staged(*inputs)
             except _RUN_ERRORS as error:
                 return self._failed(error, inputs)
-            # A trace for other arguments has others read; and it may have brought checks.
-            if not reads.is_current:
+            # A trace for other arguments may have read other attributes, or brought checks.
+            if reads.stamp is not reads.checked:
+                program.look_for_callbacks(inputs)
                 return program.finish(jax.block_until_ready(result))
             out, values = result[0], result[1]
             if values and not _are_untraced(values):

@@ -71,8 +71,8 @@ T = TypeVar("T")
 class JitFunction(Generic[P, R]):
     """A function compiled by `jax.jit`, aware of states; `jit` makes it."""
 
-    # What a call comes down to is another thing from call to call. It lies in a slot, since a
-    # method that passes its arguments on takes as long as all that it would pass them to.
+    # Replaced by a dispatch once one program serves all calls: a method that passes its
+    # arguments on would take as long as all that it would pass them to.
     __call__: Callable[P, R]
     __slots__ = ("__call__", "__dict__", "__weakref__")
 
@@ -343,8 +343,9 @@ class JitFunction(Generic[P, R]):
         return [self._fun]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was compiled can't be taken along; it is made anew.
-        return {**vars(self), "_programs": [], "_bound": {}}
+        # What was compiled can't be taken along; it is compiled again.
+        guard = None if self._guard is None else TraceGuard(self._guard.most)
+        return {**vars(self), "_programs": [], "_bound": {}, "_guard": guard}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         vars(self).update(attributes)

@@ -18,6 +18,7 @@ from .._core import (
     PROGRAM_ERRORS,
     UndeclaredStates,
     as_partitioned,
+    can_raise,
     commit,
     merge_output,
     refuse_shared_arrays,
@@ -125,14 +126,22 @@ class Program:
         self.can_raise = True
         self.checks.update(dict.fromkeys(checks))
 
+    def look_for_callbacks(self, inputs: tuple[Any, ...]) -> None:
+        """Looks whether the program calls back into Python, for inputs that it was traced for."""
+        if not self.can_raise and can_raise(self.staged.trace(*inputs).jaxpr):
+            self.expect_errors(())
+
     def is_current(self) -> bool:
         """Says whether all that the program has taken over from modules is what it was."""
         return self.reads.attributes_unchanged() and self.reads.containers_unchanged()
 
-    def run(self, args: Any, kwargs: Any) -> Any:
-        """Runs the staged function; what it wrote is not committed yet."""
+    def run(self, args: Any, kwargs: Any, staged: Callable[..., Any] | None = None) -> Any:
+        """Runs the staged function, or one of its later stages; nothing is committed yet."""
+        inputs, known = self.inputs(args, kwargs), len(self.signatures)
         try:
-            result = self.staged(*self.inputs(args, kwargs))
+            result = (staged or self.staged)(*inputs)
+            if len(self.signatures) > known:
+                self.look_for_callbacks(inputs)
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
             self.reraise(error, args[1:] if self.host.lends else args, kwargs)
@@ -176,10 +185,12 @@ class Program:
         inputs = Inputs(*given)
         args, kwargs = inputs.arguments(self.host.donated_args)
         values = dict(zip(self.taken, inputs.values, strict=True))
+        # Once: a later trace may be one in another context, of other settings of JAX.
+        replay, self._replay = self._replay, None
         is_staged = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
-        if is_staged and self._replay is not None and self._replay.fits(values, (args, kwargs)):
-            out, writes = self._replay(values, args, kwargs)
-            return self._result(out, self._replay.touched, writes, args, kwargs)
+        if is_staged and replay is not None and replay.fits(values, (args, kwargs)):
+            out, writes = replay(values, args, kwargs)
+            return self._result(out, replay.touched, writes, args, kwargs)
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
         self.host.on_trace(self, (values, restored_args, restored_kwargs))
         captured = run(fun, restored_args, restored_kwargs, values=values, reads=self.reads)
@@ -194,7 +205,7 @@ class Program:
         return self._result(out, touched, writes, args, kwargs)
 
     def _result(self, out: Any, touched: Iterable[State], writes: Writes, *args: Any) -> Any:
-        self.reads.is_current = False  # callers that know an earlier trace look again
+        self.reads.stamp = object()  # callers that know an earlier trace look again
         self.signatures.add(signature_of(args))
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)

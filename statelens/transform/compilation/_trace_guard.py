@@ -1,4 +1,4 @@
-"""A guard against tracing anew: it says which argument or state has changed."""
+"""A guard against retracing: it says which argument or state has changed."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ class TraceGuard:
     """Counts the traces of a function, and refuses one more than there may be."""
 
     def __init__(self, most: int):
-        self._most = most
+        self.most = most
         self._traces: list[_Trace] = []
 
     def count(
@@ -34,11 +34,11 @@ class TraceGuard:
     ) -> None:
         """Counts a trace, given what it depends on and what earlier traces have read of modules."""
         described = _described(values, args, kwargs)
-        if len(self._traces) == self._most:
+        if len(self._traces) == self.most:
             changes = dict.fromkeys(change for each in reads for change in each.changes())
             changes |= dict.fromkeys(_changed(self._traces[-1], described, labels()))
             raise RetraceError(
-                f"asked for at most {self._most} traces of {what}",
+                f"asked for at most {self.most} traces of {what}",
                 f"another one is needed: {'; '.join(changes) or 'it touches other states'}",
                 "arguments, states and attributes of modules that are alike in each call",
                 "a larger max_traces",

@@ -1,4 +1,4 @@
-"""Control flow outside of any trace: staged once, and run by what is known of it.
+"""Control flow outside of any trace: staged once and used again.
 
 JAX keeps what it has traced for a function by the function's identity. A loop over a function
 that touches states is another function each time, so it is kept here: a second call with the
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ..._lru_cache import LruCache
-from ..._tree import MutableNode
+from ..._tree import MutableNode, is_same
 from ...state import TOP, State, current_trace
 from .._core import FUNCTIONS, inner_codes, named_in
 from ..compilation import JitFunction
@@ -102,10 +102,7 @@ def _snapshot(functions: tuple[Callable[..., Any], ...]) -> list[Any]:
 
 
 def _are_same(before: list[Any], now: list[Any]) -> bool:
-    return len(before) == len(now) and all(
-        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and bool(a == b))
-        for a, b in zip(before, now, strict=True)
-    )
+    return len(before) == len(now) and all(map(is_same, before, now))
 
 
 def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:

@@ -27,5 +27,4 @@ from ._parse import as_path, parse
 from ._path import GraphKey, Path, ancestors, closest, format, from_jax, resolve
 from ._pattern import Pattern, format_pattern, matches, scan_pattern
 from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
-from ._sameness import is_same
 from ._scanner import Scanner

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.tree_util as jtu
+import numpy as np
 
-from .._tree import MISSING, Cell, MutableNode, is_same
+from .._tree import MISSING, Cell, MutableNode
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -249,3 +250,17 @@ def _type_of(value: Any) -> Hashable:
         return value.shape, value.dtype
     leaves, treedef = jax.tree.flatten(value)
     return treedef, tuple((getattr(x, "shape", type(x)), getattr(x, "dtype", None)) for x in leaves)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Says whether two values are one object, or plain values, or tuples of these, that are alike.
+
+    1, 1.0 and True are three values, 0.0 and -0.0 two, and nan is what it was.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return isinstance(one, (*_PLAIN, np.generic)) and repr(one) == repr(other)

@@ -135,7 +135,7 @@ class Frame:
         elif self._parent is not None:
             self._parent.adopt(cell, value)
         elif current_trace() == TOP:
-            cell.settle(value)
+            cell.outlive_trace(value)
         else:
             cell.store(value)
 

@@ -191,7 +191,7 @@ class State(Cell, Generic[T]):
         """Whether the state was made in a trace, and may hold what is traced there."""
         return self._home is not None
 
-    def settle(self, value: Any) -> None:
+    def outlive_trace(self, value: Any) -> None:
         """Puts a value that isn't traced in a state that outlives the trace it was made in."""
         self.store(value)
         self._home = None

@@ -45,4 +45,4 @@ from ._runtime_errors import (
 from ._split import as_partitioned, constants, split_items, split_static
 from ._static import Partitioned, merge_static, split_numbers
 from ._tree_difference import children_of, describe_difference, describe_types, described, written
-from ._wrapper import BoundMethod, Method, Wrapper, after_self, is_closed_over
+from ._wrapper import Wrapper, after_self, is_closed_over

@@ -7,7 +7,8 @@ as they like. So two trees of equal structures may not be put together alike.
 from collections.abc import Iterator
 from typing import Any
 
-from ..._tree import TreeDef, is_same
+from ..._tree import TreeDef
+from ...state import is_same
 
 
 class Identity:

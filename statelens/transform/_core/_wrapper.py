@@ -6,8 +6,6 @@ makes of the object. Positions of arguments count the object.
 
 import copy
 import functools
-import inspect
-import weakref
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -69,49 +67,3 @@ def is_closed_over(instance: Any) -> bool:
 def after_self(argnums: frozenset[int]) -> tuple[int, ...]:
     """Gives positions of a method's arguments as its bound form counts them."""
     return tuple(sorted(number - 1 for number in argnums if number))
-
-
-class Method:
-    """A method that is compiled, of an object that it doesn't keep alive."""
-
-    def __init__(self, function: Callable[..., Any], instance: Any, on_end: Callable[[], Any]):
-        functools.update_wrapper(self, function, updated=())
-        self._function = function
-        self.__signature__ = _without_self(function)
-        try:
-            self._instance: Callable[[], Any] = weakref.ref(instance, lambda _: on_end())
-        except TypeError:  # it has __slots__; then it is kept
-            self._instance = lambda: instance
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._function(self._instance(), *args, **kwargs)
-
-    def _reachable(self) -> list[Any]:
-        return [self._instance(), self._function]
-
-
-class BoundMethod:
-    """A compiled `Method` together with its object, which it keeps alive."""
-
-    def __init__(self, function: Callable[..., Any], instance: Any):
-        functools.update_wrapper(self, function, updated=())  # type: ignore[arg-type]
-        self._bound_function = function
-        self.__self__ = instance
-
-    @property
-    def __call__(self) -> Callable[..., Any]:
-        return self._bound_function.__call__
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bound_function, name)
-
-    def _reachable(self) -> list[Any]:
-        return [self.__self__, self._bound_function]
-
-
-def _without_self(function: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return None
-    return signature.replace(parameters=list(signature.parameters.values())[1:])

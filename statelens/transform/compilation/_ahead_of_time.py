@@ -99,7 +99,7 @@ class AheadOfTime:
         shapes = Inputs(*jax.tree.map(_shape, tuple(inputs)))
         args, kwargs = self._arguments(shapes)
         states = zip(self._program.taken, shapes.values, strict=True)
-        return {**dict(states), **dict(enumerate(args, -self._program.host.lends)), **kwargs}
+        return {**dict(states), **dict(enumerate(args, -self._program.host.donates_part)), **kwargs}
 
 
 def _change(before: dict[Any, Any], now: dict[Any, Any], place: Any) -> str:

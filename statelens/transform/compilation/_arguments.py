@@ -91,12 +91,12 @@ class InputSignature(inspect.Signature):
     Args:
         fun: The user's function.
         donated: Positions and names of arguments that are donated.
-        lends: Whether what is lent of the first argument comes before it.
+        donates_part: Whether what is lent of the first argument comes before it.
     """
 
-    def __init__(self, fun: Callable[..., Any], donated: frozenset[int | str], lends: bool):
+    def __init__(self, fun: Callable[..., Any], donated: frozenset[int | str], donates_part: bool):
         super().__init__([inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)])
-        self._donated, self._lends = donated, lends
+        self._donated, self._lends = donated, donates_part
         try:
             self._own = inspect.signature(fun)
         except Exception:  # functions of C need have none, and annotations may fail

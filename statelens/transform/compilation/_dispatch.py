@@ -34,8 +34,8 @@ class Dispatch:
         program: The program; it is plain, and has just been run.
         static: Positions and names of arguments of which nothing is traced.
         long_way: What to call with the arguments where the program is stale, or a frame is open.
-        settle: What to call with split arguments, and the states that a trace for them has met,
-            where the program doesn't take all of these.
+        on_undeclared: What to call with split arguments, and the states that a trace for them has
+            met, where the program doesn't take all of these.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Dispatch:
         program: "Program",
         static: frozenset[int | str],
         long_way: Callable[..., Any],
-        settle: Callable[[Arguments, tuple[State, ...]], Any],
+        on_undeclared: Callable[[Arguments, tuple[State, ...]], Any],
     ):
         self._program = program
         self._reads = program.reads
         self._static = static
         self._long_way = long_way
-        self._settle = settle
+        self._on_undeclared = on_undeclared
         # Where arguments are static or donated, it has to be looked which.
         self._is_simple = not (static or program.host.donated_args)
 
@@ -110,7 +110,7 @@ class Dispatch:
         if isinstance(error, UndeclaredStates):
             if error.owner is not self._program.host:
                 raise error
-            return self._settle((args, kwargs), error.cells)
+            return self._on_undeclared((args, kwargs), error.cells)
         self._program.reraise(error, args, kwargs)
 
 

@@ -17,9 +17,7 @@ from ...lens import combine
 from ...state import State, is_alive
 from .._core import (
     Arguments,
-    BoundMethod,
     Choice,
-    Method,
     after_self,
     as_partitioned,
     can_raise,
@@ -42,6 +40,7 @@ from .._core import (
 from ._ahead_of_time import AheadOfTime
 from ._arguments import InputSignature
 from ._dispatch import Dispatch
+from ._methods import BoundMethod, Method
 from ._program import Program, Replay, signature_of
 from ._trace_guard import TraceGuard
 
@@ -116,9 +115,9 @@ class JitFunction(Generic[P, R]):
         donated |= positions_of(fun, donated_names, name)
         self._options = options
         self._donation = Choice(donate_states, "donate_states", name)
-        self.lends: bool = self._donation.selector is not None
+        self.donates_part: bool = self._donation.selector is not None
         # What is lent comes first, before the arguments.
-        lent = {0} if self.lends else set[int]()
+        lent = {0} if self.donates_part else set[int]()
         own = {number + len(lent) for number in donated}
         self.donated_args: frozenset[int | str] = frozenset(lent | own | donated_names)
         most = parse_count(max_traces, "max_traces", name)
@@ -164,18 +163,18 @@ class JitFunction(Generic[P, R]):
     def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return run_and_commit(self._fun, args, kwargs)
-        return self._settle_and_run(self._split(args, kwargs))
+        return self._discover_and_run(self._split(args, kwargs))
 
-    def _settle_and_run(self, split: Arguments, cells: tuple[State, ...] | None = None) -> Any:
+    def _discover_and_run(self, split: Arguments, cells: tuple[State, ...] | None = None) -> Any:
         args, kwargs = split
-        program, result = self._settle(
+        program, result = self._discover(
             args, kwargs, lambda program, _: program.run(args, kwargs), cells
         )
         # Two programs that are both current differ by arguments: which one is looked up each time.
         is_only = all(other is program or not other.is_current() for other in self._programs)
         self.__call__ = self._call
-        if program.is_plain and is_only and not self.lends and program.is_current():
-            dispatch = Dispatch(program, self._static, self._call, self._settle_and_run)
+        if program.is_plain and is_only and not self.donates_part and program.is_current():
+            dispatch = Dispatch(program, self._static, self._call, self._discover_and_run)
             self.__call__ = dispatch.call
         return program.finish(result)
 
@@ -222,7 +221,7 @@ class JitFunction(Generic[P, R]):
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
         args, kwargs = self._split(args, kwargs)
-        return self._settle(
+        return self._discover(
             args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
         )
 
@@ -238,7 +237,7 @@ class JitFunction(Generic[P, R]):
     def _split(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self.lends:
+        if not self.donates_part:
             return split_arguments(args, kwargs, self._static, split_items)
         lent = None
         if args:
@@ -250,7 +249,7 @@ class JitFunction(Generic[P, R]):
     def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
         """Returns the function to run, and its arguments as the caller gave them."""
         positional, named = merge_arguments(args, kwargs)
-        if self.lends:
+        if self.donates_part:
             lent, *rest = positional
             if lent is not None:
                 rest[0] = combine(lent, rest[0])
@@ -266,7 +265,7 @@ class JitFunction(Generic[P, R]):
         # What JAX's messages call the program, where they say it is, and what is given to it.
         staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
-        staged.__signature__ = InputSignature(self._fun, self.donated_args, self.lends)  # type: ignore[attr-defined]
+        staged.__signature__ = InputSignature(self._fun, self.donated_args, self.donates_part)  # type: ignore[attr-defined]
         return jax.jit(staged, donate_argnums=0, **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
@@ -276,7 +275,7 @@ class JitFunction(Generic[P, R]):
             labels = functools.partial(labels_of, self._fun)
             self._guard.count(repr(self), *args, labels=labels, reads=reads)
 
-    def _settle(
+    def _discover(
         self,
         args: Any,
         kwargs: Any,

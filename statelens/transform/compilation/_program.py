@@ -47,11 +47,11 @@ class Host(Protocol):
     """Whose function it is that a program runs.
 
     Attributes:
-        lends: Whether the first of the split arguments is what is lent of the user's first.
+        donates_part: Whether the first of the split arguments is what is lent of the user's first.
         donated_args: Positions and names of split arguments that are donated.
     """
 
-    lends: bool
+    donates_part: bool
     donated_args: frozenset[int | str]
 
     def stage(self, pure: Callable[..., Any]) -> Any:
@@ -144,7 +144,7 @@ class Program:
                 self.look_for_callbacks(inputs)
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
-            self.reraise(error, args[1:] if self.host.lends else args, kwargs)
+            self.reraise(error, args[1:] if self.host.donates_part else args, kwargs)
 
     def reraise(self, error: Exception, args: Any, kwargs: Any) -> NoReturn:
         """Raises what came of running the program as the caller should see it."""

@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any
 
 from ..._errors import ArgumentError, ArgumentTypeError
-from ..._tree import Cell, Path, cells, format, has_owners, hidden_cells
+from ..._tree import Cell, Path, cells, format, has_owners
 from ...lens import Selector, StateForm, combine, focus_on, read_all, split
 from ...state import State, peek
+from .._core import states_in
 from ._dtypes import Differentiable
 
 
@@ -40,12 +41,12 @@ class Call:
             return
         self.args[argnum] = tree
         if has_owners(tree):
-            self.frozen.update(_states_in(tree))
+            self.frozen.update(states_in((tree,), {}))
 
     def _overlay(self, instance: Any, tree: Any) -> None:
         """Has an object run against the values of the states of another one, path by path."""
-        found = {path: cell for cell, path in _states_in(tree).items()}
-        for cell, path in _states_in(instance).items():
+        found = {path: cell for cell, path in states_in((tree,), {}).items()}
+        for cell, path in states_in((instance,), {}).items():
             if found[path] is not cell:
                 self.values[cell] = peek(found[path])
 
@@ -53,10 +54,6 @@ class Call:
         """Names a state that had to be touched and wasn't."""
         missing = self.watched.keys() - set(touched)
         return next((label(cell) for cell, label in self.watched.items() if cell in missing), None)
-
-
-def _states_in(tree: Any) -> dict[Any, Path]:
-    return cells(tree) | hidden_cells(tree)
 
 
 @dataclass(frozen=True)

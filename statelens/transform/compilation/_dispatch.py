@@ -46,6 +46,9 @@ class Dispatch:
         on_undeclared: Callable[[Arguments, tuple[State, ...]], Any],
     ):
         self._program = program
+        self._cells = program.taken
+        self._donated = len(program.donated)
+        self._staged = program.staged
         self._reads = program.reads
         self._static = static
         self._long_way = long_way
@@ -56,40 +59,41 @@ class Dispatch:
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function."""
         try:
-            program, reads = self._program, self._reads
+            reads = self._reads
             if (
                 reads.stamp is not reads.checked
                 or active_frame.get() is not None
                 or not reads.containers_unchanged()
             ):
                 return self._long_way(*args, **kwargs)
-            values = tuple([cell._value for cell in program.taken])
+            values = tuple([cell._value for cell in self._cells])
             if (
                 self._is_simple
                 and not kwargs
                 and concrete_types.issuperset(map(type, values + args))
             ):
-                count = len(program.donated)
-                donated = Donated(values[:count], [], {}) if count else ()
-                inputs: tuple[Any, ...] = donated, values[count:], args, kwargs
+                inputs: tuple[Any, ...] = (), values, args, kwargs
+                if count := self._donated:
+                    inputs = Donated(values[:count], [], {}), values[count:], args, kwargs
             else:
                 inputs = self._inputs(args, kwargs)
             try:
-                result = program.staged(*inputs)
+                result = self._staged(*inputs)
             except _RUN_ERRORS as error:
                 return self._failed(error, inputs)
             # A trace for other arguments may have read other attributes, or brought checks.
             if reads.stamp is not reads.checked:
-                program.look_for_callbacks(inputs)
-                return program.finish(jax.block_until_ready(result))
+                self._program.look_for_callbacks(inputs)
+                return self._program.finish(jax.block_until_ready(result))
             out, values = result[0], result[1]
             if values and not _are_untraced(values):
-                return program.finish(result)
+                return self._program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
                 out = merge_output(out)
             if values:
-                for cell, value in zip(program.cells_written(result), values, strict=True):
+                # There are as many, and to have that checked takes as long as to store ten.
+                for cell, value in zip(self._program.cells_written(result), values):  # noqa: B905
                     cell._value = value
             return out
         except Exception as error:

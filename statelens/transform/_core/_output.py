@@ -7,15 +7,15 @@ import jax
 
 from ._assembly import Assembly
 from ._module_cache import places_of_containers, put
-from ._static import Partitioned, is_plain_tuple, remade
+from ._static import MOST_NESTED, Partitioned, is_plain_tuple, remade
 
 
-def merge_output(out: Any) -> Any:
+def merge_output(out: Any, nested: int = MOST_NESTED) -> Any:
     """Merges what a program gives, of `split_items`; modules are cached as they were split."""
     if isinstance(out, Partitioned):
         return _merged(out)
-    if is_plain_tuple(type(out)):
-        return remade(out, list(map(merge_output, out)))
+    if nested and is_plain_tuple(type(out)):
+        return remade(out, [merge_output(item, nested - 1) for item in out])
     return out
 
 

@@ -18,7 +18,7 @@ from ..._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
 from ...state import concrete_types
 from ._identity import Identity
 from ._module_cache import Getter, at, get, places_of_containers, put
-from ._static import DYNAMIC, Constant, Partitioned, Static, is_plain_tuple, remade
+from ._static import DYNAMIC, MOST_NESTED, Constant, Partitioned, Static, is_plain_tuple, remade
 
 CONTAINERS = (list, tuple, dict, type(None))
 
@@ -60,7 +60,7 @@ def as_partitioned(tree: Any, name: Callable[[], str]) -> Any:
     return found
 
 
-def split_items(tree: Any, name: Callable[[], str]) -> Any:
+def split_items(tree: Any, name: Callable[[], str], nested: int = MOST_NESTED) -> Any:
     """Splits the items of nested tuples one by one, and any other tree as `split_static` does.
 
     So the modules in an optimiser's memory, which is a tuple, are found in the cache one by one.
@@ -68,8 +68,8 @@ def split_items(tree: Any, name: Callable[[], str]) -> Any:
     """
     if type(tree) in concrete_types:
         return tree
-    if is_plain_tuple(type(tree)):
-        return remade(tree, [split_items(item, name) for item in tree])
+    if nested and is_plain_tuple(type(tree)):
+        return remade(tree, [split_items(item, name, nested - 1) for item in tree])
     return (as_partitioned if isinstance(tree, eqx.Module) else split_static)(tree, name)
 
 

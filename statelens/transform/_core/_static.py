@@ -145,12 +145,16 @@ def split_numbers(tree: Any) -> Any:
     return Partitioned(dynamic, Static(half, treedef))
 
 
-def merge_static(tree: Any) -> Any:
+MOST_NESTED = 16
+"""How deep in tuples items are split one by one: what is deeper is split as a whole."""
+
+
+def merge_static(tree: Any, nested: int = MOST_NESTED) -> Any:
     """Returns the tree that was split, whole or item by item; any other one as it is."""
     if isinstance(tree, Partitioned):
         return tree.tree
-    if is_plain_tuple(type(tree)) and any(map(_may_be_split, tree)):
-        return remade(tree, list(map(merge_static, tree)))
+    if nested and is_plain_tuple(type(tree)) and any(map(_may_be_split, tree)):
+        return remade(tree, [merge_static(item, nested - 1) for item in tree])
     return tree
 
 

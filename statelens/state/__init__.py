@@ -17,7 +17,7 @@ from ._context import (
     owned,
 )
 from ._dependencies import Readers, Reads, is_same
-from ._frame import NO_WRITES, Captured, Frame, Writes, capture, this_frame
+from ._frame import Captured, Frame, Writes, capture, this_frame
 from ._kinds import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, params
 from ._state import ENDED, LazyValue, State, is_alive, peek, refuse_ended
 

@@ -20,7 +20,6 @@ from .._core import (
     Choice,
     after_self,
     as_partitioned,
-    can_raise,
     constants,
     innermost,
     is_closed_over,
@@ -327,13 +326,14 @@ class JitFunction(Generic[P, R]):
             cells = tuple([cell for cell in reachable(roots) if is_alive(cell)])
         program = probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
+        probe.look_for_callbacks((), traced)
         donated: list[State] = []
         if not self._donation.is_empty:
             donated = [cell for cell in probe.written if cell in self._donation]
         kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
         if donated or kept != cells:
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
-        if probe.can_raise or can_raise(traced.jaxpr):
+        if probe.can_raise:
             program.expect_errors(probe.checks)
         self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
         return program, traced if program is probe else None

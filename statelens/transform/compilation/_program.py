@@ -103,6 +103,8 @@ class Program:
         self.host = host
         self.reads: Reads = Reads() if replay is None else replay.reads
         self._replay = replay
+        # Whether it was traced since it was last looked for callbacks.
+        self._is_new_trace = False
         self.staged: Any = host.stage(self._pure)
 
     @property
@@ -126,10 +128,13 @@ class Program:
         self.can_raise = True
         self.checks.update(dict.fromkeys(checks))
 
-    def look_for_callbacks(self, inputs: tuple[Any, ...]) -> None:
-        """Looks whether the program calls back into Python, for inputs that it was traced for."""
-        if not self.can_raise and can_raise(self.staged.trace(*inputs).jaxpr):
-            self.expect_errors(())
+    def look_for_callbacks(self, inputs: tuple[Any, ...], traced: Any = None) -> None:
+        """Looks whether the last trace, for these inputs, calls back into Python."""
+        is_new, self._is_new_trace = self._is_new_trace, False
+        if is_new and not self.can_raise:
+            traced = traced or self.staged.trace(*inputs)
+            if can_raise(traced.jaxpr):
+                self.expect_errors(())
 
     def is_current(self) -> bool:
         """Says whether all that the program has taken over from modules is what it was."""
@@ -137,11 +142,10 @@ class Program:
 
     def run(self, args: Any, kwargs: Any, staged: Callable[..., Any] | None = None) -> Any:
         """Runs the staged function, or one of its later stages; nothing is committed yet."""
-        inputs, known = self.inputs(args, kwargs), len(self.signatures)
+        inputs = self.inputs(args, kwargs)
         try:
             result = (staged or self.staged)(*inputs)
-            if len(self.signatures) > known:
-                self.look_for_callbacks(inputs)
+            self.look_for_callbacks(inputs)
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
             self.reraise(error, args[1:] if self.host.donates_part else args, kwargs)
@@ -195,6 +199,7 @@ class Program:
         self.host.on_trace(self, (values, restored_args, restored_kwargs))
         captured = run(fun, restored_args, restored_kwargs, values=values, reads=self.reads)
         self.reads.finish_trace(captured.touched)
+        self._is_new_trace = True
         touched = captured.closed_over
         if not values.keys() >= set(touched) or not set(self.donated) <= set(captured.writes.cells):
             raise UndeclaredStates(self.host, touched)

@@ -44,7 +44,7 @@ def unite(a: Coverage, b: Coverage) -> Coverage:
     if not a or not b:
         return a or b
     both = {
-        path: None if None in (a[path], b[path]) else _same(a[path], b[path])
+        path: None if None in (a[path], b[path]) else _narrower(a[path], b[path])
         for path in a
         if path in b
     }
@@ -68,10 +68,8 @@ def complement(coverage: Coverage, unit: Any) -> Coverage:
 
 
 def _narrower(a: Index | None, b: Index | None) -> Index | None:
-    return (b if a is None else a) if a is None or b is None else _same(a, b)
-
-
-def _same(a: Index | None, b: Index | None) -> Index | None:
+    if a is None or b is None:
+        return a or b
     if a != b:
         raise SelectionError(
             f"asked for the parts {a} and {b} of one array",

@@ -18,7 +18,6 @@ from .._tree import (
     TreeDef,
     flatten,
     flatten_with_path,
-    has_owners,
     kinds,
     looking,
     sites,
@@ -52,10 +51,7 @@ class Selection(tuple[Entry, ...]):
         *,
         cells: Collection[int] = (),
         unmatched: tuple[Selector, ...] = (),
-        has_owners: bool = False,
     ):
-        # Whether there are cells or mutable nodes in the tree.
-        self.has_owners = has_owners
         # Patterns that match nothing and aren't optional.
         self.unmatched = unmatched
         self.paths: tuple[Path, ...] = tuple([entry.path for entry in self])
@@ -158,7 +154,7 @@ def _select_uncached(selector: Selector, tree: Any) -> Selection:
         elif coverage:
             entries += _parts(site, coverage)
     unmatched = tuple(p for p in selector.required() if p not in scope.matched)
-    return Selection(entries, cells=cells, unmatched=unmatched, has_owners=has_owners(tree))
+    return Selection(entries, cells=cells, unmatched=unmatched)
 
 
 def _parts(site: Site, coverage: Parts) -> list[Entry]:

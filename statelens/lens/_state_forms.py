@@ -4,8 +4,7 @@ A gradient mirrors what was passed: a mapping by the same keys, a list a list, o
 gradient. `units_of` takes such a form apart and remembers how to put it together.
 """
 
-import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,7 +13,7 @@ from .._tree import Cell, Path, format
 from ._units import Unit, UnitMapping, View
 
 
-class StateForm(abc.ABC):
+class StateForm:
     """States as they were given, flat, and how to give something back in the same form."""
 
     # Whether JAX can flatten that form: it sorts the keys of dictionaries.
@@ -33,13 +32,13 @@ class StateForm(abc.ABC):
         """Returns for each cell the value in which the given values of its parts are put."""
         return overlaid_values(self.units, values)
 
-    @abc.abstractmethod
     def rebuild(self, given: Sequence[Any]) -> Any:
         """Puts one thing for each unit in the form in which they were given."""
+        return given[0]
 
-    @abc.abstractmethod
     def flatten(self, values: Any) -> list[Any]:
         """Lists what something of that form has for each unit."""
+        return [values]
 
     def label(self, number: int) -> str:
         """Says what to call a state in messages: by its path, or its name if it has none."""
@@ -56,25 +55,17 @@ class StateForm(abc.ABC):
         return self.label(self.cells.index(cell))
 
 
-class _OneState(StateForm):
-    def rebuild(self, given: Sequence[Any]) -> Any:
-        return given[0]
-
-    def flatten(self, values: Any) -> list[Any]:
-        return [values]
-
-
 class _Container(StateForm):
-    """States in a container, each under a key or in a form that is nested there."""
+    """States in a mapping or sequence, each under a key or in a form that is nested there."""
 
-    def __init__(self, spec: Any, keys: Sequence[Any], path: Path, asked_by: str):
+    def __init__(self, spec: Any, path: Path, asked_by: str):
         paths: list[Path] = []
         units: list[Unit] = []
-        self._keys = keys
         # The form nested below each key, or None for a state.
-        self._nested: list[StateForm | None] = []
+        self._nested: dict[Any, StateForm | None] = {}
+        self._sequence: Any = None if isinstance(spec, Mapping) else type(spec)
         self._asked_by = asked_by
-        for key in keys:
+        for key in _keys_of(spec):
             inner, nested = spec[key], None
             tail = key if isinstance(key, tuple) else (key,)
             if isinstance(inner, (Cell, View)):
@@ -84,69 +75,50 @@ class _Container(StateForm):
                 nested = _form_of(inner, path + tail, asked_by)
                 paths += nested.paths
                 units += nested.units
-            self._nested.append(nested)
+            self._nested[key] = nested
         super().__init__(paths, units)
-        self.is_pytree = all(nested is None or nested.is_pytree for nested in self._nested)
-
-    @abc.abstractmethod
-    def _join(self, each: list[Any]) -> Any:
-        """Makes the container of what goes under each key."""
-
-    @abc.abstractmethod
-    def _fits(self, values: Any) -> bool:
-        """Says whether values are in a container of that kind, by the same keys."""
+        self.is_pytree = _is_sortable(self._nested) and all(
+            nested is None or nested.is_pytree for nested in self._nested.values()
+        )
 
     def rebuild(self, given: Sequence[Any]) -> Any:
         left = iter(given)
         each = [
             next(left) if nested is None else nested.rebuild(list(islice(left, len(nested.units))))
-            for nested in self._nested
+            for nested in self._nested.values()
         ]
-        return self._join(each)
+        if self._sequence is None:
+            return dict(zip(self._nested, each, strict=True))
+        is_named_tuple = hasattr(self._sequence, "_fields")
+        return self._sequence(*each) if is_named_tuple else self._sequence(each)
 
     def flatten(self, values: Any) -> list[Any]:
-        if not self._fits(values):
-            there = list(values) if isinstance(values, Mapping) else []
-            if isinstance(values, (list, tuple)):
-                there = list(range(len(values)))
+        own, there = self._nested.keys(), _keys_of(values)
+        if there != (own if self._sequence is None else range(len(own))):
             raise StructureError(
-                f"asked {self._asked_by} for values by {list(self._keys)}",
-                f"the values are given by {there}",
+                f"asked {self._asked_by} for values by {list(own)}",
+                f"the values are given by {list(there)}",
                 "values in the very form in which the states were given",
             )
         found: list[Any] = []
-        for key, nested in zip(self._keys, self._nested, strict=True):
+        for key, nested in self._nested.items():
             found += [values[key]] if nested is None else nested.flatten(values[key])
         return found
 
 
-class _StateMapping(_Container):
-    def __init__(self, spec: Mapping[Any, Any], path: Path, asked_by: str):
-        super().__init__(spec, list(spec), path, asked_by)
-        self._key_set = set(self._keys)
-        try:
-            sorted(self._keys)
-        except TypeError:
-            self.is_pytree = False
-
-    def _join(self, each: list[Any]) -> dict[Any, Any]:
-        return dict(zip(self._keys, each, strict=True))
-
-    def _fits(self, values: Any) -> bool:
-        return isinstance(values, Mapping) and values.keys() == self._key_set
+def _keys_of(container: Any) -> Collection[Any]:
+    """Lists the keys of a mapping or sequence; those of one are never equal to the other's."""
+    if isinstance(container, Mapping):
+        return container.keys()
+    return range(len(container)) if isinstance(container, (list, tuple)) else ()
 
 
-class _StateSequence(_Container):
-    def __init__(self, spec: Sequence[Any], path: Path, asked_by: str):
-        super().__init__(spec, range(len(spec)), path, asked_by)
-        self._container: Any = type(spec)
-
-    def _join(self, each: list[Any]) -> Any:
-        is_named_tuple = hasattr(self._container, "_fields")
-        return self._container(*each) if is_named_tuple else self._container(each)
-
-    def _fits(self, values: Any) -> bool:
-        return isinstance(values, (list, tuple)) and len(values) == len(self._keys)
+def _is_sortable(keys: Iterable[Any]) -> bool:
+    try:
+        sorted(keys)
+    except TypeError:
+        return False
+    return True
 
 
 def overlaid_values(units: Sequence[Unit], values: Sequence[Any]) -> dict[Any, Any]:
@@ -195,13 +167,11 @@ def _checked_form_of(spec: Any, asked_by: str) -> StateForm:
 
 def _form_of(spec: Any, path: Path, asked_by: str) -> StateForm:
     if isinstance(spec, (Cell, View)):
-        return _OneState([path], [spec])
+        return StateForm([path], [spec])
     if isinstance(spec, UnitMapping):
-        return _StateMapping(spec.units(required_by=asked_by), path, asked_by)
-    if isinstance(spec, Mapping):
-        return _StateMapping(spec, path, asked_by)
-    if isinstance(spec, (list, tuple)):
-        return _StateSequence(spec, path, asked_by)
+        return _Container(spec.units(required_by=asked_by), path, asked_by)
+    if isinstance(spec, (Mapping, list, tuple)):
+        return _Container(spec, path, asked_by)
     raise StateTypeError(
         f"asked {asked_by} for the state at '{format(path)}'",
         f"that is a {type(spec).__name__}, not a state",

@@ -57,12 +57,6 @@ class Tied:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.untied(*args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
-
-    def __setstate__(self, attributes: dict[str, Any]) -> None:
-        self.__dict__.update(attributes)
-
     def __repr__(self) -> str:
         return f"Tied({self._tree!r})"
 

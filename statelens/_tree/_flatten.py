@@ -158,13 +158,9 @@ def leaves_with_path(tree: Any) -> list[tuple[Path, Any]]:
 def map_cells(tree: Any, function: Callable[[Any], Any]) -> Any:
     """Replaces each cell of a tree, a shared one by the same replacement everywhere."""
     leaves, treedef = flatten(tree)
-    replaced: dict[int, Any] = {}
-    for position, leaf in enumerate(leaves):
-        if isinstance(leaf, Cell):
-            if id(leaf) not in replaced:
-                replaced[id(leaf)] = function(leaf)
-            leaves[position] = replaced[id(leaf)]
-    return treedef.unflatten(leaves)
+    met = dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Cell))
+    replaced = {cell: function(cell) for cell in met}
+    return treedef.unflatten(replaced[x] if isinstance(x, Cell) else x for x in leaves)
 
 
 def has_owners(tree: Any) -> bool:

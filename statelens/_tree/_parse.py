@@ -39,7 +39,7 @@ def _scan_key(scanner: Scanner, *, first: bool) -> Hashable:
     """Reads one key, ``.name`` or ``[literal]``; the first name has no dot before it."""
     if scanner.peek == "[":
         start = scanner.at
-        return literal(scanner, scanner.bracket(), start)
+        return literal(scanner, scanner.enclosed(), start)
     if not first and not scanner.take("."):
         scanner.fail(f"expected '.', '[' or the end, not {scanner.peek!r}")
     return scan_name(scanner)

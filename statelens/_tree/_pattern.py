@@ -153,7 +153,7 @@ def _name(scanner: Scanner) -> Element:
 
 def _in_brackets(scanner: Scanner) -> Element:
     start = scanner.at
-    inside = scanner.bracket()
+    inside = scanner.enclosed()
     if inside.strip() == "*":
         return Glob("*")
     span = _SPAN.fullmatch(inside)
@@ -167,7 +167,7 @@ def _in_brackets(scanner: Scanner) -> Element:
 def _choice(scanner: Scanner) -> Choice:
     start = scanner.at
     inside = Scanner(scanner.text, "lens")
-    end = start + len(scanner.brace()) + 1
+    end = start + len(scanner.enclosed()) + 1
     inside.at = start + 1
     options: list[Element] = []
     while True:

@@ -45,14 +45,6 @@ class Scanner:
         """Reads white space."""
         self.match(r"\s*")
 
-    def bracket(self) -> str:
-        """Reads a bracket with all inside it, and returns the inside."""
-        return self._enclosed("[", "]")
-
-    def brace(self) -> str:
-        """Reads a brace with all inside it, and returns the inside."""
-        return self._enclosed("{", "}")
-
     def quoted(self) -> str:
         """Reads quoted text with its quotes."""
         found = self.match(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
@@ -60,8 +52,9 @@ class Scanner:
             self.fail("the quote that opens here is never closed")
         return found
 
-    def _enclosed(self, opening: str, closing: str) -> str:
-        start = self.at
+    def enclosed(self) -> str:
+        """Reads a bracket or brace with all inside it, and returns the inside."""
+        start, opening = self.at, self.peek
         depth = 0
         while not self.done:
             if self.peek in "'\"":
@@ -71,7 +64,7 @@ class Scanner:
             self.at += 1
             if depth == 0:
                 break
-        if depth or self.text[self.at - 1] != closing:
+        if depth or self.text[self.at - 1] != {"[": "]", "{": "}"}[opening]:
             self.fail(f"the {opening!r} that opens here is never closed", at=start)
         return self.text[start + 1 : self.at - 1]
 

@@ -12,7 +12,7 @@ from ._groups import groups
 from ._lens import Lens, lens, partition
 from ._partition import combine, split
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
-from ._replace import numel, read_all
+from ._replace import read_all
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 from ._state_forms import StateForm, is_bound, overlaid_values, units_of

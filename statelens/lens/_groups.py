@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any, TypeVar
 
 from .._errors import PathError, SelectionError, user_facing
 from .._tree import flatten, format
-from ._algebra import And, Not, Or
+from ._algebra import And, Not, Or, without
 from ._lens import Lens
 from ._partition import Repeat, label, split
 from ._selection import focus_on
@@ -31,13 +31,11 @@ class Groups:
                 f"the groups are {', '.join(map(repr, self._selectors))}",
                 "one of these",
             )
-        taken = Lens(self._selectors[name])
+        selector = self._selectors[name]
         if self._first_match:
-            for other, selector in self._selectors.items():
-                if other == name:
-                    break
-                taken = taken - Lens(selector)
-        return taken
+            earlier = takewhile(name.__ne__, self._selectors)
+            selector = reduce(without, map(self._selectors.__getitem__, earlier), selector)
+        return Lens(selector)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._selectors)
@@ -68,9 +66,8 @@ class Groups:
         for name in self:
             leaves, treedef, entries = focus_on(self[name].selector, tree)
             focus, _ = flatten(split(leaves, treedef, entries)[0])
-            for first, *again in (entry.positions for entry in entries):
-                for position in again:
-                    focus[position] = Repeat(first)
+            for position, first in entries.repeats.items():
+                focus[position] = Repeat(first)
             halves[name] = treedef.unflatten(focus)
         return halves
 
@@ -90,12 +87,10 @@ class Groups:
         """
         self._check(tree)
         leaves, treedef = flatten(tree)
-        labels: dict[int, dict[int | None, str]] = {}
-        for name in self:
-            for entry in focus_on(self[name].selector, tree).entries:
-                for position in entry.positions:
-                    labels.setdefault(position, {})[entry.atom] = name
-        return treedef.unflatten(label(leaves, labels, None))
+        labels = [
+            (entry, name) for name in self for entry in focus_on(self[name].selector, tree).entries
+        ]
+        return label(leaves, treedef, labels, None)
 
     def _check(self, tree: Any) -> None:
         for name, selector in self._selectors.items():

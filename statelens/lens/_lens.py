@@ -25,7 +25,7 @@ from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
 from ._coverage import Selector
 from ._partition import label, split
-from ._replace import numel, read, read_all
+from ._replace import read_all
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 from ._updates import TreeUpdates
@@ -170,7 +170,7 @@ class Lens(TreeUpdates):
                 f"it selects {len(entries)}: {paths}{', ...' if len(entries) > 5 else ''}",
                 "get(tree) for all of them, or a narrower lens",
             )
-        return read(leaves, entries[0])
+        return read_all(leaves, entries)[0]
 
     @user_facing
     def mask(self, tree: Any) -> Any:
@@ -195,7 +195,6 @@ class Lens(TreeUpdates):
             leaves, treedef, entries = focus_on(
                 self.selector, tree, required_by="a mask", may_be_empty=True
             )
-        labels: dict[int, dict[int | None, bool]] = {}
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(
@@ -203,9 +202,7 @@ class Lens(TreeUpdates):
                     f"only the part {entry.index} of '{format(entry.path)}' is selected",
                     "partition, get or update, which know of parts",
                 )
-            for position in entry.positions:
-                labels.setdefault(position, {})[entry.atom] = True
-        return treedef.unflatten(label(leaves, labels, False))
+        return label(leaves, treedef, ((entry, True) for entry in entries), False)
 
     @user_facing
     def paths(self, tree: Any) -> tuple[Path, ...]:
@@ -240,7 +237,7 @@ class Lens(TreeUpdates):
             >>> sl.lens("w").count({"b": jnp.ones(1), "w": jnp.ones((2, 3))})
             6
         """
-        return sum(map(numel, self._arrays(tree)))
+        return sum(array.size for array in self._arrays(tree))
 
     @user_facing
     def nbytes(self, tree: Any) -> int:
@@ -257,7 +254,7 @@ class Lens(TreeUpdates):
             >>> sl.lens("w").nbytes({"b": jnp.ones(1), "w": jnp.ones((2, 3))})
             24
         """
-        return sum(numel(array) * array.dtype.itemsize for array in self._arrays(tree))
+        return sum(array.size * array.dtype.itemsize for array in self._arrays(tree))
 
     def _arrays(self, tree: Any) -> list[Any]:
         with looking():

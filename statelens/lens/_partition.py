@@ -6,9 +6,9 @@ any JAX transform. Where a hole alone would lose something, the rest holds a mar
 again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import jax
 import jax.tree_util as jtu
@@ -91,21 +91,26 @@ def _split_unit(unit: Any, parts: list[Entry]) -> tuple[Any, Any]:
 
 
 def label(
-    leaves: list[Any], labels: Mapping[int, Mapping[int | None, Any]], other: Any
-) -> list[Any]:
-    """Lists a label for each leaf, in a cell for each atom; a label of None is for all atoms."""
-    labelled = []
-    for position, leaf in enumerate(leaves):
-        own = labels.get(position, {})
-        if isinstance(leaf, Cell):
-            atoms, treedef = flatten(leaf.look())
-            every = own.get(None, other)
-            inside = [None if x is None else own.get(atom, every) for atom, x in enumerate(atoms)]
-            leaf = leaf.with_value(treedef.unflatten(inside))
-        elif leaf is not None:
-            leaf = own.get(None, other)
-        labelled.append(leaf)
-    return labelled
+    leaves: list[Any], treedef: TreeDef, labels: Iterable[tuple[Entry, Any]], other: Any
+) -> Any:
+    """Returns the tree with a label for each leaf, and in a cell for each atom."""
+    by_place = {
+        (position, entry.atom): own for entry, own in labels for position in entry.positions
+    }
+
+    def label_of(position: int, leaf: Any) -> Any:
+        every = by_place.get((position, None), other)
+        if not isinstance(leaf, Cell):
+            return None if leaf is None else every
+        atoms, inside = flatten(leaf.look())
+        return leaf.with_value(
+            inside.unflatten(
+                None if x is None else by_place.get((position, atom), every)
+                for atom, x in enumerate(atoms)
+            )
+        )
+
+    return treedef.unflatten(map(label_of, range(len(leaves)), leaves))
 
 
 @user_facing
@@ -140,7 +145,11 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
     for half in halves[1:]:
         column = flatten_as(treedef, half)
         if column is None:
-            _refuse_structure(halves[0], half, prefix)
+            raise StructureError(
+                "asked to combine halves of a tree",
+                difference(halves[0], half, prefix),
+                "halves of one and the same tree",
+            )
         columns.append(column)
         merged = [
             a if b is None else b if a is None else _CLASH
@@ -198,10 +207,3 @@ def _filled(remainder: Remainder, part: Any, tree: Any, position: int, prefix: P
 
 def _path_at(tree: Any, position: int) -> Path:
     return flatten_with_path(tree)[0][position][0]
-
-
-def _refuse_structure(first: Any, second: Any, prefix: Path) -> NoReturn:
-    found = difference(first, second, prefix)
-    raise StructureError(
-        "asked to combine halves of a tree", found, "halves of one and the same tree"
-    )

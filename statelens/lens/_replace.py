@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax.numpy as jnp
-import numpy as np
 
 from .._errors import StructureError
 from .._tree import Cell, Path, flatten, format, is_array, kinds
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from ._selection import Entry, Focused, Selection
 
 
-def read(leaves: list[Any], entry: "Entry") -> Any:
+def _read(leaves: list[Any], entry: "Entry") -> Any:
     """Returns what an entry of a selection stands for: a unit, or a part of one."""
     unit = leaves[entry.positions[0]]
     if entry.atom is not None:
@@ -27,7 +26,7 @@ def read_all(leaves: list[Any], selection: "Selection") -> list[Any]:
     units = [leaves[position] for position in selection.positions]
     for numbers in selection.parts.values():
         for number in numbers:
-            units[number] = read(leaves, selection[number])
+            units[number] = _read(leaves, selection[number])
     return units
 
 
@@ -128,8 +127,3 @@ def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:
         f"a value of {what} {old}",
         "replace=True of set, update or assign, if the change is meant",
     )
-
-
-def numel(leaf: Any) -> int:
-    """Returns the number of scalars in an array, or 0 for what is none."""
-    return int(np.prod(leaf.shape)) if is_array(leaf) else 0

@@ -53,19 +53,14 @@ class ByPath(Selector):
     pattern: Pattern | str
     key_depth = CacheKeyDepth.VALUES
 
-    def _matches(self, path: Path, scope: Scope) -> bool:
-        if isinstance(self.pattern, str):
-            return re.fullmatch(self.pattern, format(path)) is not None
-        return matches(self.pattern, path, partial(scope.length, path))
-
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        covered = _covered_by_path(site, lambda path: self._matches(path, scope))
-        if covered is not None:
-            scope.matched.add(self)
-        return covered
+        return _covered_by_path(site, lambda path: self.covers(path, site.unit, scope))
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        found = self._matches(path, scope)
+        if isinstance(self.pattern, str):
+            found = re.fullmatch(self.pattern, format(path)) is not None
+        else:
+            found = matches(self.pattern, path, partial(scope.length, path))
         if found:
             scope.matched.add(self)
         return found
@@ -87,6 +82,13 @@ def _covered_by_path(site: Site, accepts: Callable[[Path], bool]) -> Coverage:
         for inner, _ in atoms(site.unit)
         if inner and any(accepts(path + inner) for path in site.paths)
     } or None
+
+
+def _covered_by_atom(site: Site, accepts: Callable[[Path, Any], Any]) -> Coverage:
+    """Covers the atoms in a unit that are accepted, and the unit if all of them are."""
+    inside = atoms(site.unit)
+    covered = {path: None for path, leaf in inside if accepts(path, leaf)}
+    return WHOLE if covered and len(covered) == len(inside) else covered or None
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,7 @@ class OfArrays(Selector):
     key_depth = CacheKeyDepth.ARRAYS
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        inside = atoms(site.unit)
-        covered = {path: None for path, leaf in inside if self.function(leaf)}
-        return WHOLE if covered and len(covered) == len(inside) else covered or None
+        return _covered_by_atom(site, lambda _, leaf: self.function(leaf))
 
     def __str__(self) -> str:
         return self.label
@@ -188,33 +188,33 @@ class Masked(Selector):
     key_depth = CacheKeyDepth.VALUES
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        mask = scope.once(self, lambda: self._by_path(scope.tree))
-        marked = {path for path, _ in atoms(site.unit) if self._marks(mask, site, path)}
-        if not marked:
-            return None
-        return WHOLE if len(marked) == len(atoms(site.unit)) else dict.fromkeys(marked)
+        marked = scope.once(self, lambda: self._marked(scope.tree))
 
-    @staticmethod
-    def _marks(mask: dict[Path, bool], site: Site, inner: Path) -> bool:
-        full = [path + inner for path in site.paths]
-        return any(mask.get(path[:n], False) for path in full for n in range(len(path) + 1))
+        def is_marked(inner: Path, leaf: Any) -> bool:
+            return any(not marked.isdisjoint(_prefixes(path + inner)) for path in site.paths)
 
-    def _by_path(self, tree: Any) -> dict[Path, bool]:
+        return _covered_by_atom(site, is_marked)
+
+    def _marked(self, tree: Any) -> set[Path]:
         mask = dict(leaves_with_path(self.structure.unflatten(self.leaves)))
         there = [path for path, _ in leaves_with_path(tree)]
         there += [path for path, _ in flatten_with_path(tree)[0]]
-        prefixes = {path[:n] for path in there for n in range(len(path) + 1)}
+        known = {prefix for path in there for prefix in _prefixes(path)}
         for path in mask:
-            if path not in prefixes:
+            if path not in known:
                 raise SelectionError(
                     "asked for the units under a tree of booleans",
                     f"it has the path '{format(path)}', which the tree has not",
                     "booleans in the tree's own structure, or in a prefix of it",
                 )
-        return mask
+        return {path for path, is_marked in mask.items() if is_marked}
 
     def __str__(self) -> str:
         return f"mask({sum(self.leaves)} of {len(self.leaves)})"
+
+
+def _prefixes(path: Path) -> list[Path]:
+    return [path[:length] for length in range(len(path) + 1)]
 
 
 @dataclass(frozen=True)
@@ -240,17 +240,18 @@ class Accessed(Selector):
         # cell: what it returns of these tells the paths.
         copies: dict[int, Cell] = {}
         paths_of_copies: dict[int, Path] = {}
-        paths, leaves, treedef = flatten_with_path(tree)
-        for position, ((path, _), leaf) in enumerate(zip(paths, leaves, strict=True)):
-            if isinstance(leaf, Cell):
-                if id(leaf) not in copies:
-                    copy = copies[id(leaf)] = leaf.with_value(_probes_in(leaf.look(), path))
-                    paths_of_copies[id(copy)] = path
-                leaves[position] = copies[id(leaf)]
-            elif leaf is not None:
-                leaves[position] = _Probe(path)
+
+        def probe(leaf: Any, path: Path) -> Any:
+            if not isinstance(leaf, Cell):
+                return None if leaf is None else _Probe(path)
+            if id(leaf) not in copies:
+                copy = copies[id(leaf)] = leaf.with_value(_map_leaves(probe, leaf.look(), path))
+                paths_of_copies[id(copy)] = path
+            return copies[id(leaf)]
+
+        probes = _map_leaves(probe, tree)
         try:
-            found = flatten(self.function(treedef.unflatten(leaves)))[0]
+            found = flatten(self.function(probes))[0]
         except (AttributeError, TypeError, LookupError) as error:
             raise SelectionError(
                 f"asked for what the accessor {self} returns",
@@ -281,12 +282,10 @@ class _Probe:
     path: Path
 
 
-def _probes_in(tree: Any, path: Path) -> Any:
+def _map_leaves(function: Callable[[Any, Path], Any], tree: Any, prefix: Path = ()) -> Any:
     paths, leaves, treedef = flatten_with_path(tree)
-    return treedef.unflatten(
-        None if leaf is None else _Probe(path + inner)
-        for (inner, _), leaf in zip(paths, leaves, strict=True)
-    )
+    full = [prefix + path for path, _ in paths]
+    return treedef.unflatten(map(function, leaves, full))
 
 
 def is_inexact(leaf: Any) -> bool:

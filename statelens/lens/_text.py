@@ -63,7 +63,7 @@ def _parenthesis(scanner: Scanner) -> Selector:
 
 def _index(scanner: Scanner) -> Index:
     start = scanner.at
-    inside = scanner.bracket()
+    inside = scanner.enclosed()
     try:
         return Index.of(tuple(map(_index_item, inside.rstrip().removesuffix(",").split(","))))
     except (TypeError, ValueError):
@@ -87,10 +87,8 @@ def _pattern(scanner: Scanner) -> Selector:
     if scanner.take("..."):
         return Everything()
     if scanner.take("re:"):
-        source = _regular_expression(scanner)
-        return ByPath(source)
-    if scanner.lookahead("''"):
-        scanner.take("''")
+        return ByPath(_regular_expression(scanner))
+    if scanner.take("''"):
         return ByPath(())
     pattern = scan_pattern(scanner)
     if not pattern:

@@ -60,9 +60,6 @@ class Tied:
     def __repr__(self) -> str:
         return f"Tied({self._tree!r})"
 
-    def _flatten(self) -> tuple[tuple[Any], tuple[tuple[int, int], ...]]:
-        return (self._tree,), self._sources
-
     def _flatten_with_keys(self) -> Any:
         # The key of no length keeps the tree's own paths.
         return ((GraphKey(((),)), self._tree),), self._sources
@@ -72,7 +69,7 @@ class Tied:
         return cls(children[0], sources)
 
 
-jtu.register_pytree_with_keys(Tied, Tied._flatten_with_keys, Tied._unflatten, Tied._flatten)
+jtu.register_pytree_with_keys(Tied, Tied._flatten_with_keys, Tied._unflatten)
 
 
 @user_facing

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 
 from .._tree import Cell, flatten, is_array, looking
-from ..lens import numel
 from ..state import State
 from ._graph import Node, contains_mutables
 
@@ -51,5 +50,5 @@ def _counted(module: Node) -> str:
         if isinstance(leaf, Cell) or is_array(leaf):
             kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"
             value = leaf.look() if isinstance(leaf, Cell) else leaf
-            scalars[kind] += sum(map(numel, jax.tree.leaves(value)))
+            scalars[kind] += sum(leaf.size for leaf in jax.tree.leaves(value) if is_array(leaf))
     return ", ".join(f"{count:,} in {kind}" for kind, count in scalars.items()) or "no arrays"

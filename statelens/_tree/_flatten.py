@@ -87,12 +87,10 @@ def _are_leaves(nodes: Sequence[Any]) -> bool:
     return all(_is_leaf(node) or jtu.all_leaves([node]) for node in one_of_each.values())
 
 
-def flatten_with_path(
-    tree: Any,
-) -> tuple[list[tuple[Path, tuple[Path, ...]]], list[Any], TreeDef]:
-    """Flattens a tree as `flatten` does, with each leaf's path and its other paths."""
+def flatten_with_path(tree: Any) -> tuple[list[Path], list[Any], TreeDef]:
+    """Flattens a tree as `flatten` does, with the first path of each leaf."""
     entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)
-    return [from_jax(keys) for keys, _ in entries], [leaf for _, leaf in entries], treedef
+    return [from_jax(keys)[0] for keys, _ in entries], [leaf for _, leaf in entries], treedef
 
 
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -123,16 +121,17 @@ def kinds(leaves: list[Any]) -> list[Any]:
         ]
 
 
-def sites(paths: list[tuple[Path, tuple[Path, ...]]], leaves: list[Any]) -> list[Site]:
-    """Lists the units among flattened leaves, a shared cell once, in order."""
+def sites(tree: Any) -> list[Site]:
+    """Lists the units of a tree, a shared cell once, in order."""
     found: dict[int, Site] = {}
-    for position, ((path, others), leaf) in enumerate(zip(paths, leaves, strict=True)):
+    for position, (keys, leaf) in enumerate(jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]):
         is_cell = isinstance(leaf, Cell)
         if is_cell or is_array(leaf):
             # Arrays are never taken for shared: each has a key of its own.
             key = id(leaf) if is_cell else ~position
             earlier = found.get(key, Site((), (), leaf))
-            found[key] = Site((*earlier.paths, path, *others), (*earlier.positions, position), leaf)
+            paths, positions = earlier.paths + from_jax(keys), (*earlier.positions, position)
+            found[key] = Site(paths, positions, leaf)
     return list(found.values())
 
 
@@ -141,7 +140,7 @@ def atoms(unit: Any) -> list[tuple[Path, Any]]:
     if not isinstance(unit, Cell):
         return [((), unit)]
     paths, leaves, _ = flatten_with_path(unit.look())
-    return [(path, leaf) for (path, _), leaf in zip(paths, leaves, strict=True) if leaf is not None]
+    return [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if leaf is not None]
 
 
 def leaves_with_path(tree: Any) -> list[tuple[Path, Any]]:
@@ -149,7 +148,7 @@ def leaves_with_path(tree: Any) -> list[tuple[Path, Any]]:
     paths, leaves, _ = flatten_with_path(tree)
     return [
         (path + inner, leaf)
-        for (path, _), unit in zip(paths, leaves, strict=True)
+        for path, unit in zip(paths, leaves, strict=True)
         if unit is not None
         for inner, leaf in atoms(unit)
     ]
@@ -172,9 +171,7 @@ def cells(tree: Any) -> dict[Any, Path]:
     """Lists the cells in a tree with their first paths."""
     if not has_owners(tree):
         return {}
-    paths, leaves, _ = flatten_with_path(tree)
-    units = sites(paths, leaves)
-    return {site.unit: site.paths[0] for site in units if isinstance(site.unit, Cell)}
+    return {site.unit: site.paths[0] for site in sites(tree) if isinstance(site.unit, Cell)}
 
 
 def hidden_cells(tree: Any) -> dict[Any, Path]:

@@ -66,19 +66,15 @@ def format_slice(start: int | None, stop: int | None, step: int | None) -> str:
     return text if step is None else f"{text}:{step}"
 
 
-def from_jax(keys: Iterable[Any]) -> tuple[Path, tuple[Path, ...]]:
-    """Converts a JAX key path to a path and the other paths by which the leaf is reached."""
-    first: list[Hashable] = []
-    others: list[Path] = []
+def from_jax(keys: Sequence[Any]) -> tuple[Path, ...]:
+    """Converts a JAX key path to all paths by which the leaf is reached, the first one first."""
+    if GraphKey not in map(type, keys):
+        return (tuple(map(_plain_key, keys)),)
+    paths: list[Path] = [()]
     for key in keys:
-        if isinstance(key, GraphKey):
-            tails = [path + tail for path in (tuple(first), *others) for tail in key.paths]
-            first, others = list(tails[0]), tails[1:]
-        else:
-            name = _plain_key(key)
-            first.append(name)
-            others = [(*path, name) for path in others]
-    return tuple(first), tuple(others)
+        tails = key.paths if isinstance(key, GraphKey) else ((_plain_key(key),),)
+        paths = [path + tail for path in paths for tail in tails]
+    return tuple(paths)
 
 
 def _plain_key(key: Any) -> Hashable:

@@ -88,10 +88,7 @@ def _listed(paths: list[str]) -> str:
 
 def difference(first: Any, second: Any, prefix: Path = ()) -> str:
     """Says where two trees of different structures differ, for a message."""
-    ours, theirs = (
-        [path for (path, _), _ in zip(*flatten_with_path(tree)[:2], strict=True)]
-        for tree in (first, second)
-    )
+    ours, theirs = flatten_with_path(first)[0], flatten_with_path(second)[0]
     differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
     if differing:
         return f"they differ at '{format(prefix + differing[0])}', which only one of them has"

@@ -177,7 +177,7 @@ def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     first = present[0]
     if isinstance(first, Repeat) and all(leaf == first for leaf in present):
         return first
-    path = prefix + _path_at(tree, position)
+    path = prefix + flatten_with_path(tree)[0][position]
     if isinstance(first, Cell) and all(
         isinstance(leaf, Cell) and leaf.metadata == first.metadata for leaf in present
     ):
@@ -196,14 +196,11 @@ def _filled(remainder: Remainder, part: Any, tree: Any, position: int, prefix: P
         if isinstance(part, jax.Array):
             dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
         if (shape, dtype) != (part.shape, part.dtype):
+            path = prefix + flatten_with_path(tree)[0][position]
             raise StructureError(
-                f"asked to put a part in '{format(prefix + _path_at(tree, position))}'",
+                f"asked to put a part in '{format(path)}'",
                 f"it is {part.dtype}{list(part.shape)}, and its place {index} is "
                 f"{dtype}{list(shape)}",
                 "a part of that shape and dtype",
             )
     return index.write(array, part)
-
-
-def _path_at(tree: Any, position: int) -> Path:
-    return flatten_with_path(tree)[0][position][0]

@@ -142,10 +142,10 @@ def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
 def _select_uncached(selector: Selector, tree: Any) -> Selection:
     scope = Scope(tree, set())
     with looking():
-        paths, leaves, _ = flatten_with_path(tree)
+        found = sites(tree)
     entries: list[Entry] = []
     cells: set[int] = set()
-    for site in sites(paths, leaves):
+    for site in found:
         if isinstance(site.unit, Cell):
             cells.update(site.positions)
         coverage = selector.coverage(site, scope)
@@ -160,9 +160,9 @@ def _select_uncached(selector: Selector, tree: Any) -> Selection:
 def _parts(site: Site, coverage: Parts) -> list[Entry]:
     if not isinstance(site.unit, Cell):
         return [Entry(site.paths[0], site.positions, None, (), coverage[()])]
-    paths, _, _ = flatten_with_path(site.unit.look())
+    paths = flatten_with_path(site.unit.look())[0]
     return [
         Entry(site.paths[0] + inner, site.positions, position, inner, coverage[inner])
-        for position, (inner, _) in enumerate(paths)
+        for position, inner in enumerate(paths)
         if inner in coverage
     ]

@@ -198,7 +198,7 @@ class Masked(Selector):
     def _marked(self, tree: Any) -> set[Path]:
         mask = dict(leaves_with_path(self.structure.unflatten(self.leaves)))
         there = [path for path, _ in leaves_with_path(tree)]
-        there += [path for path, _ in flatten_with_path(tree)[0]]
+        there += flatten_with_path(tree)[0]
         known = {prefix for path in there for prefix in _prefixes(path)}
         for path in mask:
             if path not in known:
@@ -284,8 +284,9 @@ class _Probe:
 
 def _map_leaves(function: Callable[[Any, Path], Any], tree: Any, prefix: Path = ()) -> Any:
     paths, leaves, treedef = flatten_with_path(tree)
-    full = [prefix + path for path, _ in paths]
-    return treedef.unflatten(map(function, leaves, full))
+    return treedef.unflatten(
+        function(leaf, prefix + path) for path, leaf in zip(paths, leaves, strict=True)
+    )
 
 
 def is_inexact(leaf: Any) -> bool:

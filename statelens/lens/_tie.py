@@ -109,7 +109,7 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
             f"of which {len(set(ends[0]) & set(ends[1]))} are the same",
             "two lenses that select equally many different arrays",
         )
-    paths = [path for path, _ in flatten_with_path(tree)[0]]
+    paths = flatten_with_path(tree)[0]
     for position, other in zip(*ends, strict=True):
         target, origin = leaves[position], leaves[other]
         if (target.shape, target.dtype) != (origin.shape, origin.dtype):

@@ -51,9 +51,9 @@ class View:
         return [self.cell]
 
     def _atom(self, whole: Any) -> int:
-        for position, (path, _) in enumerate(flatten_with_path(whole)[0]):
-            if path == self.inner:
-                return position
+        paths = flatten_with_path(whole)[0]
+        if self.inner in paths:
+            return paths.index(self.inner)
         raise PathError(
             f"asked for the part '{format(self.inner)}' of {self.cell!r}",
             "the state's value has no such leaf any more",

@@ -255,7 +255,7 @@ def _refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:
     selected = {position for entry in selection for position in entry.positions}
     for position, step in enumerate(steps):
         if position not in selected and (is_array(step) or isinstance(step, Cell)):
-            path, _ = flatten_with_path(tree)[0][position]
+            path = flatten_with_path(tree)[0][position]
             raise StructureError(
                 f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
                 "there is an update for that",

@@ -5,7 +5,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from .._errors import PathError, explain, user_facing
+from .._errors import PathError, user_facing
 from .._tree import Cell, Index, Path, as_path, closest, flatten, flatten_with_path, format
 from ._replace import like
 
@@ -84,12 +84,7 @@ class UnitMapping(Mapping[Path, U_co]):
 
     @user_facing
     def __getitem__(self, path: Path | str) -> U_co:
-        units = self.units()
-        key = as_path(path)
-        try:
-            return units[key]
-        except KeyError:
-            raise PathError(_no_such(key, units)) from None
+        return _find(self.units(), path)[1]
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.units())
@@ -110,9 +105,7 @@ class UnitMapping(Mapping[Path, U_co]):
         return self.units().items()
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, UnitMapping):
-            return self.units() == other.units()
-        return isinstance(other, Mapping) and self.units() == dict(other)
+        return isinstance(other, Mapping) and self.units() == dict(other.items())
 
     def __repr__(self) -> str:
         lines = [f"  {path!r}: {unit!r},\n" for path, unit in self.items()]
@@ -149,11 +142,8 @@ class UnitMapping(Mapping[Path, U_co]):
         units = self.units()
         ready: list[tuple[Unit, Any]] = []
         for key, value in values.items():
-            path = as_path(key)
-            if path not in units:
-                raise PathError(_no_such(path, units))
+            path, unit = _find(units, key)
             value = value.value if isinstance(value, (Cell, View)) else value
-            unit = units[path]
             free = replace and isinstance(unit, Cell)
             ready.append((unit, value if free else like(path, unit.value, value)))
         for unit, value in ready:
@@ -162,10 +152,13 @@ class UnitMapping(Mapping[Path, U_co]):
             unit.value = value
 
 
-def _no_such(path: Path, units: Mapping[Path, Unit]) -> str:
+def _find(units: Mapping[Path, U_co], key: Any) -> tuple[Path, U_co]:
+    path = as_path(key)
+    if path in units:
+        return path, units[path]
     written = format(path)
     near = closest(written, units)
-    return explain(
+    raise PathError(
         f"asked for the state at '{written}', which isn't there",
         f"the closest paths are {', '.join(near)}" if near else f"there are {len(units)} paths",
         f"'{near[0]}'" if near else "list(states) shows the paths",

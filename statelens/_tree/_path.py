@@ -31,8 +31,7 @@ class GraphKey:
     paths: tuple[Path, ...]
 
     def __str__(self) -> str:
-        text = format(self.paths[0])
-        return text if text.startswith("[") or not text else f".{text}"
+        return "".join(map(format_key, self.paths[0]))
 
 
 def format(path: Path) -> str:
@@ -49,8 +48,7 @@ def format(path: Path) -> str:
         >>> sl.path.format(("table", "a b", 0, "weight"))
         "table['a b'][0].weight"
     """
-    text = "".join(map(format_key, path))
-    return text.removeprefix(".")
+    return "".join(map(format_key, path)).removeprefix(".")
 
 
 def format_key(key: Hashable) -> str:

@@ -10,16 +10,7 @@ from typing import ClassVar
 
 from .._errors import SelectionError
 from .._tree import MISSING, Index, Path, Site, atoms, format
-from ._coverage import (
-    WHOLE,
-    CacheKeyDepth,
-    Coverage,
-    Scope,
-    Selector,
-    complement,
-    intersect,
-    unite,
-)
+from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector, complement, intersect, unite
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,7 @@
 from typing import Any
 
 from .._errors import explain
-from .._tree import (
-    Cell,
-    Path,
-    closest,
-    flatten_with_path,
-    format,
-    is_array,
-    leaves_with_path,
-)
+from .._tree import Cell, Path, closest, flatten_with_path, format, is_array, leaves_with_path
 
 _WHERE_STATES_ARE = (
     "the model as the tree, or as the first argument",

@@ -27,11 +27,9 @@ def selector_of(spec: LensSpec, *, optional: bool = False) -> Selector:
 
 
 def _selector_of(spec: LensSpec) -> Selector:
-    if isinstance(spec, Selector):
-        return spec
-    wrapped = getattr(spec, "selector", None)
-    if isinstance(wrapped, Selector):
-        return wrapped
+    selector = getattr(spec, "selector", spec)
+    if isinstance(selector, Selector):
+        return selector
     if spec is None:
         return Not(Everything())
     if spec is ...:

@@ -6,13 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._errors import (
-    ArgumentTypeError,
-    PathError,
-    SelectionError,
-    StructureError,
-    user_facing,
-)
+from .._errors import ArgumentTypeError, PathError, SelectionError, StructureError, user_facing
 from .._tree import (
     Cell,
     Path,
@@ -26,7 +20,7 @@ from .._tree import (
 )
 from ._coverage import Selector
 from ._messages import a_leaf, difference
-from ._replace import read_all, replace_in, values_of
+from ._replace import replace_in, values_of
 from ._selection import Entry, Selection, focus_on
 from ._selectors import is_inexact
 
@@ -138,10 +132,8 @@ class TreeUpdates:
                 f"of tree and updates, {difference(tree, updates)}",
                 "the updates of an optimiser whose init was given this lens' focus",
             )
-        units = read_all(focused.leaves, focused.entries)
-        values = [
-            _add(unit, entry, steps) for unit, entry in zip(units, focused.entries, strict=True)
-        ]
+        values = values_of(focused.leaves, focused.entries)
+        values = [_add(v, entry, steps) for v, entry in zip(values, focused.entries, strict=True)]
         _refuse_others(tree, focused.entries, steps)
         return replace_in(focused, values, free=False)
 
@@ -232,12 +224,11 @@ def _cast_floats(array: Any, dtype: Any) -> Any:
     return array.astype(dtype)
 
 
-def _add(unit: Any, entry: Entry, steps: list[Any]) -> Any:
-    """Returns the value of a unit, or of a part of one, with its update added."""
+def _add(value: Any, entry: Entry, steps: list[Any]) -> Any:
+    """Returns the value of an entry with its update added."""
     step = steps[entry.positions[0]]
     if entry.atom is not None and isinstance(step, Cell):
         step = flatten(step.value)[0][entry.atom]
-    value = unit.value if isinstance(unit, Cell) else unit
     step = step.value if isinstance(step, Cell) else step
     asked = f"asked to apply updates to '{format(entry.path)}'"
     if jax.tree.structure(value) != jax.tree.structure(step):

@@ -144,7 +144,7 @@ def resolve(tree: Any, path: Path) -> Any:
     return node
 
 
-def closest(path: str, candidates: Iterable[Path], count: int = 3) -> list[str]:
+def closest(path: str, candidates: Iterable[Path]) -> list[str]:
     """Returns the written forms nearest to a path, best first."""
     written = [format(candidate) for candidate in candidates]
-    return difflib.get_close_matches(path, written, n=count, cutoff=0.4)
+    return difflib.get_close_matches(path, written, n=3, cutoff=0.4)

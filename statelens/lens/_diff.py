@@ -54,12 +54,8 @@ def diff(before: Any, after: Any) -> dict[Path, Change]:
     # Numbers are compared, so all states are read, and not just looked at.
     jax.tree.leaves((before, after))
     ours, theirs = dict(leaves_with_path(before)), dict(leaves_with_path(after))
-    changes = {}
-    for path in dict.fromkeys([*ours, *theirs]):
-        change = _compare(ours.get(path), theirs.get(path))
-        if change is not None:
-            changes[path] = change
-    return changes
+    changes = {path: _compare(ours.get(path), theirs.get(path)) for path in ours | theirs}
+    return {path: change for path, change in changes.items() if change is not None}
 
 
 def _compare(before: Any, after: Any) -> Change | None:

@@ -13,20 +13,16 @@ if TYPE_CHECKING:
     from ._selection import Entry, Focused, Selection
 
 
-def _read(leaves: list[Any], entry: "Entry") -> Any:
-    """Returns what an entry of a selection stands for: a unit, or a part of one."""
-    unit = leaves[entry.positions[0]]
-    if entry.atom is not None:
-        unit = flatten(unit.value)[0][entry.atom]
-    return unit if entry.index is None else entry.index.read(unit)
-
-
 def read_all(leaves: list[Any], selection: "Selection") -> list[Any]:
-    """Returns what each entry of a selection stands for."""
+    """Returns what each entry of a selection stands for: a unit, or a part of one."""
     units = [leaves[position] for position in selection.positions]
-    for numbers in selection.parts.values():
+    for position, numbers in selection.parts.items():
+        unit = leaves[position]
+        atoms = flatten(unit.value)[0] if isinstance(unit, Cell) else [unit]
         for number in numbers:
-            units[number] = _read(leaves, selection[number])
+            entry = selection[number]
+            atom = atoms[entry.atom or 0]
+            units[number] = atom if entry.index is None else entry.index.read(atom)
     return units
 
 

@@ -53,7 +53,8 @@ def _selector_of(spec: LensSpec) -> Selector:
     if isinstance(spec, (list, tuple)):
         return reduce(Or, map(_selector_of, spec)) if spec else Not(Everything())
     if callable(spec) and leaves == [spec]:
-        if _takes_one_argument(spec):
+        # A filter of leaves, such as `equinox.is_array`, and not a predicate of two.
+        if _takes(spec, 1) and not _takes(spec, 2):
             return OfArrays(getattr(spec, "__name__", repr(spec)), spec)
         return Predicate(spec)
     raise ArgumentTypeError(
@@ -66,15 +67,10 @@ def _selector_of(spec: LensSpec) -> Selector:
     )
 
 
-def _takes_one_argument(function: Callable[..., Any]) -> bool:
-    """Tells a filter of leaves, such as `equinox.is_array`, from a predicate of two."""
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Says whether a function is known to take so many arguments."""
     try:
-        signature = inspect.signature(function)
-        signature.bind(None)
+        inspect.signature(function).bind(*[None] * count)
     except (TypeError, ValueError):
         return False
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        return True
-    return False
+    return True

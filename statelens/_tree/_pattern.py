@@ -166,17 +166,15 @@ def _in_brackets(scanner: Scanner) -> Element:
 
 def _choice(scanner: Scanner) -> Choice:
     start = scanner.at
-    inside = Scanner(scanner.text, "lens")
     end = start + len(scanner.enclosed()) + 1
-    inside.at = start + 1
+    scanner.at = start + 1
     options: list[Element] = []
-    while True:
-        inside.skip_space()
-        if inside.at >= end:
-            inside.fail("a choice needs something between its commas", "{weight,bias}", at=end)
-        options.append(_in_brackets(inside) if inside.peek == "[" else _name(inside))
-        inside.skip_space()
-        if inside.at == end:
-            return Choice(tuple(options))
-        if not inside.take(","):
-            inside.fail(f"expected ',' or '}}', not {inside.peek!r}")
+    while not options or scanner.take(","):
+        scanner.skip_space()
+        if scanner.at >= end:
+            scanner.fail("a choice needs something between its commas", "{weight,bias}", at=end)
+        options.append(_in_brackets(scanner) if scanner.peek == "[" else _name(scanner))
+        scanner.skip_space()
+    if not scanner.take("}"):
+        scanner.fail(f"expected ',' or '}}', not {scanner.peek!r}")
+    return Choice(tuple(options))

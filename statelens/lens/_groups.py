@@ -10,7 +10,7 @@ from .._tree import flatten, format
 from ._algebra import And, Not, Or, without
 from ._lens import Lens
 from ._partition import Repeat, label, split
-from ._selection import focus_on
+from ._selection import Focused, focus_on
 from ._spec import LensSpec, selector_of
 
 T = TypeVar("T")
@@ -61,10 +61,8 @@ class Groups:
         Raises:
             SelectionError: The groups are not total or not disjoint on this tree.
         """
-        self._check(tree)
         halves = {}
-        for name in self:
-            leaves, treedef, entries = focus_on(self[name].selector, tree)
+        for name, (leaves, treedef, entries) in self._shares(tree).items():
             focus, _ = flatten(split(leaves, treedef, entries)[0])
             for position, first in entries.repeats.items():
                 focus[position] = Repeat(first)
@@ -85,17 +83,18 @@ class Groups:
         Raises:
             SelectionError: The groups are not total or not disjoint on this tree.
         """
-        self._check(tree)
+        shares = self._shares(tree)
         leaves, treedef = flatten(tree)
-        labels = [
-            (entry, name) for name in self for entry in focus_on(self[name].selector, tree).entries
-        ]
+        labels = ((entry, name) for name, share in shares.items() for entry in share.entries)
         return label(leaves, treedef, labels, None)
 
-    def _check(self, tree: Any) -> None:
+    def _shares(self, tree: Any) -> dict[str, Focused]:
+        """Returns what each group takes of a tree that they share out."""
+        shares = {}
         for name, selector in self._selectors.items():
             taken = focus_on(selector, tree, required_by=f"the group {name!r}").entries
-            if taken and self._first_match and not focus_on(self[name].selector, tree).entries:
+            shares[name] = focus_on(self[name].selector, tree)
+            if taken and not shares[name].entries:
                 raise SelectionError(
                     f"asked for the group {name!r}",
                     f"it is shadowed: earlier groups take all that it selects, "
@@ -113,6 +112,7 @@ class Groups:
                 + (f", nor are {len(left) - 1} others" if len(left) > 1 else ""),
                 "a group for all that is left: {..., 'rest': ...} with first_match=True",
             )
+        return shares
 
     def _check_disjoint(self, tree: Any) -> None:
         for (name, one), (other, another) in combinations(self._selectors.items(), 2):

@@ -50,13 +50,12 @@ class Bars:
             self._waiting.add(self._begun)
             return np.int32(self._begun)
 
-    def move(self, texts: dict[str, Any], place: Any, values: dict[str, Any]) -> None:
-        """Shows how many steps are done; the number is negative if they are the first."""
+    def move(self, first: int, texts: dict[str, Any], place: Any, values: dict[str, Any]) -> None:
+        """Shows how many steps are done; a run shows its first steps by that number of them."""
         steps, run = _read_place(place)
         with self._lock:
             self._now += 1
-            is_first, steps = steps < 0, abs(steps)
-            if is_first and (run is None or run in self._waiting):
+            if steps <= first and (run is None or run in self._waiting):
                 one = self._new(run, steps, self._text(texts, values))
             elif (one := self._nearest(run, steps - 1)) is not None:
                 one.tqdm.set_description(self._text(texts, values), refresh=False)

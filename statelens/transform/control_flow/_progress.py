@@ -158,18 +158,16 @@ class Progress:
         steps = _furthest(jnp.asarray(index, jnp.int32)) + 1
         jax.lax.cond(
             self._is_due(steps),
-            lambda: self.show(steps, is_first=steps == 1, **parts),
+            lambda: self.show(steps, first=1, **parts),
             lambda: None,
         )
 
-    def show(self, steps: Any, *, is_first: Any, **parts: Any) -> None:
-        """Shows how many steps are done, the first ones or more; `parts` are of the last one."""
+    def show(self, steps: Any, *, first: int, **parts: Any) -> None:
+        """Shows how many steps are done, `first` if not more; `parts` are of the last one."""
         steps = _furthest(jnp.asarray(steps, jnp.int32))
-        is_first = _furthest(jnp.asarray(is_first, jnp.int32))
         values, texts = self._describe(steps - 1, jax.tree.map(_still, parts))
-        move = functools.partial(self._host.move, texts)
-        # One operand says both: the number of the first steps is negative.
-        jax.debug.callback(move, self._place(steps * (1 - 2 * is_first)), values)
+        move = functools.partial(self._host.move, first, texts)
+        jax.debug.callback(move, self._place(steps), values)
 
     def due(self, steps: Any) -> Any:
         """Gives the number of steps after which to show them, for that at a chunk's beginning."""

@@ -7,6 +7,7 @@ would be one of unknown length, which has no reverse derivative, and one of a ch
 would keep as many carries as it has steps. There each step ticks.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,9 +44,10 @@ def scan(
     def chunk(carry: Any, part: Any, size: int) -> tuple[Any, Any]:
         done, inner = carry
         inner, ys = jax.lax.scan(body, inner, part, size, reverse=reverse, unroll=unroll)
-        done = done + size
-        end = parts(_at(part, last), inner, _at(ys, last))
-        progress.show(done, is_first=done == every, **end)
+        # Without the barrier XLA computes the count of the last, shorter chunk by itself, and
+        # shows it before the others.
+        done = jax.lax.optimization_barrier(done + size)
+        progress.show(done, first=every, **parts(_at(part, last), inner, _at(ys, last)))
         return (done, inner), ys
 
     # In reverse the shorter chunk, which is run last, lies at the beginning.
@@ -80,9 +82,9 @@ def checkpointed_scan(
     """Scans as `equinox.internal.scan` does."""
     if not length:
         return jax.lax.scan(body, init, xs, length)
-    kind: Any = {"kind": "checkpointed", "checkpoints": checkpoints}
+    loop = functools.partial(eqxi.scan, kind="checkpointed", checkpoints=checkpoints)
     if bar is None:
-        return eqxi.scan(body, init, xs, length, **kind)
+        return loop(body, init, xs, length)
     progress = bar.start(length, replays=True)
 
     def ticking(carry: Any, x: Any) -> tuple[Any, Any]:
@@ -91,8 +93,7 @@ def checkpointed_scan(
         progress.tick(index, **parts(x, inner, y))
         return (index + 1, inner), y
 
-    start = jnp.zeros((), jnp.int32), init
-    (_, carry), ys = eqxi.scan(ticking, start, xs, length, **kind)
+    (_, carry), ys = loop(ticking, (jnp.zeros((), jnp.int32), init), xs, length)
     return carry, ys
 
 
@@ -102,11 +103,15 @@ def while_loop(
     init: Any,
     bar: ProgressBar | None,
     parts: Parts,
+    **bounds: int,
 ) -> Any:
-    """Loops as `jax.lax.while_loop` does."""
+    """Loops as `jax.lax.while_loop` does, or within bounds as `equinox.internal.while_loop`."""
+    loop: Any = jax.lax.while_loop
+    if bounds:
+        loop = functools.partial(eqxi.while_loop, kind="bounded", **bounds)
     if bar is None:
-        return jax.lax.while_loop(cond, body, init)
-    progress = bar.start(None)
+        return loop(cond, body, init)
+    progress = bar.start(bounds.get("max_steps"))
 
     def chunk(carry: Any) -> Any:
         until = progress.due(carry[0])
@@ -115,30 +120,8 @@ def while_loop(
             lambda carry: (carry[0] + 1, body(carry[1])),
             carry,
         )
-        progress.show(steps, is_first=steps <= progress.due(0), **parts(value))
+        progress.show(steps, first=progress.every or 1, **parts(value))
         return steps, value
-
-    start = jnp.zeros((), jnp.int32), init
-    steps, value = jax.lax.while_loop(lambda carry: cond(carry[1]), chunk, start)
-    progress.done(steps)
-    return value
-
-
-def bounded_while_loop(
-    cond: Callable[[Any], Any],
-    body: Callable[[Any], Any],
-    init: Any,
-    bar: ProgressBar | None,
-    parts: Parts,
-    *,
-    max_steps: int,
-    base: int,
-) -> Any:
-    """Loops as `equinox.internal.while_loop` does."""
-    kind: Any = {"kind": "bounded", "max_steps": max_steps, "base": base}
-    if bar is None:
-        return eqxi.while_loop(cond, body, init, **kind)
-    progress = bar.start(max_steps)
 
     def ticking(carry: Any) -> Any:
         index, inner = carry
@@ -147,7 +130,8 @@ def bounded_while_loop(
         return index + 1, inner
 
     start = jnp.zeros((), jnp.int32), init
-    steps, value = eqxi.while_loop(lambda carry: cond(carry[1]), ticking, start, **kind)
+    step = ticking if bounds else chunk
+    steps, value = loop(lambda carry: cond(carry[1]), step, start)
     progress.done(steps)
     return value
 

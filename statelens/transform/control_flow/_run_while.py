@@ -13,10 +13,10 @@ from .._core import (
     merge_static,
     split_static,
 )
-from . import _progress_loops
 from ._carry import check_carry, check_kept, run_body, run_carrying
 from ._eager_cache import staged
 from ._progress import ProgressBar, as_progress_bar
+from ._progress_loops import while_loop
 
 
 def run_while(
@@ -36,7 +36,6 @@ def run_while(
 def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> Any:
     (cond_fun, body_fun), (name, bounds, bar) = functions, options
     init = split_static(init, lambda: "init_val")
-    loop: Any = _progress_loops.bounded_while_loop if bounds else _progress_loops.while_loop
 
     def control(attempt: Attempt, before: tuple[Any, ...]) -> tuple[Any, Any]:
         def cond(carry: Any) -> Any:
@@ -59,7 +58,8 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
             check_carry(inner, value, "the value", name)
             return after, value
 
-        return loop(cond, body, (before, init), bar, parts, **dict(bounds))
+        start = before, init
+        return while_loop(cond, body, start, bar, parts, **dict(bounds))
 
     def parts(carry: Any) -> dict[str, Any]:
         return {"carry": merge_static(carry[1])}

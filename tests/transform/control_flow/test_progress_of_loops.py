@@ -1,6 +1,7 @@
 """Every loop moves a bar to its end, and says on the way where it is."""
 
 import io
+import re
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +37,57 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("outer", [lambda f: f, sl.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("freq", [5, 7])
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_bar_comes_to_its_end(name, outer):
+def test_a_bar_comes_to_its_end(name, freq, outer):
     text, total = io.StringIO(), sl.State(jnp.zeros(()))
 
     def body(x):
         total.value += x
         return 2 * x
 
-    bar = T.ProgressBar(freq=5, file=text, mininterval=0, desc="steps")
+    bar = T.ProgressBar(freq=freq, file=text, mininterval=0, desc="steps")
     out = outer(lambda: LOOPS[name](body, pbar=bar))()
     jax.effects_barrier()
     assert (out, total.value) == (2 * XS.sum(), XS.sum())
     assert text.getvalue().startswith("\rsteps: ")
     assert any(end in text.getvalue() for end in ("20/20 [", "20/32 [", "20it ["))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda f: f,
+        lambda f: jax.jit(jax.grad(f)),
+        lambda f: lambda x: T.vmap(f)(x * jnp.ones(3)),
+        lambda f: lambda x: T.vmap(jax.grad(f))(x * jnp.ones(3)),
+    ],
+    ids=["eager", "grad", "vmap", "vmap_grad"],
+)
+def test_the_last_steps_come_last_where_there_are_fewer_of_them(outer, reverse):
+    text = io.StringIO()
+    desc = "at {x:.0f}", lambda at: {"x": at["x"]}
+    bar = T.ProgressBar(freq=8, file=text, mininterval=0, desc=desc)
+
+    def run(x, pbar=bar):
+        return T.scan(lambda c, k: (jnp.sin(c), c * k), x, XS, reverse=reverse, pbar=pbar)[0]
+
+    assert jnp.allclose(outer(run)(1.0), outer(lambda x: run(x, None))(1.0))
+    jax.effects_barrier()
+    places = re.findall(r"(at \d+): .*? (\d+)/20 \[", text.getvalue())
+    last = [12, 4, 0] if reverse else [7, 15, 19]
+    steps = zip(last, (8, 16, 20), strict=True)
+    assert list(dict.fromkeys(places)) == [(f"at {x}", str(n)) for x, n in steps]
+
+
+@pytest.mark.parametrize("freq", [5, None])
+def test_lanes_that_end_at_different_steps_share_one_bar(freq):
+    text = io.StringIO()
+    bar = T.ProgressBar(freq=freq, file=text, mininterval=0)
+    run = T.vmap(lambda x: T.while_loop(lambda x: x < 100, lambda x: x + 1, x, pbar=bar))
+    assert run(jnp.array([97, 77, 200])).tolist() == [100, 100, 200]
+    jax.effects_barrier()
+    steps = [int(n) for n in re.findall(r"(\d+)it \[", text.getvalue())]
+    assert list(dict.fromkeys(steps)) == ([5, 10, 15, 20, 23] if freq else list(range(1, 24)))
+    assert text.getvalue().count("\n") == 1

@@ -18,9 +18,8 @@ def is_axis(place: Any) -> bool:
 AXES = PlaceKind(
     is_axis,
     shared=None,
-    of_kwargs=0,
-    in_option="in_axes",
-    out_option="out_axes",
+    default=0,
+    option="axes",
     one="an integer or None",
     several="axes",
     each="an axis for each, or one integer for all",

@@ -4,7 +4,8 @@ A state has a partition over the mesh, coming in and going out; one without a pa
 on every device, and may be written only with what is the same on all.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -25,9 +26,8 @@ def is_spec(place: Any) -> bool:
 SPECS = PlaceKind(
     is_spec,
     shared=PartitionSpec(),
-    of_kwargs=PartitionSpec(),
-    in_option="in_specs",
-    out_option="out_specs",
+    default=PartitionSpec(),
+    option="specs",
     one="a PartitionSpec",
     several="partitions",
     each="a PartitionSpec for each, or one for all",
@@ -40,43 +40,31 @@ SPECS = PlaceKind(
 )
 
 
+@dataclass
 class Devices:
-    """The devices of one call."""
+    """The devices of one call; `options` are those of `jax.shard_map`, its mesh among them."""
+
+    attempt: Attempt
+    in_places: Any
+    out_places: Any
+    in_states: Placement
+    out_states: Placement
+    options: dict[str, Any]
 
     name = "shard_map"
     kind = SPECS
 
-    def __init__(
-        self,
-        mesh: Any,
-        in_specs: Any,
-        out_specs: Any,
-        options: dict[str, Any],
-        attempt: Attempt,
-        placements: tuple[Placement, Placement],
-        default: tuple[PartitionSpec, PartitionSpec],
-    ):
-        self.in_places = in_specs
-        self.out_places = out_specs
-        self.state_places: Sequence[Any] = default[1:]
-        self._mesh = mesh
-        self._options = options
-        self._attempt = attempt
-        self._in_states, self._out_states = placements
-        self._in_default, self._out_default = default
+    def __post_init__(self) -> None:
         self._check_specs()
 
     def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
         """Applies `jax.shard_map`."""
-        mesh = {} if self._mesh is None else {"mesh": self._mesh}
-        options: dict[str, Any] = {**mesh, **self._options}
-        return jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **options)
+        return jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **self.options)
 
     def other_states(self, leaves: Leaves) -> dict[State, tuple[Any, Any]]:
         """Gives the other states that the function touches, which all have one partition."""
-        placed = self._in_states.cells
-        cells = [cell for cell in self._attempt.cells if cell not in placed]
-        return {cell: (current_value(cell), self._in_default) for cell in cells}
+        cells = [cell for cell in self.attempt.cells if cell not in self.in_states.cells]
+        return {cell: (current_value(cell), self.in_states.default) for cell in cells}
 
     def run(self, fun: Any, args: Any, kwargs: Any, values: dict[State, Any]) -> Captured:
         """Runs the function on a device."""
@@ -86,11 +74,11 @@ class Devices:
             if cell not in frozen:
                 # It isn't an input yet. The run is given up, but not for its shape.
                 frame = this_frame()
-                frame.values[cell] = _part(frame.peek(cell), self._in_default)
+                frame.values[cell] = _part(frame.peek(cell), self.in_states.default)
 
         captured = run(fun, args, kwargs, values=values, frozen=frozen, on_touch=on_touch)
-        placed = self._in_states.cells
-        self._attempt.cover(cell for cell in captured.closed_over if cell not in placed)
+        placed = self.in_states.cells
+        self.attempt.cover(cell for cell in captured.closed_over if cell not in placed)
         return captured
 
     def outgoing(
@@ -98,15 +86,14 @@ class Devices:
     ) -> Iterator[tuple[State, Any, Any]]:
         """Gives what was written."""
         for cell, value in zip(captured.writes.cells, captured.writes.values, strict=True):
-            place = self._out_states.cells.get(cell, self._out_default)
-            yield cell, split_value(value, cell), place
+            yield cell, split_value(value, cell), self.out_states.place_of(cell)
 
     def check_output(self, groups: dict[Any, list[Any]], grouping: Grouping) -> None:
         """Leaves it to JAX, which names the shapes that a mesh doesn't divide."""
 
     def _check_specs(self) -> None:
         """Refuses what is no partition, and axes that the mesh hasn't."""
-        mesh = self._mesh if self._mesh is not None else jax.sharding.get_abstract_mesh()
+        mesh = self.options.get("mesh", jax.sharding.get_abstract_mesh())
         if mesh.empty:
             raise ArgumentError(
                 "asked shard_map to run on the devices of a mesh",
@@ -114,8 +101,7 @@ class Devices:
                 'mesh=jax.make_mesh((8,), ("data",))',
                 "with jax.set_mesh(mesh): around the call",
             )
-        places = [self._in_default, self._out_default, *self._in_states.of_parts]
-        places += [*self._in_states.cells.values(), *self._out_states.cells.values()]
+        places = [*self.in_states.places, *self.out_states.places]
         for option, specs in (("in_specs", self.in_places), ("out_specs", self.out_places)):
             leaves = jax.tree.leaves(specs, is_leaf=lambda node: node is None or is_spec(node))
             for spec in leaves:

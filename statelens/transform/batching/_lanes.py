@@ -6,7 +6,7 @@ goes on with what comes after the lanes; but if the lanes have put one and the s
 place, as by seeding it, the state has that.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,57 +21,41 @@ from ._placement import Placement
 from ._prefix import Grouping, Leaves
 
 
-@dataclass(frozen=True)
-class Mapping:
-    """How a function is mapped, but for its states; `options` are others of `jax.vmap`."""
+@dataclass
+class Lanes:
+    """The lanes of one call, and what states of random keys go on with after it.
+
+    `options` are those of `jax.vmap`, the size of the axis among them.
+    """
 
     name: str
-    in_axes: Any
-    out_axes: Any
-    axis_size: int | None
-    options: dict[str, Any] = field(default_factory=dict)
-    new_states: NewStates | None = None
-
-
-class Lanes:
-    """The lanes of one call, and what states of random keys go on with after it."""
+    attempt: Attempt
+    in_places: Any
+    out_places: Any
+    in_states: Placement
+    out_states: Placement
+    options: dict[str, Any]
+    new_states: NewStates | None
+    after: dict[State, Any] = field(default_factory=dict)
+    undo: list[Callable[[], None]] = field(default_factory=list)
 
     kind = AXES
 
-    def __init__(
-        self,
-        asked: Mapping,
-        attempt: Attempt,
-        in_states: Placement,
-        out_states: Placement,
-        undo: list[Callable[[], None]] | None,
-    ):
-        self.name = asked.name
-        self.in_places = asked.in_axes
-        self.out_places = asked.out_axes
-        self.state_places: Sequence[Any] = () if asked.new_states is None else (0,)
-        self._after: dict[State, Any] = {}
-        self._asked = asked
-        self._attempt = attempt
-        # What is known of another call may be of states that have a place in this one.
-        self._own_cells = [cell for cell in attempt.cells if cell not in in_states.cells]
-        self._out_states = out_states
-        self._undo = undo
-
     def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
         """Applies `jax.vmap`."""
-        size, options = self._asked.axis_size, self._asked.options
-        return jax.vmap(fun, in_axes=in_places, out_axes=out_places, axis_size=size, **options)
+        return jax.vmap(fun, in_axes=in_places, out_axes=out_places, **self.options)
 
     def other_states(self, leaves: Leaves) -> dict[State, tuple[Any, Any]]:
         """Gives each lane a part of its own of the states that are split."""
-        size = size_along(leaves, self._asked.axis_size, self.name)
+        size = size_along(leaves, self.options["axis_size"], self.name)
         per_lane: dict[State, tuple[Any, Any]] = {}
-        for cell in self._own_cells:
-            split = cell.split_lanes(peek(cell), size)
-            assert split is not None
-            per_lane[cell] = split[0], 0
-            self._after[cell] = split[1]
+        for cell in self.attempt.cells:
+            # What is known of another call may be of states that have a place in this one.
+            if cell not in self.in_states.cells:
+                split = cell.split_lanes(peek(cell), size)
+                assert split is not None
+                per_lane[cell] = split[0], 0
+                self.after[cell] = split[1]
         return per_lane
 
     def run(self, fun: Any, args: Any, kwargs: Any, values: dict[State, Any]) -> Captured:
@@ -83,39 +67,38 @@ class Lanes:
             if _is_split(cell) and cell not in frozen:
                 missing.append(cell)
 
+        undo = None if self.new_states is None else self.undo
         captured = run(
-            fun, args, kwargs, values=values, frozen=frozen, on_touch=on_touch, undo=self._undo
+            fun, args, kwargs, values=values, frozen=frozen, on_touch=on_touch, undo=undo
         )
         # What is written first is never met as it was; it may still differ from lane to lane.
-        known = {*values, *self._out_states.cells, *missing}
+        known = {*values, *self.out_states.cells, *missing}
         missing += [c for c in captured.writes.cells if _is_split(c) and c not in known]
-        used = [cell for cell in self._own_cells if cell in captured.touched]
-        self._attempt.require_exactly((*used, *missing))
+        used = [cell for cell in self.after if cell in captured.touched]
+        self.attempt.require_exactly((*used, *missing))
         return captured
 
     def outgoing(
         self, captured: Captured, values: dict[State, Any]
     ) -> Iterator[tuple[State, Any, Any]]:
         """Gives what was written and made, but for what a lane has made of its own part."""
-        placed = self._out_states.cells
         for cell, value in zip(captured.writes.cells, captured.writes.values, strict=True):
             value = split_value(value, cell)
-            is_own = cell in self._own_cells and cell not in placed
+            is_own = cell in self.after and cell not in self.out_states.cells
             if not is_own or not _differs(value, values[cell]):
-                yield cell, value, placed.get(cell)
-        new_states = self._asked.new_states
-        if new_states is not None:
+                yield cell, value, self.out_states.place_of(cell)
+        if self.new_states is not None:
             for cell, value in zip(captured.made.cells, captured.made.values, strict=True):
-                place = None if new_states.are_shared(cell, value) else 0
+                place = None if self.new_states.are_shared(cell, value) else 0
                 yield cell, split_value(value, cell), place
 
     def commit(self, written: dict[State, Any], made: dict[State, Any]) -> None:
         """Gives the states what the lanes have left them with."""
-        values = self._after | written
+        values = self.after | written
         Writes(tuple(values), tuple(values.values())).commit()
-        if self._asked.new_states is not None:
+        if self.new_states is not None:
             for cell, value in made.items():
-                self._asked.new_states.keep(cell, value)
+                self.new_states.keep(cell, value)
 
     def check_output(self, groups: dict[Any, list[Any]], grouping: Grouping) -> None:
         """Refuses an axis that an output will not have."""

@@ -26,15 +26,13 @@ class MappedCall:
         self,
         mapper: Lanes | Devices,
         fun: Callable[..., Any],
-        in_states: Placement,
-        out_states: Placement,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ):
         self._mapper, self._fun, kind = mapper, fun, mapper.kind
-        self._in_states, self._out_states = in_states, out_states
+        self._in_states, self._out_states = mapper.in_states, mapper.out_states
         self._out_groups = kind.among(mapper.out_places)
-        state_places = [kind.shared, *mapper.state_places, *out_states.cells.values()]
+        state_places = [kind.shared, kind.default, *self._out_states.places]
         self._state_groups = list(dict.fromkeys(state_places))
         self._form: Grouping | None = None
         self._written: list[list[State]] = []
@@ -45,29 +43,30 @@ class MappedCall:
             cell: self._operand(
                 f"the state {cell.name or repr(cell)!r}", split_value(cell.value, cell), place
             )
-            for cell, place in in_states.cells.items()
+            for cell, place in self._in_states.cells.items()
         }
         parts: list[Any] = []
-        if in_states.selectors:
-            parts, rest = in_states.split(args[0], mapper.name)
+        if self._in_states.selectors:
+            parts, rest = self._in_states.split(args[0], mapper.name)
             args, places = (rest, *args[1:]), (kind.shared, *places[1:])
         halves = [
             self._operand(f"part {number} of argument 0", part, place)
-            for number, (part, place) in enumerate(zip(parts, in_states.of_parts, strict=True))
+            for number, (part, place) in enumerate(
+                zip(parts, self._in_states.of_parts, strict=True)
+            )
         ]
-        positional = [
-            self._operand(f"argument {number}", arg, place)
-            for number, (arg, place) in enumerate(zip(args, places, strict=True))
+        labels = *range(len(args)), *kwargs
+        places = *places, *(kind.default for _ in kwargs)
+        given = zip(labels, (*args, *kwargs.values()), places, strict=True)
+        arguments = [
+            self._operand(f"argument {label!r}", arg, place) for label, arg, place in given
         ]
-        named = {
-            name: self._operand(f"argument {name!r}", arg, kind.of_kwargs)[0]
-            for name, arg in kwargs.items()
-        }
+        self._names = tuple(kwargs)
         cells |= mapper.other_states(self._leaves)
         self._cells = tuple(cells)
-        groups = list(cells.values()), halves, positional
-        self._inputs = (*(tuple([value for value, _ in pairs]) for pairs in groups), named)
-        self._in_places = (*(tuple([p for _, p in pairs]) for pairs in groups), kind.of_kwargs)
+        groups = list(cells.values()), halves, arguments
+        self._inputs = tuple([operand for operand, _ in pairs] for pairs in groups)
+        self._in_places = tuple([place for _, place in pairs] for pairs in groups)
 
     def __call__(self) -> tuple[Any, dict[State, Any]]:
         """Gives what the function returned, and the values of the states that it wrote."""
@@ -98,7 +97,7 @@ class MappedCall:
         places = tuple(places) if several else (places,) * len(args)
         if len(places) != len(args):
             raise ArgumentError(
-                f"asked {mapper.name} for {kind.in_option}={mapper.in_places!r}",
+                f"asked {mapper.name} for in_{kind.option}={mapper.in_places!r}",
                 f"the call has {len(args)} positional arguments",
                 kind.each,
             )
@@ -114,7 +113,7 @@ class MappedCall:
     def _operand(self, label: str, tree: Any, places: Any) -> tuple[Any, Any]:
         """Splits what comes in; gives it with its places."""
         kind = self._mapper.kind
-        operand, each = spread(places, tree, kind, kind.in_option, label, self._mapper.name)
+        operand, each = spread(places, tree, kind, "in", label, self._mapper.name)
         leaves, treedef = jax.tree.flatten(operand)
         self._leaves += [(label, leaf, place) for leaf, place in zip(leaves, each, strict=True)]
         return operand, places if kind.is_place(places) else treedef.unflatten(each)
@@ -122,13 +121,13 @@ class MappedCall:
     def _transformed(self, fun: Callable[..., Any], out_places: Any) -> Callable[..., Any]:
         return self._mapper.transform(fun, self._in_places, out_places)
 
-    def _one(self, states: Any, parts: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    def _one(self, states: Any, parts: Any, arguments: Any) -> tuple[Any, ...]:
         """Runs the function in one lane, or on one device; gives what goes out, by places."""
-        mapper, parts = self._mapper, list(map(merge_static, parts))
-        args = list(map(merge_static, args))
+        mapper, args = self._mapper, list(map(merge_static, arguments))
         if self._in_states.selectors:
-            args[0] = Placement.join(parts, args[0])
-        kwargs = {name: merge_static(arg) for name, arg in kwargs.items()}
+            args[0] = Placement.join(list(map(merge_static, parts)), args[0])
+        named = len(args) - len(self._names)
+        args, kwargs = args[:named], dict(zip(self._names, args[named:], strict=True))
         values = dict(zip(self._cells, states, strict=True))
         captured = mapper.run(self._fun, tuple(args), kwargs, values)
         self.made = dict.fromkeys(captured.made.cells)
@@ -158,7 +157,7 @@ class MappedCall:
     def _explain(self, error: ValueError) -> None:
         """Names what was to be shared and isn't the same everywhere."""
         mapper, kind, form = self._mapper, self._mapper.kind, self._form
-        if kind.out_option not in str(error) or form is None:
+        if f"out_{kind.option}" not in str(error) or form is None:
             return
 
         def is_shared(pick: Callable[[tuple[Any, ...]], Any]) -> bool:
@@ -184,7 +183,7 @@ class MappedCall:
         for number, label in enumerate(form.labels_of(kind.shared)):
             if not is_shared(lambda one, n=number: one[0][position][n]):
                 raise ArgumentError(
-                    f"asked {mapper.name} for {kind.out_option}={mapper.out_places!r}",
+                    f"asked {mapper.name} for out_{kind.option}={mapper.out_places!r}",
                     f"{label}, where it is {kind.shared}, isn't the same {kind.everywhere}",
                     kind.for_output,
                     kind.for_all,

@@ -5,22 +5,33 @@
 that aren't bound say it of the first argument.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..._errors import ArgumentTypeError, SelectionError
-from ...lens import Selector, combine, focus_on, is_bound, split, units_of
+from ...lens import Selector, combine, focus_on, is_bound, split
 from ...state import State
-from .._core import read_lens
+from .._core import read_states
+from ._prefix import PlaceKind
 
 
 @dataclass
 class Placement:
     """Places of states: of those that are given themselves, and of what is selected in a tree."""
 
+    default: Any  # that of other states
     cells: dict[State, Any] = field(default_factory=dict)
     selectors: list[tuple[Selector, Any]] = field(default_factory=list)
+
+    def place_of(self, cell: State) -> Any:
+        """Gives the place of a state."""
+        return self.cells.get(cell, self.default)
+
+    @property
+    def places(self) -> list[Any]:
+        """All places that there are."""
+        return [self.default, *self.cells.values(), *self.of_parts]
 
     def split(self, tree: Any, asked_by: str) -> tuple[list[Any], Any]:
         """Splits a tree: one part for each selector, and the rest."""
@@ -43,16 +54,26 @@ class Placement:
         return rest
 
 
-def read_placement(
-    spec: Any, option: str, asked_by: str, is_place: Callable[[Any], bool], default: Any
-) -> Placement:
+def read_placements(
+    states: Iterable[Any], asked_by: str, kind: PlaceKind
+) -> tuple[Placement, Placement]:
+    """Reads the places of states before the call, and after it: the same, if nothing is said."""
+    in_states, out_states = states
+    before = _read(in_states, "in_states", asked_by, kind)
+    after = _read(out_states, "out_states", asked_by, kind)
+    after.cells = {**before.cells, **after.cells}
+    return before, after
+
+
+def _read(spec: Any, option: str, asked_by: str, kind: PlaceKind) -> Placement:
     """Reads ``{states: place}``, ``{place: states}``, states (for the default place), or None."""
-    placement = Placement()
-    for states, place in _pairs(spec, option, asked_by, is_place, default):
-        if not is_bound(states):
-            placement.selectors.append((read_lens(states, option, asked_by), place))
+    placement = Placement(kind.shared)
+    for states, place in _pairs(spec, option, asked_by, kind):
+        found = read_states(states, option, asked_by)
+        if isinstance(found, Selector):
+            placement.selectors.append((found, place))
             continue
-        for unit in units_of(states, asked_by).units:
+        for unit in found.units if found else ():
             if not isinstance(unit, State):
                 raise SelectionError(
                     f"asked {asked_by} for {option} of {unit!r}",
@@ -68,22 +89,20 @@ def read_placement(
     return placement
 
 
-def _pairs(
-    spec: Any, option: str, asked_by: str, is_place: Callable[[Any], bool], default: Any
-) -> list[tuple[Any, Any]]:
+def _pairs(spec: Any, option: str, asked_by: str, kind: PlaceKind) -> list[tuple[Any, Any]]:
     if spec is None:
         return []
-    if not isinstance(spec, Mapping) or is_bound(spec):
-        keyed_by_place = isinstance(spec, Mapping) and all(map(is_place, spec))
-        if not keyed_by_place or not spec:
-            return [(spec, default)]
-    if all(map(is_place, spec)) and not all(map(is_place, spec.values())):
+    is_place = kind.is_place
+    is_by_place = isinstance(spec, Mapping) and bool(spec) and all(map(is_place, spec))
+    if not isinstance(spec, Mapping) or (is_bound(spec) and not is_by_place):
+        return [(spec, kind.default)]
+    if is_by_place and not all(map(is_place, spec.values())):
         return [(states, place) for place, states in spec.items()]
     for place in spec.values():
         if not is_place(place):
             raise ArgumentTypeError(
                 f"asked {asked_by} for {option} with the place {place!r}",
                 f"that is a {type(place).__name__}",
-                f"{{lens: {default!r}}}, a place for each lens",
+                f"{{lens: {kind.default!r}}}, a place for each lens",
             )
     return list(spec.items())

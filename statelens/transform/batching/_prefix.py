@@ -19,9 +19,8 @@ class PlaceKind(NamedTuple):
 
     is_place: Callable[[Any], bool]
     shared: Any  # the place of what all lanes, or devices, share
-    of_kwargs: Any
-    in_option: str
-    out_option: str
+    default: Any  # that of states that are given without one, and of keyword arguments
+    option: str  # the name of the options, after ``in_`` and ``out_``
     # In messages: what a place is, what several are called, what to give for each argument.
     one: str
     several: str
@@ -42,7 +41,7 @@ class PlaceKind(NamedTuple):
 
 
 def spread(
-    places: Any, tree: Any, kind: PlaceKind, option: str, what: str, asked_by: str
+    places: Any, tree: Any, kind: PlaceKind, side: str, what: str, asked_by: str
 ) -> tuple[Any, list[Any]]:
     """Splits a tree; gives it with the place of each of its dynamic leaves."""
     # One place stands for all below it; where the tree has something static may be anything.
@@ -52,7 +51,7 @@ def spread(
         operand.with_dynamic(positions).dynamic if isinstance(operand, Partitioned) else positions
     )
     is_traced = set(traced).__contains__
-    asked = f"asked {asked_by} for {option}={{!r}} of {what}"
+    asked = f"asked {asked_by} for {side}_{kind.option}={{!r}} of {what}"
     found: list[Any] = []
 
     def descend(place: Any, here: Any, path: Path) -> None:
@@ -113,7 +112,7 @@ def group(
 ) -> tuple[dict[Any, list[Any]], Grouping]:
     """Groups the arrays in a tree that a function returns by the place that they get."""
     # A function under a JAX transform has no other way to say the places of what only it knows.
-    operand, each = spread(places, tree, kind, kind.out_option, what, asked_by)
+    operand, each = spread(places, tree, kind, "out", what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
     if isinstance(operand, Partitioned):
         labels = list(operand.with_dynamic(labels).dynamic)

@@ -5,17 +5,17 @@ What it adds to `jax.shard_map`: a partition of each state, coming in and going 
 
 import functools
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 import jax
-from jax.sharding import PartitionSpec
 
 from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from ...state import State, Writes
 from .._core import Attempt, Decorator, Wrapper, applied, discover, wrong_type
-from ._devices import Devices, is_spec
+from ._devices import SPECS, Devices, is_spec
 from ._mapped_call import MappedCall
-from ._placement import Placement, read_placement
+from ._placement import Placement, read_placements
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,37 +29,36 @@ class _Sharded(Wrapper):
     def __init__(
         self,
         fun: Callable[..., Any],
-        mesh: Any,
-        in_specs: Any,
-        out_specs: Any,
-        in_states: Any,
-        out_states: Any,
+        specs: tuple[Any, Any],
+        states: tuple[Any, Any],
         options: dict[str, Any],
     ):
         super().__init__(fun)
-        if mesh is not None and not isinstance(
-            mesh, (jax.sharding.Mesh, jax.sharding.AbstractMesh)
-        ):
+        mesh = options.get("mesh")
+        if not isinstance(mesh, (NoneType, jax.sharding.Mesh, jax.sharding.AbstractMesh)):
             raise wrong_type(
                 "shard_map", "mesh", mesh, 'a mesh, as in jax.make_mesh((8,), ("data",))'
             )
-        self._asked = mesh, in_specs, out_specs, options
-        self._in_states = in_states
-        self._out_states = out_states
+        self._specs = specs
+        self._states = states
+        self._options = options
         self._placements()
 
     def _placements(self) -> tuple[Placement, Placement]:
-        in_placement = _read(self._in_states, "in_states")
-        out_placement = _read(self._out_states, "out_states")
-        out_placement.cells = {**in_placement.cells, **out_placement.cells}
-        if out_placement.selectors:
+        # A partition alone is that of states of which nothing else is said.
+        given = (None if is_spec(spec) else spec for spec in self._states)
+        before, after = read_placements(given, "shard_map", SPECS)
+        in_states, out_states = self._states
+        before.default = in_states if is_spec(in_states) else before.default
+        after.default = out_states if is_spec(out_states) else before.default
+        if after.selectors:
             raise ArgumentTypeError(
                 "asked shard_map for out_states by a lens that isn't bound",
                 "there is no tree to look at among the outputs",
                 "out_specs, for a tree that the function returns",
                 "bind the lens to the model, as in lens.bind(model)",
             )
-        return in_placement, out_placement
+        return before, after
 
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -71,18 +70,8 @@ class _Sharded(Wrapper):
     def _attempted(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt
     ) -> tuple[Any, dict[State, Any]]:
-        placements = self._placements()
-        # The partition of states of which nothing is said.
-        default = self._in_states if is_spec(self._in_states) else PartitionSpec()
-        defaults = default, self._out_states if is_spec(self._out_states) else default
-        devices = Devices(*self._asked, attempt, placements, defaults)
-        return MappedCall(devices, self._fun, *placements, args, kwargs)()
-
-
-def _read(states: Any, option: str) -> Placement:
-    if is_spec(states):
-        return Placement()
-    return read_placement(states, option, "shard_map", is_spec, PartitionSpec())
+        devices = Devices(attempt, *self._specs, *self._placements(), self._options)
+        return MappedCall(devices, self._fun, args, kwargs)()
 
 
 def _one(given: Any, ported: Any, name: str, other: str) -> Any:
@@ -177,15 +166,10 @@ def shard_map(
         >>> double(jnp.arange(3.0)), float(seen.value)
         (Array([0., 2., 4.], dtype=float32), 3.0)
     """
-    options: dict[str, Any] = {"check_vma": check_vma}
-    if axis_names is not None:
-        options["axis_names"] = axis_names
-
-    def make(fun: Callable[..., Any]) -> Any:
-        return _Sharded(fun, mesh, in_specs, out_specs, *states, options)
-
+    options = {"mesh": mesh, "axis_names": axis_names, "check_vma": check_vma}
+    options = {name: option for name, option in options.items() if option is not None}
     states = (
         _one(in_states, state_in_specs, "in_states", "state_in_specs"),
         _one(out_states, state_out_specs, "out_states", "state_out_specs"),
     )
-    return applied(make, fun)
+    return applied(lambda fun: _Sharded(fun, (in_specs, out_specs), states, options), fun)

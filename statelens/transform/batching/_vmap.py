@@ -7,17 +7,16 @@ that holds random keys gives each lane a key of its own.
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from types import MethodType
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from ..._errors import user_facing
 from .._core import Attempt, Decorator, Wrapper, applied, discover, parse_count
-from ._axes import is_axis, read_in_axes, read_out_axes
-from ._lanes import Lanes, Mapping
+from ._axes import AXES, read_in_axes, read_out_axes
+from ._lanes import Lanes
 from ._mapped_call import MappedCall
 from ._new_states import NewStates
-from ._placement import Placement, read_placement
+from ._placement import Placement, read_placements
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,41 +29,32 @@ class _Batched(Wrapper):
         self,
         fun: Callable[..., Any],
         axes: tuple[Any, Any],
-        axis_size: int | None,
         states: tuple[Any, Any],
         options: dict[str, Any],
         new_states: NewStates | None = None,
     ):
         self.name = name = "vmap" if new_states is None else "vmap_new_states"
         super().__init__(fun)
-        self._asked = Mapping(
-            name,
-            read_in_axes(axes[0], name),
-            read_out_axes(axes[1], name),
-            parse_count(axis_size, "axis_size", name, least=0),
-            options,
-            new_states,
-        )
+        self._axes = read_in_axes(axes[0], name), read_out_axes(axes[1], name)
+        size = parse_count(options["axis_size"], "axis_size", name, least=0)
+        self._options = {**options, "axis_size": size}
         self._states = states
+        self._new_states = new_states
         self._placements()
 
     def _bound_to(self, instance: Any) -> Any:
-        axes = self._asked.in_axes
+        in_axes, out_axes = self._axes
         if self._placements()[0].selectors or (
-            isinstance(axes, tuple) and axes and axes[0] is not None
+            isinstance(in_axes, tuple) and in_axes and in_axes[0] is not None
         ):
             return MethodType(self, instance)  # the object itself is mapped
         bound = super()._bound_to(instance)
-        axes = axes[1:] if isinstance(axes, tuple) else axes
-        bound._asked = replace(self._asked, in_axes=axes)
+        if isinstance(in_axes, tuple):
+            bound._axes = in_axes[1:], out_axes
         return bound
 
     def _placements(self) -> tuple[Placement, Placement]:
-        in_states, out_states = self._states
-        in_placement = read_placement(in_states, "in_states", self.name, is_axis, 0)
-        out_placement = read_placement(out_states, "out_states", self.name, is_axis, 0)
-        out_placement.cells = {**in_placement.cells, **out_placement.cells}
-        return in_placement, out_placement
+        return read_placements(self._states, self.name, AXES)
 
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -72,17 +62,15 @@ class _Batched(Wrapper):
         return discover(call, self.name, self._fun)
 
     def _attempted(self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt) -> Any:
-        placements = self._placements()
-        undo: list[Callable[[], None]] = []
         # A transform that is built on this one has it go by its own name.
-        asked = replace(self._asked, name=self.name)
-        lanes = Lanes(asked, attempt, *placements, None if asked.new_states is None else undo)
+        places = *self._axes, *self._placements()
+        lanes = Lanes(self.name, attempt, *places, self._options, self._new_states)
         try:
-            call = MappedCall(lanes, self._fun, *placements, args, kwargs)
+            call = MappedCall(lanes, self._fun, args, kwargs)
             out, written = call()
             lanes.commit(written, call.made)
         except BaseException:
-            for restore in reversed(undo):
+            for restore in reversed(lanes.undo):
                 restore()
             raise
         return out
@@ -163,9 +151,9 @@ def vmap(
         >>> h.value
         Array([0., 1., 2.], dtype=float32)
     """
-    options = {"axis_name": axis_name, "spmd_axis_name": spmd_axis_name}
+    options = {"axis_name": axis_name, "axis_size": axis_size, "spmd_axis_name": spmd_axis_name}
     axes, states = (in_axes, out_axes), (in_states, out_states)
-    return applied(lambda fun: _Batched(fun, axes, axis_size, states, options), fun)
+    return applied(lambda fun: _Batched(fun, axes, states, options), fun)
 
 
 @overload
@@ -224,7 +212,7 @@ def vmap_new_states(
           weight=ParamState(f32[3,2]),
         )
     """
-    options = {"axis_name": axis_name, "spmd_axis_name": spmd_axis_name}
+    options = {"axis_name": axis_name, "axis_size": axis_size, "spmd_axis_name": spmd_axis_name}
     axes, states = (in_axes, out_axes), (in_states, out_states)
     new = NewStates(state_tag, state_to_exclude)
-    return applied(lambda fun: _Batched(fun, axes, axis_size, states, options, new), fun)
+    return applied(lambda fun: _Batched(fun, axes, states, options, new), fun)

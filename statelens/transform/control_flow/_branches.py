@@ -129,18 +129,18 @@ def ifelse(
         Array(0, dtype=int32...)
     """
     functions = _functions(branches, "ifelse")
-    if not isinstance(conditions, (list, tuple)) or len(functions) - len(conditions) not in (0, 1):
-        is_list = isinstance(conditions, (list, tuple))
+    is_list = isinstance(conditions, (list, tuple))
+    given = len(conditions) if is_list else type(conditions).__name__
+    if given not in (len(functions), len(functions) - 1):
         raise ArgumentError(
-            f"asked ifelse for conditions="
-            f"{len(conditions) if is_list else type(conditions).__name__}",
+            f"asked ifelse for conditions={given}",
             f"there are {len(functions)} branches",
             "a list of as many conditions, or of one fewer",
         )
     for condition in conditions:
         _scalar(condition, "a condition", "ifelse")
-    given = [*conditions, True][: len(functions)]
-    stacked = jnp.stack([jnp.asarray(condition, bool) for condition in given])
+    conditions = [*conditions, True][: len(functions)]
+    stacked = jnp.stack([jnp.asarray(condition, bool) for condition in conditions])
     if check_cond and not isinstance(stacked, jax.core.Tracer) and not stacked.any():
         raise ArgumentError(
             f"asked ifelse for the first of {len(functions)} branches whose condition is true",
@@ -223,8 +223,7 @@ def _functions(branches: Any, name: str) -> tuple[Any, ...]:
 
 def _scalar(value: Any, option: str, name: str) -> None:
     try:
-        jax.typeof(value)
-        shape: Any = jnp.shape(value)
+        shape: Any = jax.typeof(value).shape
     except (TypeError, ValueError):
         shape = None
     if shape != ():

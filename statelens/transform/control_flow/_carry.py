@@ -16,6 +16,7 @@ from .._core import (
     describe_types,
     discover,
     run,
+    split_static,
     split_value,
 )
 
@@ -60,12 +61,11 @@ def run_carrying(
     return commit(*discover(attempted, name, function))
 
 
-def check_kept(
-    attempt: Attempt, before: Sequence[Any], after: Sequence[Any], asked_by: str
-) -> None:
-    """Refuses a carried state that changes its shape, dtype or structure."""
-    for cell, old, new in zip(attempt.cells, before, after, strict=True):
-        if not _can_be_carried(old, new):
+def check_step(attempt: Attempt, before: Sequence[Any], step: Step, asked_by: str) -> None:
+    """Refuses a state that a loop's body leaves with another shape, dtype or structure."""
+    attempt.require_exactly(step.written)
+    for cell, old, new in zip(attempt.cells, before, step.values, strict=True):
+        if not are_alike(old, new, is_start=True):
             was, becomes = describe_types(old), describe_types(new)
             raise StructureError(
                 f"asked {asked_by} to carry {cell!r} from step to step",
@@ -75,39 +75,26 @@ def check_kept(
             )
 
 
-def check_carry(before: Any, after: Any, what: str, asked_by: str) -> None:
-    """Refuses a carry that changes its structure, shapes or dtypes."""
-    if not _can_be_carried(before, after):
+def carried(before: Any, after: Any, what: str, asked_by: str) -> Any:
+    """Splits a carry; refuses one that changes its structure, shapes or dtypes."""
+    after = split_static(after, lambda: what)
+    if not are_alike(before, after, is_start=True):
         raise StructureError(
             f"asked {asked_by} to carry {what} from step to step",
             f"after a step {describe_difference(after, before)}",
             "return it with the structure, shapes and dtypes that it came with",
         )
+    return after
 
 
-def are_alike(one: Any, other: Any) -> bool:
+def are_alike(one: Any, other: Any, *, is_start: bool = False) -> bool:
     """Says whether two trees have the same structure, shapes and dtypes."""
-    return _all_leaves(_are_alike, one, other)
-
-
-def _can_be_carried(before: Any, after: Any) -> bool:
-    """Says whether a loop can carry a tree that becomes another one in a step."""
-    # A Python number at the start takes the dtype that it has after a step, as in JAX.
-    return _all_leaves(lambda a, b: _are_alike(_promoted(a, b), b), before, after)
-
-
-def _all_leaves(holds: Callable[[Any, Any], bool], one: Any, other: Any) -> bool:
     if jax.tree.structure(one) != jax.tree.structure(other):
         return False
-    leaves = jax.tree.leaves(one), jax.tree.leaves(other)
-    return all(holds(jax.typeof(a), jax.typeof(b)) for a, b in zip(*leaves, strict=True))
-
-
-def _are_alike(a: Any, b: Any) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype
-
-
-def _promoted(before: Any, after: Any) -> Any:
-    if not before.weak_type:
-        return before
-    return before.update(dtype=jnp.result_type(before, after))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = jax.typeof(a), jax.typeof(b)
+        # A Python number at a loop's start takes the dtype that it has after a step, as in JAX.
+        dtype = jnp.result_type(a, b) if is_start and a.weak_type else a.dtype
+        if (a.shape, dtype) != (b.shape, b.dtype):
+            return False
+    return True

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..._errors import ArgumentTypeError, user_facing
-from .._core import check_callable, parse_count
+from .._core import parse_count
 from ._progress import ProgressBar
 from ._run_scan import checkpoints_of, order_of, run_scan
 from ._run_while import run_while
@@ -137,7 +137,6 @@ def for_loop(
         >>> sl.transform.for_loop(add, jnp.arange(4.0))
         Array([0., 1., 3., 6.], dtype=float32)
     """
-    check_callable(f, "f", "for_loop")
     return run_scan(f, None, xs, length, "for_loop", order_of(reverse, unroll, "for_loop"), pbar)[1]
 
 
@@ -175,7 +174,6 @@ def checkpointed_for_loop(
         >>> sl.transform.checkpointed_for_loop(leak, jnp.ones(3))
         Array([1.  , 1.5 , 1.75], dtype=float32)
     """
-    check_callable(f, "f", "checkpointed_for_loop")
     kept = checkpoints_of(checkpoints, base, "checkpointed_for_loop")
     return run_scan(f, None, xs, length, "checkpointed_for_loop", kept, pbar)[1]
 

@@ -155,7 +155,7 @@ class Progress:
                 in which steps are run.
             **parts: ``x``, ``carry`` and ``y`` of this step, for the description.
         """
-        steps = _furthest(jnp.asarray(index, jnp.int32)) + 1
+        steps = _furthest(index) + 1
         jax.lax.cond(
             self._is_due(steps),
             lambda: self.show(steps, first=1, **parts),
@@ -164,7 +164,7 @@ class Progress:
 
     def show(self, steps: Any, *, first: int, **parts: Any) -> None:
         """Shows how many steps are done, `first` if not more; `parts` are of the last one."""
-        steps = _furthest(jnp.asarray(steps, jnp.int32))
+        steps = _furthest(steps)
         values, texts = self._describe(steps - 1, jax.tree.map(_still, parts))
         move = functools.partial(self._host.move, first, texts)
         jax.debug.callback(move, self._place(steps), values)
@@ -180,7 +180,7 @@ class Progress:
             steps: How many steps were run, as the loop gave it out: the callback waits for
                 the loop by waiting for this number.
         """
-        steps = _furthest(jnp.asarray(steps, jnp.int32))
+        steps = _furthest(steps)
         jax.debug.callback(self._host.close, self._place(steps))
 
     def _place(self, steps: jax.Array) -> jax.Array:
@@ -212,32 +212,28 @@ class Progress:
                 f"a dict with the keys {sorted(needed)}",
             )
         arrays, texts = eqx.partition(values, eqx.is_array)
-        return _first_lane(jax.tree.map(_still, arrays)), texts
+        return _across_lanes(index, jax.tree.map(_still, arrays))[1], texts
 
 
 def _still(leaf: Any) -> Any:
     return jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf
 
 
-@custom_vmap
-def _furthest(steps: jax.Array) -> jax.Array:
-    return steps
-
-
-@_furthest.def_vmap
-def _furthest_lane(axis_size: int, in_batched: Any, steps: jax.Array) -> tuple[jax.Array, bool]:
-    return _furthest(jnp.max(steps, axis=0) if in_batched[0] else steps), False
+def _furthest(steps: Any) -> jax.Array:
+    return _across_lanes(jnp.asarray(steps, jnp.int32), None)[0]
 
 
 @custom_vmap
-def _first_lane(values: Any) -> Any:
-    return values
+def _across_lanes(steps: jax.Array, values: Any) -> tuple[jax.Array, Any]:
+    """Gives the number of steps of the lane that is furthest on, and the first lane's values."""
+    return steps, values
 
 
-@_first_lane.def_vmap
-def _first_of_lanes(axis_size: int, in_batched: Any, values: Any) -> tuple[Any, Any]:
-    one = jax.tree.map(lambda x, batched: x[0] if batched else x, values, in_batched[0])
-    return _first_lane(one), jax.tree.map(lambda _: False, values)
+@_across_lanes.def_vmap
+def _of_lanes(axis_size: int, in_batched: Any, steps: jax.Array, values: Any) -> tuple[Any, Any]:
+    one = jax.tree.map(lambda x, batched: x[0] if batched else x, values, in_batched[1])
+    most = jnp.max(steps, axis=0) if in_batched[0] else steps
+    return _across_lanes(most, one), jax.tree.map(lambda _: False, (steps, values))
 
 
 def as_progress_bar(spec: ProgressBar | int | None) -> ProgressBar | None:

@@ -16,7 +16,7 @@ from .._core import (
     split_static,
 )
 from . import _progress_loops
-from ._carry import check_carry, check_kept, run_body, run_carrying
+from ._carry import carried, check_step, run_body, run_carrying
 from ._eager_cache import staged
 from ._progress import ProgressBar, as_progress_bar
 
@@ -63,14 +63,12 @@ def _scan(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any, xs: A
         def body(carry: Any, x: Any) -> tuple[Any, Any]:
             values, inner = carry
             x = merge_static(x)
-            args, carried = ((x,), (inner,)) if has_carry else (x, ())
-            out, written, after = run_body(f, attempt, values, args, carried)
-            new, y = _pair(out, name) if has_carry else (None, out)
-            attempt.require_exactly(written)
-            check_kept(attempt, values, after, name)
-            new = split_static(new, lambda: "the carry")
-            check_carry(inner, new, "the carry", name)
-            return (after, new), split_static(y, lambda: "the output")
+            args, carry = ((x,), (inner,)) if has_carry else (x, ())
+            step = run_body(f, attempt, values, args, carry)
+            new, y = _pair(step.out, name) if has_carry else (None, step.out)
+            check_step(attempt, values, step, name)
+            new = carried(inner, new, "the carry", name)
+            return (step.values, new), split_static(y, lambda: "the output")
 
         start = before, init
         (values, carry), ys = loop(body, start, xs, length, bar, parts, **dict(settings))

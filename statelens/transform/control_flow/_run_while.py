@@ -13,7 +13,7 @@ from .._core import (
     merge_static,
     split_static,
 )
-from ._carry import check_carry, check_kept, run_body, run_carrying
+from ._carry import carried, check_step, run_body, run_carrying
 from ._eager_cache import staged
 from ._progress import ProgressBar, as_progress_bar
 from ._progress_loops import while_loop
@@ -51,12 +51,9 @@ def _while(functions: tuple[Any, ...], options: tuple[Any, ...], init: Any) -> A
 
         def body(carry: Any) -> Any:
             values, inner = carry
-            new, written, after = run_body(body_fun, attempt, values, (), (inner,))
-            attempt.require_exactly(written)
-            check_kept(attempt, values, after, name)
-            value = split_static(new, lambda: "the value")
-            check_carry(inner, value, "the value", name)
-            return after, value
+            step = run_body(body_fun, attempt, values, (), (inner,))
+            check_step(attempt, values, step, name)
+            return step.values, carried(inner, step.out, "the value", name)
 
         start = before, init
         return while_loop(cond, body, start, bar, parts, **dict(bounds))

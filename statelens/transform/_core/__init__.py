@@ -11,10 +11,9 @@ from ._options import (
     Choice,
     applied,
     check_callable,
-    parse_argnames,
     parse_argnums,
+    parse_arguments,
     parse_count,
-    positions_of,
     read_lens,
     read_states,
 )

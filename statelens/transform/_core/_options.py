@@ -119,6 +119,15 @@ def positions_of(
     return frozenset(number for number, name in enumerate(positional) if name in argnames)
 
 
+def parse_arguments(
+    fun: Callable[..., Any], argnums: Any, argnames: Any, option: str, asked_by: str
+) -> frozenset[int | str]:
+    """Reads which arguments are meant, by position or name: their positions and names."""
+    numbers = parse_argnums(argnums, f"{option}_argnums", asked_by)
+    named = parse_argnames(argnames, f"{option}_argnames", asked_by)
+    return frozenset(numbers | positions_of(fun, named, asked_by) | named)
+
+
 def read_lens(spec: Any, option: str, asked_by: str) -> Selector:
     """Reads a lens in any form.
 

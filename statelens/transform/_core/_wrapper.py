@@ -6,7 +6,7 @@ makes of the object. Positions of arguments count the object.
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
@@ -64,6 +64,6 @@ def is_closed_over(instance: Any) -> bool:
     return isinstance(instance, MutableNode) or jtu.all_leaves([instance])
 
 
-def after_self(argnums: frozenset[int]) -> tuple[int, ...]:
-    """Gives positions of a method's arguments as its bound form counts them."""
-    return tuple(sorted(number - 1 for number in argnums if number))
+def after_self(arguments: Iterable[int | str]) -> tuple[int, ...]:
+    """Gives positions of a method's arguments as its bound form counts them; names are left out."""
+    return tuple(sorted(n - 1 for n in arguments if isinstance(n, int) and n))

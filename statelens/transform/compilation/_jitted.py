@@ -26,10 +26,8 @@ from .._core import (
     labels_of,
     merge_arguments,
     merge_static,
-    parse_argnames,
-    parse_argnums,
+    parse_arguments,
     parse_count,
-    positions_of,
     reachable,
     retry,
     run_and_commit,
@@ -82,6 +80,7 @@ class JitFunction(Generic[P, R]):
         static_argnums: Any = None,
         static_argnames: Any = None,
         donate_argnums: Any = None,
+        donate_argnames: Any = None,
         donate_states: Any = None,
         max_traces: int | None = None,
         **options: Any,
@@ -94,31 +93,24 @@ class JitFunction(Generic[P, R]):
             )
         self._name = name
         self._fun = fun
-        static = parse_argnums(static_argnums, "static_argnums", name)
-        donated = parse_argnums(donate_argnums, "donate_argnums", name)
+        self._static = parse_arguments(fun, static_argnums, static_argnames, "static", name)
+        donated = parse_arguments(fun, donate_argnums, donate_argnames, "donate", name)
         self._of_method = {
-            "static_argnums": after_self(static),
+            "static_argnums": after_self(self._static),
             "static_argnames": static_argnames,
             "donate_argnums": after_self(donated),
+            "donate_argnames": donate_argnames,
             "donate_states": donate_states,
             "max_traces": max_traces,
             **options,
         }
-        named = parse_argnames(static_argnames, "static_argnames", name)
-        self._static: frozenset[int | str] = frozenset(
-            static | positions_of(fun, named, name) | named
-        )
-        donated_names = parse_argnames(
-            options.pop("donate_argnames", None), "donate_argnames", name
-        )
-        donated |= positions_of(fun, donated_names, name)
         self._options = options
         self._donation = Choice(donate_states, "donate_states", name)
         self.donates_part: bool = self._donation.selector is not None
         # What is lent comes first, before the arguments.
         lent = {0} if self.donates_part else set[int]()
-        own = {number + len(lent) for number in donated}
-        self.donated_args: frozenset[int | str] = frozenset(lent | own | donated_names)
+        own = {n + len(lent) if isinstance(n, int) else n for n in donated}
+        self.donated_args: frozenset[int | str] = frozenset(lent | own)
         most = parse_count(max_traces, "max_traces", name)
         self._guard = None if most is None else TraceGuard(most)
         self._programs: list[Program] = []

@@ -1,9 +1,11 @@
 """Methods that are compiled: bound to an object, which the program must not keep alive."""
 
+import contextlib
 import functools
 import inspect
 import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 
@@ -13,7 +15,9 @@ class Method:
     def __init__(self, function: Callable[..., Any], instance: Any, on_end: Callable[[], Any]):
         functools.update_wrapper(self, function, updated=())
         self._function = function
-        self.__signature__ = _without_self(function)
+        # Functions of C need have none.
+        with contextlib.suppress(TypeError, ValueError):
+            self.__signature__ = inspect.signature(MethodType(function, instance))
         try:
             self._instance: Callable[[], Any] = weakref.ref(instance, lambda _: on_end())
         except TypeError:  # it has __slots__; then it is kept
@@ -43,11 +47,3 @@ class BoundMethod:
 
     def _reachable(self) -> list[Any]:
         return [self.__self__, self._bound_function]
-
-
-def _without_self(function: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return None
-    return signature.replace(parameters=list(signature.parameters.values())[1:])

@@ -10,6 +10,7 @@ from ..._errors import ArgumentTypeError, user_facing
 from .._core import (
     Decorator,
     Wrapper,
+    after_self,
     applied,
     check_callable,
     commit,
@@ -37,7 +38,7 @@ class _Checkpointed(Wrapper):
 
     def _bound_to(self, instance: Any) -> Self:
         bound = super()._bound_to(instance)
-        bound._static = frozenset(number - 1 for number in self._static if number)
+        bound._static = frozenset(after_self(self._static))
         return bound
 
     @user_facing

@@ -65,7 +65,9 @@ def error_if(x: X, pred: Any, msg: str) -> X:
         >>> rate.value
         Array(1., dtype=float32...)
     """
-    _check_arguments(pred, msg, "error_if")
+    _check_condition(pred, "error_if")
+    if not isinstance(msg, str):
+        raise wrong_type("error_if", "the error msg", msg, "a text")
     expect_errors()
     return eqx.error_if(x, pred, msg)
 
@@ -90,17 +92,16 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
         >>> import statelens as sl
         >>> sl.transform.jit_error_if(False, "x is {}", 1.0)
     """
-    if not isinstance(error, str):
-        error = check_callable(error, "error", "jit_error_if")
-    _check_arguments(pred, "", "jit_error_if")
     if isinstance(error, str):
         _check_text(error, args, kwargs)
+    else:
+        check_callable(error, "error", "jit_error_if")
+    _check_condition(pred, "jit_error_if")
 
     def refuse(args: Any, kwargs: Any) -> None:
-        if not isinstance(error, str):
-            error(*args, **kwargs)
-            return
-        raise ValueError(error.format(*args, **kwargs))
+        if isinstance(error, str):
+            raise ValueError(error.format(*args, **kwargs))
+        error(*args, **kwargs)
 
     holds = jnp.any(jnp.asarray(pred))
     if not isinstance(holds, jax.core.Tracer):
@@ -109,11 +110,7 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
         return
     raising = Check(refuse)
     expect_errors(raising)
-    jax.lax.cond(
-        holds,
-        lambda: jax.debug.callback(raising, args, kwargs),
-        lambda: None,
-    )
+    jax.lax.cond(holds, lambda: jax.debug.callback(raising, args, kwargs), lambda: None)
 
 
 @user_facing
@@ -180,7 +177,7 @@ def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
         ) from None
 
 
-def _check_arguments(pred: Any, msg: Any, asked_by: str) -> None:
+def _check_condition(pred: Any, asked_by: str) -> None:
     try:
         dtype: Any = jnp.result_type(pred)
     except (TypeError, ValueError):
@@ -191,5 +188,3 @@ def _check_arguments(pred: Any, msg: Any, asked_by: str) -> None:
             f"that is of {dtype}, not boolean",
             "a comparison, such as x < 0",
         )
-    if not isinstance(msg, str):
-        raise wrong_type(asked_by, "the error msg", msg, "a text")

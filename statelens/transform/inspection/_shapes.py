@@ -13,9 +13,7 @@ from .._core import (
     check_callable,
     merge_arguments,
     merge_static,
-    parse_argnames,
-    parse_argnums,
-    positions_of,
+    parse_arguments,
     run,
     split_arguments,
     split_static,
@@ -29,9 +27,7 @@ Labels = frozenset[int | str]
 def static_labels(fun: Callable[..., Any], argnums: Any, argnames: Any, asked_by: str) -> Labels:
     """Reads which arguments are static: their positions and names."""
     check_callable(fun, "fun", asked_by)
-    named = parse_argnames(argnames, "static_argnames", asked_by)
-    numbers = parse_argnums(argnums, "static_argnums", asked_by)
-    return frozenset(numbers | positions_of(fun, named, asked_by) | named)
+    return parse_arguments(fun, argnums, argnames, "static", asked_by)
 
 
 def shapes_and_states(

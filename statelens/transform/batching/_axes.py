@@ -22,7 +22,6 @@ AXES = PlaceKind(
     option="axes",
     one="an integer or None",
     several="axes",
-    each="an axis for each, or one integer for all",
     of_lens="the axes of states that a lens selects",
     is_shared="which all lanes share",
     everywhere="in all lanes",
@@ -33,30 +32,15 @@ AXES = PlaceKind(
 )
 
 
-def read_in_axes(in_axes: Any, asked_by: str) -> Any:
-    """Reads the axes of arguments: one for all, or a tuple with one (or a tree) for each."""
-    if is_axis(in_axes):
-        return in_axes
-    if isinstance(in_axes, (list, tuple)):
-        return tuple(in_axes)
-    raise wrong_type(
-        asked_by,
-        "in_axes",
-        in_axes,
-        "an integer, None, or one of these (or a tree of them) for each argument",
-    )
-
-
-def read_out_axes(out_axes: Any, asked_by: str) -> Any:
-    """Reads the axes of the output: one, or a tree of them, which is read beside the output."""
-    if is_axis(out_axes) or not jtu.all_leaves([out_axes]):
-        return out_axes
-    raise wrong_type(
-        asked_by,
-        "out_axes",
-        out_axes,
-        "an integer or None, or a tree of them that the output begins with",
-    )
+def read_axes(in_axes: Any, out_axes: Any, asked_by: str) -> tuple[Any, Any]:
+    """Reads the axes of arguments, one for all or a tuple of them, and those of the output."""
+    if not is_axis(in_axes) and not isinstance(in_axes, (list, tuple)):
+        each = "an integer, None, or one of these (or a tree of them) for each argument"
+        raise wrong_type(asked_by, "in_axes", in_axes, each)
+    if not is_axis(out_axes) and jtu.all_leaves([out_axes]):
+        tree = "an integer or None, or a tree of them that the output begins with"
+        raise wrong_type(asked_by, "out_axes", out_axes, tree)
+    return tuple(in_axes) if isinstance(in_axes, list) else in_axes, out_axes
 
 
 def size_along(leaves: list[tuple[str, Any, Any]], axis_size: int | None, asked_by: str) -> int:

@@ -30,7 +30,6 @@ SPECS = PlaceKind(
     option="specs",
     one="a PartitionSpec",
     several="partitions",
-    each="a PartitionSpec for each, or one for all",
     of_lens="the states that a lens selects",
     is_shared="which is whole on every device",
     everywhere="on all devices",

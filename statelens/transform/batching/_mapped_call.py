@@ -99,7 +99,7 @@ class MappedCall:
             raise ArgumentError(
                 f"asked {mapper.name} for in_{kind.option}={mapper.in_places!r}",
                 f"the call has {len(args)} positional arguments",
-                kind.each,
+                f"{kind.one} for each, or one for all",
             )
         if self._in_states.selectors and not args:
             raise ArgumentError(

@@ -21,10 +21,9 @@ class PlaceKind(NamedTuple):
     shared: Any  # the place of what all lanes, or devices, share
     default: Any  # that of states that are given without one, and of keyword arguments
     option: str  # the name of the options, after ``in_`` and ``out_``
-    # In messages: what a place is, what several are called, what to give for each argument.
+    # In messages: what a place is, what several are called, which ones a lens gives.
     one: str
     several: str
-    each: str
     of_lens: str
     # What is said of a state that all share, and where its value has to be the same.
     is_shared: str

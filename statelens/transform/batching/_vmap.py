@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from ..._errors import user_facing
 from .._core import Attempt, Decorator, Wrapper, applied, discover, parse_count
-from ._axes import AXES, read_in_axes, read_out_axes
+from ._axes import AXES, read_axes
 from ._lanes import Lanes
 from ._mapped_call import MappedCall
 from ._new_states import NewStates
@@ -35,7 +35,7 @@ class _Batched(Wrapper):
     ):
         self.name = name = "vmap" if new_states is None else "vmap_new_states"
         super().__init__(fun)
-        self._axes = read_in_axes(axes[0], name), read_out_axes(axes[1], name)
+        self._axes = read_axes(*axes, name)
         size = parse_count(options["axis_size"], "axis_size", name, least=0)
         self._options = {**options, "axis_size": size}
         self._states = states

@@ -106,8 +106,9 @@ class JitFunction(Generic[P, R]):
         }
         self._options = options
         self._donation = Choice(donate_states, "donate_states", name)
+        # Whether the first of the split arguments is what is lent of the user's first.
         self.donates_part: bool = self._donation.selector is not None
-        # What is lent comes first, before the arguments.
+        # Of the split arguments, what is lent being the first.
         lent = {0} if self.donates_part else set[int]()
         own = {n + len(lent) if isinstance(n, int) else n for n in donated}
         self.donated_args: frozenset[int | str] = frozenset(lent | own)
@@ -225,9 +226,7 @@ class JitFunction(Generic[P, R]):
             self._guard.clear()
         self.__call__ = self._call
 
-    def _split(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         if not self.donates_part:
             return split_arguments(args, kwargs, self._static, split_items)
         lent = None
@@ -248,7 +247,7 @@ class JitFunction(Generic[P, R]):
         return self._fun, positional, named
 
     def stage(self, pure: Callable[..., Any]) -> Any:
-        """Stages a pure function by `jax.jit`; see `_program.Host`."""
+        """Stages a pure function of `Inputs`, one by one, by `jax.jit`."""
 
         def staged(*inputs: Any) -> Any:
             return pure(*inputs)
@@ -260,7 +259,7 @@ class JitFunction(Generic[P, R]):
         return jax.jit(staged, donate_argnums=0, **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
-        """Counts the traces, and refuses one too many."""
+        """Counts the traces, and refuses one too many, before the function is run."""
         if self._guard is not None:
             reads = [known.reads for known in self._programs if known is not program]
             labels = functools.partial(labels_of, self._fun)
@@ -299,12 +298,10 @@ class JitFunction(Generic[P, R]):
     def _known(self, args: Any, kwargs: Any) -> Program | None:
         """Finds the program that has been made for such arguments, or that may do for them."""
         current = [program for program in self._programs if program.is_current()]
-        if len(current) > 1:
-            signature = signature_of((args, kwargs))
-            for program in current:
-                if signature in program.signatures:
-                    return program
-        return current[-1] if current else None
+        if len(current) < 2:
+            return current[0] if current else None
+        signature = signature_of((args, kwargs))
+        return next((known for known in current if signature in known.signatures), current[-1])
 
     def _first(
         self, cells: tuple[State, ...] | None, args: Any, kwargs: Any

@@ -6,7 +6,7 @@ program is made that repeats the equations of the first one; the function isn't 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
 import jax.core
@@ -29,6 +29,9 @@ from .._core import (
 )
 from ._arguments import Inputs, input_of, lay_out
 
+if TYPE_CHECKING:
+    from ._jitted import JitFunction
+
 
 class Signature(NamedTuple):
     """What a trace is made for: the structure and the types of all arguments."""
@@ -41,28 +44,6 @@ def signature_of(args: Any) -> Signature:
     """Describes arguments as far as a trace depends on them."""
     leaves, treedef = jax.tree.flatten(args)
     return Signature(treedef, tuple(map(jax.typeof, leaves)))
-
-
-class Host(Protocol):
-    """Whose function it is that a program runs.
-
-    Attributes:
-        donates_part: Whether the first of the split arguments is what is lent of the user's first.
-        donated_args: Positions and names of split arguments that are donated.
-    """
-
-    donates_part: bool
-    donated_args: frozenset[int | str]
-
-    def stage(self, pure: Callable[..., Any]) -> Any:
-        """Stages a pure function of `Inputs`, one by one, by `jax.jit`."""
-
-    def restore(self, args: Any, kwargs: Any) -> tuple[Callable[..., Any], Any, Any]:
-        """Returns the function to run, and its arguments as the caller gave them."""
-        ...
-
-    def on_trace(self, program: "Program", args: Any) -> None:
-        """Is called before the function is run."""
 
 
 class Program:
@@ -86,7 +67,7 @@ class Program:
 
     def __init__(
         self,
-        host: Host,
+        host: "JitFunction[Any, Any]",
         donated: Iterable[State],
         kept: Iterable[State],
         replay: "Replay | None" = None,

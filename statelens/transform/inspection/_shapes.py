@@ -54,16 +54,15 @@ def pure_form(
     """Makes ``(values, *args) -> (out, values)``, with None for what isn't written if so asked."""
     if not touched.read:
         return lambda values, *args, **kwargs: (fun(*args, **kwargs), values)
+    given = touched.written if only_written else touched.read
     pure = functionalize(fun, list(touched.read))
-    if not only_written:
-        return pure
 
-    def pure_of_written(*args: Any, **kwargs: Any) -> tuple[R, list[Any]]:
+    def of_values(*args: Any, **kwargs: Any) -> tuple[R, list[Any]]:
         out, after = pure(*args, **kwargs)
         pairs = zip(touched.read, after, strict=True)
-        return out, [value if cell in touched.written else None for cell, value in pairs]
+        return out, [value if cell in given else None for cell, value in pairs]
 
-    return pure_of_written
+    return of_values
 
 
 def stage(

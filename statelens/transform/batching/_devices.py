@@ -102,15 +102,14 @@ class Devices:
             )
         places = [*self.in_states.places, *self.out_states.places]
         for option, specs in (("in_specs", self.in_places), ("out_specs", self.out_places)):
-            leaves = jax.tree.leaves(specs, is_leaf=lambda node: node is None or is_spec(node))
-            for spec in leaves:
+            for spec in SPECS.leaves(specs):
                 if not is_spec(spec):
                     raise ArgumentTypeError(
                         f"asked shard_map for {option}={specs!r}",
                         f"{spec!r} is a {type(spec).__name__}",
                         "a PartitionSpec, or a tree of them; PartitionSpec() for a whole array",
                     )
-            places += leaves
+                places.append(spec)
         for name in [name for place in places for part in place for name in _names(part)]:
             if name not in mesh.axis_names:
                 raise ArgumentError(

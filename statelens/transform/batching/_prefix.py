@@ -33,10 +33,13 @@ class PlaceKind(NamedTuple):
     for_output: str
     for_all: str
 
+    def leaves(self, places: Any) -> list[Any]:
+        """Lists what is in a tree of places, whether it is one or not."""
+        return jax.tree.leaves(places, is_leaf=lambda node: node is None or self.is_place(node))
+
     def among(self, places: Any) -> list[Any]:
         """Lists the different places in a tree of them."""
-        leaves = jax.tree.leaves(places, is_leaf=lambda n: n is None or self.is_place(n))
-        return list(dict.fromkeys(filter(self.is_place, leaves)))
+        return list(dict.fromkeys(filter(self.is_place, self.leaves(places))))
 
 
 def spread(
@@ -46,10 +49,7 @@ def spread(
     # One place stands for all below it; where the tree has something static may be anything.
     operand = split_static(tree, lambda: what)
     positions = list(range(jax.tree.structure(tree).num_leaves))
-    traced = (
-        operand.with_dynamic(positions).dynamic if isinstance(operand, Partitioned) else positions
-    )
-    is_traced = set(traced).__contains__
+    is_traced = set(_of_traced(operand, positions)).__contains__
     asked = f"asked {asked_by} for {side}_{kind.option}={{!r}} of {what}"
     found: list[Any] = []
 
@@ -78,7 +78,12 @@ def spread(
             found.extend([place] * count)
 
     descend(places, tree, ())
-    return operand, [found[position] for position in traced]
+    return operand, _of_traced(operand, found)
+
+
+def _of_traced(operand: Any, each: list[Any]) -> list[Any]:
+    """Picks what belongs to the dynamic leaves of a split tree, of one thing for each leaf."""
+    return operand.with_dynamic(each).dynamic if isinstance(operand, Partitioned) else each
 
 
 def _difference(place: Any, here: Any, path: Path, kind: PlaceKind, what: str) -> str:
@@ -113,8 +118,7 @@ def group(
     # A function under a JAX transform has no other way to say the places of what only it knows.
     operand, each = spread(places, tree, kind, "out", what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
-    if isinstance(operand, Partitioned):
-        labels = list(operand.with_dynamic(labels).dynamic)
+    labels = _of_traced(operand, labels)
     leaves, treedef = jax.tree.flatten(operand)
     groups: dict[Any, list[Any]] = {place: [] for place in kind.among(places)}
     for leaf, place in zip(leaves, each, strict=True):

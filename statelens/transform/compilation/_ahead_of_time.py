@@ -81,8 +81,8 @@ class AheadOfTime:
         """Says what of the inputs has another structure than what it was compiled for."""
         try:
             labels = labels_of(self._program.host.restore(*self._arguments(given))[0])
-            compiled = Inputs(*self._stage.args_info[0])
-            before, now = map(self._by_place, (compiled, given))
+            compiled = jax.tree.map(_shape, self._stage.args_info[0])
+            before, now = map(self._by_place, (Inputs(*compiled), given))
             found = {place: _change(before, now, place) for place in {**before, **now}}
             return "; ".join(f"{_name(place, labels)} {how}" for place, how in found.items() if how)
         except Exception:  # a node of another library may take nothing but arrays
@@ -92,13 +92,12 @@ class AheadOfTime:
         return inputs.arguments(self._program.host.donated_args)
 
     def _by_place(self, inputs: Inputs) -> dict[Any, Any]:
-        """Gives shapes by state, and by the position or name of the argument.
+        """Gives inputs by state, and by the position or name of the argument.
 
         What is lent of the first argument comes before it.
         """
-        shapes = Inputs(*jax.tree.map(_shape, tuple(inputs)))
-        args, kwargs = self._arguments(shapes)
-        states = zip(self._program.taken, shapes.values, strict=True)
+        args, kwargs = self._arguments(inputs)
+        states = zip(self._program.taken, inputs.values, strict=True)
         return {**dict(states), **dict(enumerate(args, -self._program.host.donates_part)), **kwargs}
 
 
@@ -126,10 +125,5 @@ def _name(place: Any, labels: Mapping[State, str]) -> str:
     return label_of(place, labels)
 
 
-def _shape(leaf: Any) -> Any:
-    """Gives the shape and dtype of a leaf, if it has them."""
-    try:
-        found = leaf if isinstance(leaf, ArgInfo) else jax.typeof(leaf)
-    except TypeError:
-        return leaf
-    return jax.ShapeDtypeStruct(found.shape, found.dtype)
+def _shape(info: ArgInfo) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(info.shape, info.dtype)

@@ -5,7 +5,10 @@ worked out from its structure: the unit of the output, divided by that of what i
 once for each time that it is differentiated.
 """
 
+import functools
 import importlib
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -37,22 +40,21 @@ class Bare:
     def __init__(self, tree: Any):
         quantity = _saiunit().Quantity
         leaves, self.treedef = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, quantity))
-        none = _saiunit().UNITLESS
-        self.units = [x.unit if isinstance(x, quantity) else none for x in leaves]
-        self._are_quantities = [isinstance(x, quantity) for x in leaves]
+        # None for what is no quantity: that of one without a unit is one again.
+        self._own = [x.unit if isinstance(x, quantity) else None for x in leaves]
+        self.units = [_saiunit().UNITLESS if unit is None else unit for unit in self._own]
         numbers = [x.mantissa if isinstance(x, quantity) else x for x in leaves]
         self.numbers = self.treedef.unflatten(numbers)
 
     def rebuilt(self, numbers: Any) -> Any:
         """Puts the units on other numbers."""
-        quantity = _saiunit().Quantity
-        leaves = [
-            quantity(x, unit=unit) if is_quantity else x
-            for x, unit, is_quantity in zip(
-                jax.tree.leaves(numbers), self.units, self._are_quantities, strict=True
-            )
-        ]
-        return self.treedef.unflatten(leaves)
+        return _with_units(self.treedef, jax.tree.leaves(numbers), self._own)
+
+
+def _with_units(treedef: Any, numbers: list[Any], units: list[Any]) -> Any:
+    quantity = _saiunit().Quantity
+    pairs = zip(numbers, units, strict=True)
+    return treedef.unflatten([x if unit is None else quantity(x, unit=unit) for x, unit in pairs])
 
 
 def with_units(
@@ -77,34 +79,24 @@ def with_units(
 
 def _attached(derivative: Any, order: int, out: Bare, inside: Bare) -> Any:
     leaves, treedef = jax.tree.flatten(derivative)
-    first = out.treedef.compose(inside.treedef)
-    second = first.compose(inside.treedef)
-    if order == 1 and treedef == inside.treedef and treedef != first:
-        if any(unit != out.units[0] for unit in out.units):
+    of_each = out.treedef
+    for _ in range(order):
+        of_each = of_each.compose(inside.treedef)
+    outputs = out.units
+    if order == 1 and treedef == inside.treedef and treedef != of_each:
+        outputs = outputs[:1]
+        if any(unit != outputs[0] for unit in out.units):
             raise DifferentiationError(
                 "asked for the gradient of a sum of outputs",
                 f"their units differ: {', '.join(map(str, dict.fromkeys(out.units)))}",
                 "jacrev, for the derivative of each",
             )
-        units = [out.units[0] / unit for unit in inside.units]
-    elif order == 1 and treedef == first:
-        units = [of_out / unit for of_out in out.units for unit in inside.units]
-    elif order == 2 and treedef == second:
-        units = [
-            of_out / (unit * other)
-            for of_out in out.units
-            for unit in inside.units
-            for other in inside.units
-        ]
-    else:
+    elif treedef != of_each:
         raise DifferentiationError(
             "asked for a derivative with units",
             f"its structure is that of no gradient, Jacobian or Hessian: {treedef}",
             "unit_aware=False, and units put on by hand",
         )
-    quantity = _saiunit().Quantity
-    found = [
-        leaf if unit.is_unitless else quantity(leaf, unit=unit)
-        for leaf, unit in zip(leaves, units, strict=True)
-    ]
-    return treedef.unflatten(found)
+    each = itertools.product(outputs, *[inside.units] * order)
+    units = [functools.reduce(operator.truediv, units) for units in each]
+    return _with_units(treedef, leaves, [None if unit.is_unitless else unit for unit in units])

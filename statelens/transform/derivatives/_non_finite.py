@@ -6,6 +6,7 @@ equation, to find the first one that made a non-finite value from finite ones: a
 values are known, and in a branch of a `jax.lax.cond` where they are being traced.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,17 +28,8 @@ _LIBRARIES = (
     os.sep + "optax" + os.sep,
 )
 
-_CALLS = {  # primitives that do no more than run a jaxpr, and the parameter that holds it
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "core_call": "call_jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+# Primitives that do no more than run a jaxpr.
+_CALLS = {"jit", "remat2", "checkpoint", "closed_call", "custom_jvp_call", "custom_vjp_call"}
 
 _HARMLESS = {"DebugEffect", "OrderedDebugEffect"}
 
@@ -61,12 +53,20 @@ def find_non_finite(
             return result
         labels = [(label, np.size(leaf)) for label, leaf in leaves]
         counts = _count_non_finite([leaf for _, leaf in leaves])
-        if has_tracers(counts):
-            _stage_report(fun, args, labels, jax.lax.stop_gradient(counts), asked_by)
-        elif np.any(counts):
-            search = _Search(fun, args)
-            found = search.run(search.inputs)
-            raise NonFiniteError(_message(labels, counts, search, found, asked_by))
+        is_traced = has_tracers(counts)
+        if not is_traced and not np.any(counts):
+            return result
+        search = _Search(fun, args)
+
+        def report(counts: Any, found: Any) -> None:
+            # Under vmap both branches run, for all lanes: the finite ones come here as well.
+            if np.any(counts):
+                raise NonFiniteError(_message(labels, counts, search, found, asked_by))
+
+        if is_traced:
+            _stage(report, search, jax.lax.stop_gradient(counts))
+        else:
+            report(counts, search.run(search.inputs))
         return result
 
     return watched
@@ -81,20 +81,7 @@ def _count_non_finite(leaves: list[Any]) -> jax.Array:
     return jnp.stack([jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32) for leaf in leaves])
 
 
-def _stage_report(
-    fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    labels: list[tuple[str, int]],
-    counts: jax.Array,
-    asked_by: str,
-) -> None:
-    search = _Search(fun, args)
-
-    def report(counts: Any, found: Any) -> None:
-        # Under vmap both branches run, for all lanes: the finite ones come here as well.
-        if np.any(counts):
-            raise NonFiniteError(_message(labels, counts, search, found, asked_by))
-
+def _stage(report: Callable[..., None], search: "_Search", counts: jax.Array) -> None:
     raising = Check(report)
 
     def locate(counts: jax.Array, inputs: Any) -> None:
@@ -148,7 +135,7 @@ class _Search:
                 first_input = jnp.where(bad, number, first_input)
         if self.failure is None:
             try:
-                _, found = self._evaluate(self._jaxpr, (), inputs, nothing)
+                _, found = self._evaluate(self._jaxpr, inputs, nothing)
                 return jnp.append(found, first_input)
             except Exception as error:
                 self._give_up(error)
@@ -158,15 +145,9 @@ class _Search:
         self.failure = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
     def _evaluate(
-        self,
-        jaxpr: Any,
-        consts: Sequence[Any],
-        values: Sequence[Any],
-        found: jax.Array,
-        caller: Any = None,
+        self, jaxpr: Any, values: Sequence[Any], found: jax.Array, caller: Any = None
     ) -> tuple[list[Any], jax.Array]:
-        variables = [*jaxpr.constvars, *jaxpr.invars]
-        env = dict(zip(variables, [*consts, *values], strict=True))
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
 
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else env[atom]
@@ -181,21 +162,26 @@ class _Search:
             env.update(zip(eqn.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars], found
 
+    def _nested(
+        self, jaxpr: Any, values: Sequence[Any], found: jax.Array, caller: Any = None
+    ) -> tuple[list[Any], jax.Array]:
+        """Evaluates a jaxpr of an equation, which may be a closed one."""
+        consts = getattr(jaxpr, "consts", ())
+        return self._evaluate(_opened(jaxpr), [*consts, *values], found, caller)
+
     def _equation(
         self, eqn: Any, inputs: list[Any], found: jax.Array, caller: Any
     ) -> tuple[Sequence[Any], jax.Array]:
         name, params = eqn.primitive.name, eqn.params
         source = eqn.source_info.traceback if caller is None else caller
         if name in _CALLS:
-            jaxpr, consts = _opened(params[_CALLS[name]])
+            jaxpr = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
             caller = source if _is_library(jaxpr) else caller
-            return self._evaluate(jaxpr, consts, inputs, found, caller)
+            return self._nested(jaxpr, inputs, found, caller)
         if name == "cond":
             branches = [
-                lambda values, found, jaxpr=jaxpr, consts=consts: self._evaluate(
-                    jaxpr, consts, values, found, caller
-                )
-                for jaxpr, consts in map(_opened, params["branches"])
+                functools.partial(self._nested, jaxpr, caller=caller)
+                for jaxpr in params["branches"]
             ]
             return jax.lax.switch(inputs[0], branches, inputs[1:], found)
         if name == "while":
@@ -218,11 +204,11 @@ class _Search:
 
         def goes_on(carry: Any) -> Any:
             values = [*cond_consts, *carry[0]]
-            return self._evaluate(*_opened(params["cond_jaxpr"]), values, carry[1])[0][0]
+            return self._nested(params["cond_jaxpr"], values, carry[1])[0][0]
 
         def body(carry: Any) -> Any:
             values = [*body_consts, *carry[0]]
-            return self._evaluate(*_opened(params["body_jaxpr"]), values, carry[1], caller)
+            return self._nested(params["body_jaxpr"], values, carry[1], caller)
 
         return jax.lax.while_loop(goes_on, body, (init, found))
 
@@ -234,8 +220,7 @@ class _Search:
 
         def body(carry: Any, xs: Any) -> Any:
             values = [*consts, *carry[0], *xs]
-            jaxpr, own = _opened(params["jaxpr"])
-            outputs, found = self._evaluate(jaxpr, own, values, carry[1], caller)
+            outputs, found = self._nested(params["jaxpr"], values, carry[1], caller)
             return (outputs[:n_carry], found), outputs[n_carry:]
 
         (carry, found), ys = jax.lax.scan(
@@ -248,8 +233,8 @@ class _Search:
         return [*carry, *ys], found
 
 
-def _opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+def _opened(jaxpr: Any) -> Any:
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _scan_sizes(params: Any) -> tuple[int, int] | None:
@@ -259,7 +244,7 @@ def _scan_sizes(params: Any) -> tuple[int, int] | None:
     # taken as one primitive if they look different.
     unpack = getattr(params.get("ft_in"), "unpack", tuple)
     sizes = [len(group) for group in unpack()]
-    n_inputs = len(_opened(params["jaxpr"])[0].invars)
+    n_inputs = len(_opened(params["jaxpr"]).invars)
     return (sizes[0], sizes[1]) if len(sizes) == 3 and sum(sizes) == n_inputs else None
 
 
@@ -278,7 +263,7 @@ def _all(holds: Callable[[Any], jax.Array], values: Sequence[Any]) -> Any:
 def _is_library(jaxpr: Any) -> bool:
     # JAX keeps the jaxpr of its own jitted functions: what is in it bears the line of the
     # first call ever made, so that the line of this call has to be taken.
-    source = getattr(jaxpr.debug_info, "func_src_info", "")
+    source = getattr(_opened(jaxpr).debug_info, "func_src_info", "")
     return any(library in source for library in _LIBRARIES)
 
 

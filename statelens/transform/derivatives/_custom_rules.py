@@ -72,6 +72,10 @@ class _Custom(Wrapper, Generic[P, R]):
     def _given(self) -> StateForm | None:
         return None if self._states is None else units_of(self._states, self.name)
 
+    def _asked(self, of_states: Any, of_args: Any) -> Any:
+        """Leaves out states where a rule is about none."""
+        return of_args if self._states is None else (of_states, of_args)
+
     def _run(
         self,
         fun: Callable[..., Any],
@@ -142,7 +146,7 @@ class CustomVjp(_Custom[P, R]):
 
         def fwd(perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
-            rule = functools.partial(self._rules["def_fwd"], _asked(perturbed, given))
+            rule = functools.partial(self._rules["def_fwd"], self._asked(*perturbed))
             pair, writes = self._run(rule, attempt, values, others, args, kwargs)
             out, residuals = self._pair(
                 pair, "forward rule", "output and residuals", "(out, residuals)"
@@ -154,7 +158,7 @@ class CustomVjp(_Custom[P, R]):
         ) -> Any:
             values, args = vjp_arg
             rule = functools.partial(
-                self._rules["def_bwd"], residuals, cotangent[0], _asked(perturbed, given)
+                self._rules["def_bwd"], residuals, cotangent[0], self._asked(*perturbed)
             )
             cotangents, _ = self._run(rule, attempt, values, others, args, kwargs)
             by_states = None
@@ -210,10 +214,8 @@ class CustomJvp(_Custom[P, R]):
             (values, inner), (moved, along) = primals, tangents
 
             def rule(*inner: Any, **kwargs: Any) -> Any:
-                both = (inner, tuple(along))
-                if given is not None:
-                    both = (values, inner), (moved, tuple(along))
-                return self._rules["def_jvp"](*both, **kwargs)
+                primals, tangents = self._asked(values, inner), self._asked(moved, tuple(along))
+                return self._rules["def_jvp"](primals, tangents, **kwargs)
 
             pair, writes = self._run(rule, attempt, values, others, tuple(inner), kwargs)
             out, tangent = self._pair(pair, "rule", "output and tangent", "(out, tangent)")
@@ -224,17 +226,12 @@ class CustomJvp(_Custom[P, R]):
 
 
 def _values(given: StateForm | None) -> Any:
-    return None if given is None else given.rebuild([unit.value for unit in given.units])
+    return None if given is None else given.rebuild(given.values())
 
 
 def _unmoved(attempt: Attempt) -> tuple[Any, ...]:
     """Reads the other states that the function reads; they have no derivative through it."""
     return jax.lax.stop_gradient(tuple(map(current_value, attempt.cells)))
-
-
-def _asked(perturbed: Any, given: StateForm | None) -> Any:
-    """Leaves out states where a rule is about none."""
-    return perturbed[1] if given is None else perturbed
 
 
 def _stand_in(leaf: Any) -> Any:
@@ -248,14 +245,12 @@ def _stand_in(leaf: Any) -> Any:
 
 def _strong(tree: Any) -> Any:
     """Gives numbers a dtype of their own: Equinox takes weakly typed ones for constants."""
-    return jax.tree.map(
-        lambda leaf: (
-            jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
-            if isinstance(leaf, jax.Array) and jax.typeof(leaf).weak_type
-            else leaf
-        ),
-        tree,
-    )
+
+    def strong(leaf: Any) -> Any:
+        is_weak = isinstance(leaf, jax.Array) and jax.typeof(leaf).weak_type
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if is_weak else leaf
+
+    return jax.tree.map(strong, tree)
 
 
 def _stopped(tree: Any) -> Any:

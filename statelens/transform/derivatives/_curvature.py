@@ -6,6 +6,7 @@ take and give vectors in the very form of the gradient, so that they are linear 
 what a lens selects: `lineax.FunctionLinearOperator` takes them as they are.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -16,9 +17,9 @@ from jax.flatten_util import ravel_pytree
 from ..._errors import ArgumentTypeError, user_facing
 from .._core import check_callable, parse_count
 from ._grad import check_scalar, scalar_grad
-from ._jacobian import checked_output
+from ._jacobian import checked_output, unit_vector
 from ._signatures import Argnums, DerivativeOptions, UnitOptions, derivative, product
-from ._transform import GradientTransform
+from ._transform import GradientTransform, transform_as
 
 
 @derivative
@@ -99,35 +100,25 @@ def hessian_diag(
     )
 
 
-def _hessian(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
-    return jax.hessian(checked_output(fun, "hessian"), **params)
+@transform_as("hessian")
+def _hessian(fun: Callable[..., Any], values: Any, holomorphic: bool) -> tuple[Any, Any]:
+    asked = "asked hessian for the derivative of a function's output"
+    checked = checked_output(fun, asked, holomorphic)
+    return jax.hessian(checked, has_aux=True, holomorphic=holomorphic)(values)
 
 
-_hessian.__name__ = "hessian"
+@transform_as("hessian_diag")
+def _hessian_diag(fun: Callable[..., Any], values: Any, chunk_size: int | None) -> tuple[Any, Any]:
+    flat, unravel = ravel_pytree(values)
+    _, product, aux = jax.linearize(functools.partial(scalar_grad, fun), values, has_aux=True)
+    if not flat.size:
+        return values, aux
 
+    def entry(number: Any) -> Any:
+        return ravel_pytree(product(unravel(unit_vector(number, flat))))[0][number]
 
-def _hessian_diag(
-    fun: Callable[..., Any], argnums: int, has_aux: bool, chunk_size: int | None
-) -> Callable[..., Any]:
-    def diagonal(values: Any) -> tuple[Any, Any]:
-        flat, unravel = ravel_pytree(values)
-        _, product, aux = jax.linearize(scalar_grad(fun, has_aux=True), values, has_aux=True)
-
-        if not flat.size:
-            return values, aux
-
-        def entry(number: Any) -> Any:
-            unit_vector = (jnp.arange(flat.size) == number).astype(flat.dtype)
-            return ravel_pytree(product(unravel(unit_vector)))[0][number]
-
-        numbers = jnp.arange(flat.size)
-        size = flat.size if chunk_size is None else chunk_size
-        return unravel(jax.lax.map(entry, numbers, batch_size=max(size, 1))), aux
-
-    return diagonal
-
-
-_hessian_diag.__name__ = "hessian_diag"
+    entries = jax.lax.map(entry, jnp.arange(flat.size), batch_size=chunk_size or flat.size)
+    return unravel(entries), aux
 
 
 _MISSING: Any = object()
@@ -230,38 +221,20 @@ def gauss_newton_vp(
     )
 
 
-def _hvp(
-    fun: Callable[..., Any], argnums: int, has_aux: bool, vector: Any, holomorphic: bool
-) -> Callable[..., Any]:
-    gradient = scalar_grad(fun, has_aux=True, holomorphic=holomorphic)
-
-    def product(values: Any) -> tuple[Any, Any]:
-        _, along, aux = jax.jvp(gradient, (values,), (vector,), has_aux=True)
-        return along, aux
-
-    return product
+@transform_as("hvp")
+def _hvp(fun: Callable[..., Any], values: Any, vector: Any, holomorphic: bool) -> tuple[Any, Any]:
+    gradient = functools.partial(scalar_grad, fun, holomorphic=holomorphic)
+    return jax.jvp(gradient, (values,), (vector,), has_aux=True)[1:]
 
 
-_hvp.__name__ = "hvp"
-
-
+@transform_as("gauss_newton_vp")
 def _gauss_newton_vp(
-    fun: Callable[..., Any],
-    argnums: int,
-    has_aux: bool,
-    vector: Any,
-    loss: Callable[[Any], Any] | None,
-) -> Callable[..., Any]:
-    def product(values: Any) -> tuple[Any, Any]:
-        out, pushforward, aux = jax.linearize(fun, values, has_aux=True)
-        change = pushforward(vector)
-        if loss is not None:
-            check_scalar(jax.eval_shape(loss, out))
-            change = jax.jvp(jax.grad(loss), (out,), (change,))[1]
-        pullback = jax.linear_transpose(pushforward, values)
-        return pullback(change)[0], aux
-
-    return product
-
-
-_gauss_newton_vp.__name__ = "gauss_newton_vp"
+    fun: Callable[..., Any], values: Any, vector: Any, loss: Callable[[Any], Any] | None
+) -> tuple[Any, Any]:
+    out, pushforward, aux = jax.linearize(fun, values, has_aux=True)
+    change = pushforward(vector)
+    if loss is not None:
+        check_scalar(jax.eval_shape(loss, out))
+        change = jax.jvp(jax.grad(loss), (out,), (change,))[1]
+    pullback = jax.linear_transpose(pushforward, values)
+    return pullback(change)[0], aux

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from ..._errors import ArgumentError, ArgumentTypeError, StateLensError
 from ..._tree import is_array
 from ...random import DEFAULT, as_key
-from .._core import commit, parse_count, run
+from .._core import commit, parse_count, run, wrong_type
 from ._differentiable_call import DifferentiableCall
 from ._grad import check_scalar
 from ._signatures import Argnums, DerivativeOptions, derivative
-from ._transform import GradientTransform
+from ._transform import GradientTransform, transform_as
 
 
 @derivative
@@ -80,48 +80,34 @@ class _ForwardTransform(GradientTransform):
         return super()._differentiated(call, {**params, "key": DEFAULT.split_key()})
 
 
+@transform_as("fwd_grad")
 def _fwd_grad(
-    fun: Callable[..., Any],
-    argnums: int,
-    has_aux: bool,
-    tangent_size: int | None,
-    limit: Any,
-    key: jax.Array,
-) -> Callable[..., Any]:
-    def gradient(values: Any) -> tuple[Any, Any]:
-        def along(tangent_key: jax.Array) -> tuple[Any, Any]:
-            leaves, treedef = jax.tree.flatten(values)
-            keys = jax.random.split(tangent_key, len(leaves))
-            tangents = [
-                jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
-                for k, leaf in zip(keys, leaves, strict=True)
-            ]
-            tangent = treedef.unflatten(tangents)
-            _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
-            check_scalar(slope)
-            if limit is not None:
-                slope = jnp.clip(slope, -limit, limit)
-            return jax.tree.map(lambda t: slope * t, tangent), aux
+    fun: Callable[..., Any], values: Any, tangent_size: int | None, limit: Any, key: jax.Array
+) -> tuple[Any, Any]:
+    def along(tangent_key: jax.Array) -> tuple[Any, Any]:
+        leaves, treedef = jax.tree.flatten(values)
+        keys = jax.random.split(tangent_key, len(leaves))
+        tangents = [
+            jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
+            for k, leaf in zip(keys, leaves, strict=True)
+        ]
+        tangent = treedef.unflatten(tangents)
+        _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
+        check_scalar(slope)
+        if limit is not None:
+            slope = jnp.clip(slope, -limit, limit)
+        return jax.tree.map(lambda t: slope * t, tangent), aux
 
-        if tangent_size is None:
-            return along(key)
-        gradients, aux = jax.vmap(along, out_axes=(0, None))(jax.random.split(key, tangent_size))
-        return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), aux
-
-    return gradient
-
-
-_fwd_grad.__name__ = "fwd_grad"
+    if tangent_size is None:
+        return along(key)
+    gradients, aux = jax.vmap(along, out_axes=(0, None))(jax.random.split(key, tangent_size))
+    return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), aux
 
 
 def _read_limit(limit: Any) -> Any:
     if limit is None or is_array(limit) or isinstance(limit, (int, float)):
         return limit
-    raise ArgumentTypeError(
-        f"asked fwd_grad for drct_der_clip={limit!r}",
-        f"that is a {type(limit).__name__}",
-        "a number, such as drct_der_clip=10.0",
-    )
+    raise wrong_type("fwd_grad", "drct_der_clip", limit, "a number, such as drct_der_clip=10.0")
 
 
 def _read_key(key: Any) -> Any:

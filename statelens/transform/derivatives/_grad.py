@@ -13,29 +13,23 @@ from ..._errors import DifferentiationError
 from ..._tree import is_numeric
 from ._dtypes import field_of
 from ._signatures import Argnums, ValueOptions, as_grad, as_value_and_grad
-from ._transform import GradientTransform
+from ._transform import GradientTransform, transform_as
 
 
 def scalar_grad(
-    fun: Callable[..., Any],
-    argnums: int = 0,
-    has_aux: bool = True,
-    *,
-    holomorphic: bool = False,
-    allow_int: bool = False,
-) -> Callable[..., Any]:
+    fun: Callable[..., Any], values: Any, *, holomorphic: bool = False, allow_int: bool = False
+) -> tuple[Any, Any]:
     """Is `jax.grad` of a function of checked values, which gives ``(value, aux)``.
 
     It is put together of `jax.vjp` and the cotangent of a scalar, as JAX's own is. What that
     checks besides has been checked already, with paths, or is checked here.
     """
+    value, pullback, aux = jax.vjp(fun, values, has_aux=True)
+    check_scalar(value, holomorphic)
+    return pullback(_one(value))[0], aux
 
-    def gradient_and_aux(values: Any) -> tuple[Any, Any]:
-        value, pullback, aux = jax.vjp(fun, values, has_aux=True)
-        check_scalar(value, holomorphic)
-        return pullback(_one(value))[0], aux
 
-    return gradient_and_aux
+_grad = transform_as("grad")(scalar_grad)
 
 
 def _one(value: Any) -> Any:
@@ -48,9 +42,6 @@ def _one(value: Any) -> Any:
         spec = jax.P(unreduced=spec.reduced, reduced=spec.unreduced)
         sharding = sharding.update(spec=spec)
     return jax.lax.full_like(value, 1, shape=(), sharding=sharding)
-
-
-scalar_grad.__name__ = "grad"
 
 
 def check_scalar(value: Any, holomorphic: bool = False) -> None:
@@ -91,9 +82,7 @@ def _transformed(
     **options: Any,
 ) -> GradientTransform:
     params = {"holomorphic": holomorphic, "allow_int": allow_int}
-    return GradientTransform(
-        fun, scalar_grad, grad_states, argnums, transform_params=params, **options
-    )
+    return GradientTransform(fun, _grad, grad_states, argnums, transform_params=params, **options)
 
 
 def _value_first(gradient: Any, value: Any, *aux: Any) -> Any:

@@ -15,8 +15,9 @@ from jax.flatten_util import ravel_pytree
 
 from ..._errors import DifferentiationError
 from .._core import parse_count
+from ._dtypes import field_of
 from ._signatures import Argnums, UnitOptions, derivative
-from ._transform import GradientTransform
+from ._transform import GradientTransform, transform_as
 
 
 @derivative
@@ -110,94 +111,76 @@ jacobian = jacrev
 """The Jacobian by pullbacks, as `jax.jacobian` is."""
 
 
+@transform_as("jacrev")
 def _jacrev(
     fun: Callable[..., Any],
-    argnums: int,
-    has_aux: bool,
+    values: Any,
     holomorphic: bool,
     allow_int: bool,
     chunk_size: int | None,
-) -> Callable[..., Any]:
+) -> tuple[Any, Any]:
+    what = "the derivative of a function's output" if chunk_size is None else "a Jacobian in chunks"
+    checked = checked_output(fun, f"asked jacrev for {what}", holomorphic)
+    whole = jax.jacrev(checked, has_aux=True, holomorphic=holomorphic, allow_int=allow_int)
     if chunk_size is None:
-        return jax.jacrev(
-            checked_output(fun, "jacrev"),
-            argnums,
-            has_aux=has_aux,
-            holomorphic=holomorphic,
-            allow_int=allow_int,
-        )
+        return whole(values)
+    out, pullback, aux = jax.vjp(checked, values, has_aux=True)
+    flat, unravel = ravel_pytree(out)
+    if not flat.size or any(jnp.size(leaf) == 0 for leaf in jax.tree.leaves(values)):
+        return whole(values)
 
-    def jacobian(values: Any) -> tuple[Any, Any]:
-        out, pullback, aux = jax.vjp(fun, values, has_aux=True)
-        _check_chunkable(out, holomorphic)
-        flat, unravel = ravel_pytree(out)
-        if not flat.size or any(jnp.size(leaf) == 0 for leaf in jax.tree.leaves(values)):
-            whole = jax.jacrev(fun, has_aux=True, holomorphic=holomorphic, allow_int=allow_int)
-            return whole(values)
+    def row(number: Any) -> Any:
+        return pullback(unravel(unit_vector(number, flat)))[0]
 
-        def row(number: Any) -> Any:
-            return pullback(unravel(_unit_vector(number, flat)))[0]
-
-        rows = jax.lax.map(row, jnp.arange(flat.size), batch_size=chunk_size)
-        blocks = jax.tree.map(lambda stacked: _split_axis(stacked, out), rows)
-        return jax.tree.transpose(jax.tree.structure(values), jax.tree.structure(out), blocks), aux
-
-    return jacobian
+    rows = jax.lax.map(row, jnp.arange(flat.size), batch_size=chunk_size)
+    blocks = jax.tree.map(lambda stacked: _split_axis(stacked, out), rows)
+    return jax.tree.transpose(jax.tree.structure(values), jax.tree.structure(out), blocks), aux
 
 
-_jacrev.__name__ = "jacrev"
-
-
+@transform_as("jacfwd")
 def _jacfwd(
-    fun: Callable[..., Any],
-    argnums: int,
-    has_aux: bool,
-    holomorphic: bool,
-    chunk_size: int | None,
-) -> Callable[..., Any]:
+    fun: Callable[..., Any], values: Any, holomorphic: bool, chunk_size: int | None
+) -> tuple[Any, Any]:
+    whole = jax.jacfwd(fun, has_aux=True, holomorphic=holomorphic)
     if chunk_size is None:
-        return jax.jacfwd(fun, argnums, has_aux=has_aux, holomorphic=holomorphic)
+        return whole(values)
+    flat, unravel = ravel_pytree(values)
+    if not flat.size:
+        return whole(values)
+    _, pushforward, aux = jax.linearize(fun, values, has_aux=True)
 
-    def jacobian(values: Any) -> tuple[Any, Any]:
-        _check_chunkable(values, holomorphic)
-        flat, unravel = ravel_pytree(values)
-        if not flat.size:
-            return jax.jacfwd(fun, has_aux=True, holomorphic=holomorphic)(values)
-        _, pushforward, aux = jax.linearize(fun, values, has_aux=True)
+    def column(number: Any) -> Any:
+        return pushforward(unravel(unit_vector(number, flat)))
 
-        def column(number: Any) -> Any:
-            return pushforward(unravel(_unit_vector(number, flat)))
+    columns = jax.lax.map(column, jnp.arange(flat.size), batch_size=chunk_size)
 
-        columns = jax.lax.map(column, jnp.arange(flat.size), batch_size=chunk_size)
+    def blocks(stacked: Any) -> Any:
+        # The axes of the output come first.
+        own = range(1 - stacked.ndim, 0)
+        split = _split_axis(stacked, values)
+        return jax.tree.map(lambda block: jnp.moveaxis(block, own, range(len(own))), split)
 
-        def blocks(stacked: Any) -> Any:
-            # The axes of the output come first.
-            own = range(1 - stacked.ndim, 0)
-            split = _split_axis(stacked, values)
-            return jax.tree.map(lambda block: jnp.moveaxis(block, own, range(len(own))), split)
-
-        return jax.tree.map(blocks, columns), aux
-
-    return jacobian
+    return jax.tree.map(blocks, columns), aux
 
 
-_jacfwd.__name__ = "jacfwd"
-
-
-def checked_output(fun: Callable[..., Any], asked_by: str) -> Callable[..., Any]:
+def checked_output(fun: Callable[..., Any], asked: str, holomorphic: bool) -> Callable[..., Any]:
     """Makes a function refuse to return what has no derivative."""
 
     def checked(values: Any) -> tuple[Any, Any]:
         value, aux = fun(values)
         for leaf in jax.tree.leaves(value):
             dtype = jnp.result_type(leaf)
-            if not jnp.issubdtype(dtype, jnp.inexact):
-                raise DifferentiationError(
-                    f"asked {asked_by} for the derivative of a function's output",
-                    f"there is a number of dtype {dtype} in it, which has none",
-                    "floating-point outputs",
-                    "has_aux=True, and such numbers in the second part of a pair",
-                )
+            field = field_of(dtype)
+            if field == "real" or (field == "complex" and holomorphic):
+                continue
+            raise DifferentiationError(
+                asked,
+                f"there is a number of dtype {dtype} in it",
+                "holomorphic=True, if the function is holomorphic"
+                if field == "complex"
+                else "floating-point outputs",
+                "has_aux=True, and such numbers in the second part of a pair",
+            )
         return value, aux
 
     return checked
@@ -211,19 +194,6 @@ def _split_axis(stacked: Any, tree: Any) -> Any:
     return treedef.unflatten(map(jnp.reshape, parts, shapes))
 
 
-def _unit_vector(number: Any, flat: Any) -> Any:
+def unit_vector(number: Any, flat: Any) -> Any:
+    """Returns an array like `flat` of zeros, but for a one."""
     return (jnp.arange(flat.size) == number).astype(flat.dtype)
-
-
-def _check_chunkable(tree: Any, holomorphic: bool) -> None:
-    for leaf in jax.tree.leaves(tree):
-        dtype = jnp.result_type(leaf)
-        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-        if not jnp.issubdtype(dtype, jnp.inexact) or (is_complex and not holomorphic):
-            raise DifferentiationError(
-                "asked for a Jacobian in chunks",
-                f"an array of dtype {dtype} is in it",
-                "holomorphic=True, if the function is holomorphic"
-                if is_complex
-                else "floating-point outputs only",
-            )

@@ -20,7 +20,7 @@ from ..control_flow import scan
 from ._grad import scalar_grad
 from ._signatures import Argnums, DerivativeOptions, derivative
 from ._targets import read_argnums
-from ._transform import GradientTransform
+from ._transform import GradientTransform, transform_as
 
 
 class _OverBatch(Wrapper):
@@ -45,7 +45,7 @@ class _OverBatch(Wrapper):
         self._return_value = return_value
         self._transform = GradientTransform(
             fun,
-            _named_grad(name),
+            transform_as(name)(scalar_grad),
             grad_states,
             argnums,
             has_aux=has_aux,
@@ -159,14 +159,6 @@ class _Accumulated(_OverBatch):
             return jnp.reshape(leaf, shape)
 
         return jax.tree.map(split, arg)
-
-
-def _named_grad(name: str) -> Callable[..., Any]:
-    def transform(fun: Callable[..., Any], **params: Any) -> Callable[..., Any]:
-        return scalar_grad(fun, **params)
-
-    transform.__name__ = name
-    return transform
 
 
 @derivative

@@ -19,6 +19,19 @@ from ._targets import read_argnums
 from ._units import require_units, with_units
 
 
+def transform_as(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a transform of a function that gives ``(derivative, aux)`` of `fun` at `values`."""
+
+    def transform_of(take: Callable[..., Any]) -> Callable[..., Any]:
+        def transform(fun: Callable[..., Any], argnums: int, has_aux: bool, **params: Any) -> Any:
+            return functools.partial(take, fun, **params)
+
+        transform.__name__ = name
+        return transform
+
+    return transform_of
+
+
 def gradient_value_aux(gradient: Any, *extra: Any) -> Any:
     """Puts the gradient first: ``g``, ``(g, aux)``, ``(g, value)``, ``(g, value, aux)``."""
     return (gradient, *extra) if extra else gradient

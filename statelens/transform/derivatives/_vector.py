@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._signatures import Argnums, UnitOptions, derivative
-from ._transform import GradientTransform
+from ._transform import GradientTransform, transform_as
 
 
 @derivative
@@ -41,15 +41,10 @@ def vector_grad(
     return GradientTransform(fun, _vector_grad, grad_states, argnums, **options)
 
 
-def _vector_grad(fun: Callable[..., Any], argnums: int, has_aux: bool) -> Callable[..., Any]:
-    def gradient(values: Any) -> tuple[Any, Any]:
-        out, pullback, aux = jax.vjp(fun, values, has_aux=True)
-        return pullback(jax.tree.map(_one, out))[0], aux
-
-    return gradient
-
-
-_vector_grad.__name__ = "vector_grad"
+@transform_as("vector_grad")
+def _vector_grad(fun: Callable[..., Any], values: Any) -> tuple[Any, Any]:
+    out, pullback, aux = jax.vjp(fun, values, has_aux=True)
+    return pullback(jax.tree.map(_one, out))[0], aux
 
 
 def _one(leaf: Any) -> Any:

@@ -12,7 +12,7 @@ import jax
 from ..._errors import DifferentiationError
 from ..._tree import is_numeric
 from ._dtypes import field_of
-from ._signatures import Argnums, ValueOptions, as_grad, as_value_and_grad
+from ._signatures import Argnums, ValueOptions, as_grad, value_first
 from ._transform import GradientTransform, transform_as
 
 
@@ -167,7 +167,7 @@ def grad(
     )
 
 
-@as_value_and_grad
+@value_first
 def value_and_grad(
     fun: Callable[..., Any],
     grad_states: Any = None,

@@ -186,24 +186,16 @@ class Grad(Protocol):
     ) -> Callable[[Callable[P, tuple[R, Aux]]], Callable[P, tuple[Any, R, Aux]]]: ...
 
 
-class ValueAndGrad(Protocol):
-    """The types of `value_and_grad`: what the function returns is what comes first."""
+class ValueAndGrad(Protocol[O]):
+    """A function like `value_and_grad`: what the function returns comes first."""
 
     @overload
     def __call__(
-        self,
-        fun: Callable[P, R],
-        grad_states: Any = None,
-        argnums: Argnums = None,
-        **options: Unpack[ValueOptions],
+        self, fun: Callable[P, R], *args: O.args, **kwargs: O.kwargs
     ) -> Callable[P, tuple[R, Any]]: ...
     @overload
     def __call__(
-        self,
-        fun: None = None,
-        grad_states: Any = None,
-        argnums: Argnums = None,
-        **options: Unpack[ValueOptions],
+        self, fun: None = None, *args: O.args, **kwargs: O.kwargs
     ) -> Callable[[Callable[P, R]], Callable[P, tuple[R, Any]]]: ...
 
 
@@ -296,7 +288,13 @@ def product(
     return cast(Product[O], derivative(function))
 
 
+def value_first(
+    function: Callable[Concatenate[Callable[..., Any], O], Callable[..., Any]],
+) -> ValueAndGrad[O]:
+    """Does what `derivative` does, for what gives functions that return a value and more."""
+    return cast(ValueAndGrad[O], derivative(function))
+
+
 as_grad = cast(Callable[[Callable[..., Any]], Grad], derivative)
-as_value_and_grad = cast(Callable[[Callable[..., Any]], ValueAndGrad], derivative)
 as_linearization = cast(Callable[[Callable[..., Any]], Linearization], user_facing)
 as_jvp = cast(Callable[[Callable[..., Any]], Jvp], user_facing)

@@ -121,22 +121,19 @@ def _hessian_diag(fun: Callable[..., Any], values: Any, chunk_size: int | None) 
     return unravel(entries), aux
 
 
-_MISSING: Any = object()
-
-
 class _ProductTransform(GradientTransform):
     """A gradient transform whose first argument is a vector in the form of the gradient."""
 
     @user_facing
-    def __call__(self, vector: Any = _MISSING, /, *args: Any, **kwargs: Any) -> Any:
-        if vector is _MISSING:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if not args:
             raise ArgumentTypeError(
                 f"asked {self.name} for a product with a vector",
                 "the call has no argument",
                 "the vector first, then the arguments of the function",
             )
-        call = self._prepared(args, kwargs)
-        vector = call.from_user_form(vector, "a vector")
+        call = self._prepared(args[1:], kwargs)
+        vector = call.from_user_form(args[0], "a vector")
         return self._differentiated(call, {**self._params, "vector": vector})
 
 

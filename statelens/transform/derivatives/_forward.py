@@ -6,10 +6,10 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError, StateLensError
+from ..._errors import StateLensError
 from ..._tree import is_array
 from ...random import DEFAULT, as_key
-from .._core import commit, parse_count, run, wrong_type
+from .._core import parse_count, run_and_commit, wrong_type
 from ._differentiable_call import DifferentiableCall
 from ._grad import check_scalar
 from ._signatures import Argnums, DerivativeOptions, derivative
@@ -70,14 +70,15 @@ class _ForwardTransform(GradientTransform):
     """A gradient transform that draws the key of its tangents, unless one is given."""
 
     def _differentiated(self, call: DifferentiableCall, params: Mapping[str, Any]) -> Any:
+        differentiated = super()._differentiated
         if params["key"] is not None:
-            return super()._differentiated(call, params)
-        # In a frame, so that the key of `DEFAULT` is written as any state is: upon success.
-        captured = run(self._drawn, (call, params), frozen={})
-        return commit(captured.out, captured.writes)
+            return differentiated(call, params)
 
-    def _drawn(self, call: DifferentiableCall, params: Mapping[str, Any]) -> Any:
-        return super()._differentiated(call, {**params, "key": DEFAULT.split_key()})
+        def drawn() -> Any:
+            return differentiated(call, {**params, "key": DEFAULT.split_key()})
+
+        # In a frame, so that the key of `DEFAULT` is written as any state is: upon success.
+        return run_and_commit(drawn, ())
 
 
 @transform_as("fwd_grad")
@@ -114,9 +115,8 @@ def _read_key(key: Any) -> Any:
     try:
         return None if key is None else as_key(key)
     except StateLensError as error:
-        kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
         shape = getattr(key, "shape", None)
-        raise kind(
+        raise type(error)(
             f"asked fwd_grad for key={key!r}",
             f"that is a {type(key).__name__}" + (f" of shape {shape}" if shape else ""),
             "an integer, or one key, as in key=jax.random.key(0)",

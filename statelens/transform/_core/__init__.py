@@ -11,6 +11,7 @@ from ._options import (
     Choice,
     applied,
     check_callable,
+    parse_argnum,
     parse_argnums,
     parse_arguments,
     parse_count,

@@ -48,6 +48,21 @@ def parse_count(number: Any, option: str, asked_by: str, least: int = 1) -> int 
     """
     if number is None:
         return None
+    return _integer(number, option, asked_by, least, f"it has to be at least {least}")
+
+
+def parse_argnum(number: Any, option: str, asked_by: str) -> int:
+    """Reads the position of an argument.
+
+    Raises:
+        ArgumentTypeError: It is no integer.
+        ArgumentError: It is negative.
+    """
+    below = "a negative position depends on how many arguments a call has"
+    return _integer(number, option, asked_by, 0, below)
+
+
+def _integer(number: Any, option: str, asked_by: str, least: int, below: str) -> int:
     try:
         if isinstance(number, bool):
             raise TypeError
@@ -61,7 +76,7 @@ def parse_count(number: Any, option: str, asked_by: str, least: int = 1) -> int 
     if number < least:
         raise ArgumentError(
             f"asked {asked_by} for {option}={number}",
-            f"it has to be at least {least}",
+            below,
             f"an integer, at least {least}",
         )
     return number
@@ -73,7 +88,7 @@ def parse_argnums(argnums: Any, option: str, asked_by: str) -> frozenset[int]:
         return frozenset()
     if isinstance(argnums, str) or not isinstance(argnums, (Sequence, set, frozenset)):
         argnums = (argnums,)
-    return frozenset(parse_count(n, option, asked_by, least=0) or 0 for n in argnums)
+    return frozenset(parse_argnum(number, option, asked_by) for number in argnums)
 
 
 def parse_argnames(argnames: Any, option: str, asked_by: str) -> frozenset[str]:

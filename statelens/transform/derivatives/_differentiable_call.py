@@ -26,7 +26,7 @@ from ...state import Writes
 from ...thread import value_and_aux
 from .._core import describe_difference, run, split_numbers, written
 from ._dtypes import Differentiable
-from ._targets import Call, StateTarget, Target, argument_target, state_target, tree_target
+from ._targets import ArgumentTarget, Call, StateTarget, Target, TreeTarget
 
 AuxOutputs = tuple[Any, Writes]
 """What a pure function gives beside its value, for `commit`: ``(value, aux)``, and its writes."""
@@ -45,30 +45,29 @@ class DifferentiableCall:
         argnums: int | tuple[int, ...] | None,
         allowed: Differentiable,
         has_aux: bool,
-        asked_by: str,
         first: int = 0,
     ):
         self._fun = fun
         self._args = args
         self._kwargs = kwargs
-        self._has_aux = has_aux
-        self._asked_by = asked_by
+        self.has_aux = has_aux
+        self._asked_by = allowed.asked_by
         self.argnums = argnums
         # The number of arguments that are a method's object, closed over: none or one.
         self._first = first
         self._untouched: str | None = None
         self.targets: list[Target] = []
         if isinstance(where, Selector):
-            self.targets.append(tree_target(where, args, allowed, asked_by))
+            self.targets.append(TreeTarget(where, args, allowed))
         elif where is not None:
-            self.targets.append(state_target(where, allowed, asked_by))
+            self.targets.append(StateTarget(where, allowed))
         elif argnums is None:
             argnums = self._first_argument()
         if argnums is not None:
-            self.targets.append(argument_target(argnums, args, allowed, asked_by))
+            self.targets.append(ArgumentTarget(argnums, args, allowed))
         # With one target only, its values go in as they are, so that a transform of the
         # user's sees the very tree that was asked for.
-        self.values = _joined([target.values for target in self.targets])
+        self.values = joined([target.values for target in self.targets])
 
     def _first_argument(self) -> int:
         if len(self._args) > self._first:
@@ -103,7 +102,7 @@ class DifferentiableCall:
         # Nothing that is traced may be kept: it would outlive its trace.
         self._untouched = call.first_untouched(captured.touched)
         value, aux = captured.out, None
-        if self._has_aux:
+        if self.has_aux:
             value, aux = value_and_aux(captured.out, self._fun)
         outputs = value, aux
         is_plain = is_array(value)
@@ -148,7 +147,7 @@ class DifferentiableCall:
         if not is_alike or not isinstance(self.targets[0], StateTarget):
             return derivative
         each = zip(self.targets, self._each(derivative), strict=True)
-        return _joined([target.to_user_form(own) for target, own in each])
+        return joined([target.to_user_form(own) for target, own in each])
 
     def from_user_form(self, vector: Any, option: str) -> Any:
         """Gives a vector of the form of a gradient the structure and the dtypes of `values`."""
@@ -156,15 +155,12 @@ class DifferentiableCall:
         if count > 1 and not (isinstance(vector, (tuple, list)) and len(vector) == count):
             self._refuse_vector(vector, option)
         each = zip(self.targets, self._each(vector), strict=True)
-        found = _joined([target.from_user_form(own) for target, own in each])
+        found = joined([target.from_user_form(own) for target, own in each])
         leaves, treedef = jax.tree.flatten(self.values)
         given, structure = jax.tree.flatten(found)
-        if structure != treedef:
+        if structure != treedef or not all(map(_is_tangent_of, leaves, given)):
             self._refuse_vector(vector, option)
-        pairs = list(zip(leaves, given, strict=True))
-        if not all(_is_tangent_of(a, b) for a, b in pairs):
-            self._refuse_vector(vector, option)
-        return treedef.unflatten([_of_dtype(a, b) for a, b in pairs])
+        return treedef.unflatten(map(_of_dtype, leaves, given))
 
     def name_leaves(self, result: tuple[Any, Any]) -> list[tuple[str, Any]]:
         """Lists the leaves of the derivative in a result with their paths, as text."""
@@ -178,7 +174,7 @@ class DifferentiableCall:
         )
 
 
-def _joined(each: list[Any]) -> Any:
+def joined(each: Sequence[Any]) -> Any:
     """Joins what belongs to each target; with one target only, it is that of the target."""
     return tuple(each) if len(each) > 1 else each[0]
 

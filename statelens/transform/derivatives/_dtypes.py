@@ -22,30 +22,34 @@ def field_of(dtype: Any) -> str | None:
     return "real" if jnp.issubdtype(dtype, jnp.inexact) else None
 
 
+def fields_of(holomorphic: Any, allow_int: Any) -> frozenset[str | None]:
+    """Says by what numbers a function is differentiated; by real ones none is holomorphic."""
+    if holomorphic:
+        return frozenset(["complex"])
+    return frozenset(["real", None] if allow_int else ["real"])
+
+
 @dataclass(frozen=True)
 class Differentiable:
-    """Says which numbers may be differentiated by."""
+    """Says which numbers may be differentiated by, where something asks for a derivative."""
 
-    # Integers have derivatives of dtype `float0`.
-    integers: bool = False
-    complexes: bool = False
-    # By real numbers no function is holomorphic.
-    reals: bool = True
+    asked_by: str
+    # What `field_of` says of them. None is for integers, whose derivatives are of dtype `float0`.
+    fields: frozenset[str | None]
     # Arguments may be anything, as JAX has it for linear maps.
     any_argument: bool = False
 
-    def check_all(self, label: Callable[[int], str], values: Iterable[Any], asked_by: str) -> None:
+    def check_all(self, label: Callable[[int], str], values: Iterable[Any]) -> None:
         """Refuses values that have no derivative; `label` names each by its number."""
         try:
-            fields = {field_of(dtype) for dtype in {value.aval.dtype for value in values}}
-            if fields == {"real"} and self.reals:
+            if {field_of(dtype) for dtype in {value.aval.dtype for value in values}} <= self.fields:
                 return
         except AttributeError:  # not all of them are arrays of JAX
             pass
         for number, value in enumerate(values):
-            self.check(partial(label, number), value, asked_by)
+            self.check(partial(label, number), value)
 
-    def check(self, label: Callable[[], str], value: Any, asked_by: str) -> None:
+    def check(self, label: Callable[[], str], value: Any) -> None:
         """Refuses a pytree with a leaf that has no derivative."""
         for number, leaf in enumerate([value] if is_array(value) else jax.tree.leaves(value)):
             dtype = None if isinstance(leaf, jax.Ref) else getattr(leaf, "dtype", None)
@@ -54,17 +58,17 @@ class Differentiable:
             field = None if dtype is None else field_of(dtype)
             if dtype is None:
                 remedies = [_WITHOUT_IT]
-            elif field != "complex" and not self.reals:
-                remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
-            elif field is None and not self.integers:
-                remedies = [_WITHOUT_IT, _INTEGER]
-            elif field == "complex" and not self.complexes:
-                remedies = [_HOLOMORPHIC, _WITHOUT_IT]
-            else:
+            elif field in self.fields:
                 continue
+            elif field == "complex":
+                remedies = [_HOLOMORPHIC, _WITHOUT_IT]
+            elif "real" not in self.fields:
+                remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
+            else:
+                remedies = [_WITHOUT_IT, _INTEGER]
             what = f"of dtype {dtype}" if dtype is not None else f"a {type(leaf).__name__}"
             raise DifferentiationError(
-                f"asked {asked_by} for the derivative by '{label()}'{_place(value, number)}",
+                f"asked {self.asked_by} for the derivative by '{label()}'{_place(value, number)}",
                 f"it is {what}, which has none",
                 *remedies,
             )

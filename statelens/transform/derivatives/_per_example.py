@@ -19,37 +19,31 @@ from ..batching import vmap
 from ..control_flow import scan
 from ._grad import scalar_grad
 from ._signatures import Argnums, DerivativeOptions, derivative
-from ._targets import read_argnums
-from ._transform import GradientTransform, transform_as
+from ._targets import check_positions, read_argnums
+from ._transform import GradientTransform, gradient_value_aux, transform_as
 
 
 class _OverBatch(Wrapper):
-    """A gradient transform whose function is applied to parts of a batch."""
-
-    _needs_value = False
+    """A gradient transform that `each` applies to parts of a batch."""
 
     def __init__(
         self,
         fun: Callable[..., Any],
         name: str,
+        each: Callable[..., tuple[Any, ...]],
         grad_states: Any,
         argnums: Any,
         batch_argnums: Any,
-        *,
-        has_aux: bool = False,
-        return_value: bool = False,
         **options: Any,
     ):
         self.name = name
-        self._has_aux = has_aux
-        self._return_value = return_value
+        self._each = each
         self._transform = GradientTransform(
             fun,
             transform_as(name)(scalar_grad),
             grad_states,
             argnums,
-            has_aux=has_aux,
-            return_value=return_value or self._needs_value,
+            arrange=_in_a_tuple,
             **options,
         )
         super().__init__(fun)
@@ -57,6 +51,11 @@ class _OverBatch(Wrapper):
         self._batch_argnums = (numbers,) if isinstance(numbers, int) else numbers
         # The first argument that may have a batch axis: a tree that a lens looks at hasn't.
         self._first = int(self._transform.has_tree)
+
+    @user_facing
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        found = self._each(self._transform, self._batched(args), args, kwargs)
+        return gradient_value_aux(*found)
 
     def _bound_to(self, instance: Any) -> Any:
         numbers = self._batch_argnums
@@ -73,13 +72,7 @@ class _OverBatch(Wrapper):
         numbers = self._batch_argnums
         if numbers is None:
             numbers = tuple(range(self._first, len(args)))
-        for number in numbers:
-            if number >= len(args):
-                raise ArgumentError(
-                    f"asked {self.name} for batch_argnums={numbers}",
-                    f"the call has {len(args)} positional arguments, counted from 0",
-                    "pass what has a batch axis by position, not by keyword",
-                )
+        check_positions(numbers, numbers, args, "batch_argnums", self.name)
         if not numbers:
             raise ArgumentError(
                 f"asked {self.name} for a gradient of each part of a batch",
@@ -89,76 +82,71 @@ class _OverBatch(Wrapper):
         return numbers
 
 
-class _PerExample(_OverBatch):
-    @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        batched = self._batched(args)
-        axes = [0 if number in batched else None for number in range(len(args))]
-        batched_transform = vmap(functools.partial(self._transform, **kwargs), in_axes=axes)
-        batched_transform.name = self.name
-        return batched_transform(*args)
+def _in_a_tuple(*found: Any) -> tuple[Any, ...]:
+    return found
 
 
-class _FisherDiagonal(_PerExample):
-    @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        found = super().__call__(*args, **kwargs)
-        has_more = self._has_aux or self._return_value
-        gradients, *more = found if has_more else (found,)
-        fisher = jax.tree.map(lambda g: jnp.mean(jnp.square(jnp.abs(g)), axis=0), gradients)
-        return (fisher, *more) if has_more else fisher
+def _stacked(
+    transform: GradientTransform, batched: tuple[int, ...], args: Sequence[Any], kwargs: Any
+) -> tuple[Any, ...]:
+    """Gives what the transform gives for each example."""
+    axes = [0 if number in batched else None for number in range(len(args))]
+    batched_transform = vmap(functools.partial(transform, **kwargs), in_axes=axes)
+    batched_transform.name = transform.name
+    return batched_transform(*args)
 
 
-class _Accumulated(_OverBatch):
-    _needs_value = True
+def _mean_squared(*call: Any) -> tuple[Any, ...]:
+    """Gives the mean over examples of the squared gradient."""
+    gradients, *more = _stacked(*call)
+    return jax.tree.map(lambda g: jnp.mean(jnp.square(jnp.abs(g)), axis=0), gradients), *more
 
-    def __init__(self, fun: Callable[..., Any], microbatches: int, *args: Any, **options: Any):
-        super().__init__(fun, "accumulate_grad", *args, **options)
-        self._microbatches = microbatches
 
-    @user_facing
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        batched = self._batched(args)
-        for number in self._transform.argnums:
-            if number in batched:
-                raise ArgumentError(
-                    f"asked {self.name} for the mean gradient by argument {number}",
-                    "it has a batch axis: each micro-batch has another part of it",
-                    "grad_states=..., to differentiate by what all micro-batches share",
-                    "batch_argnums=..., if the argument has no batch axis",
-                )
-        parts = [self._split(args[number]) for number in batched]
+def _accumulated(
+    microbatches: int,
+    return_value: bool,
+    transform: GradientTransform,
+    batched: tuple[int, ...],
+    args: Sequence[Any],
+    kwargs: Any,
+) -> tuple[Any, ...]:
+    """Gives the mean gradient over micro-batches."""
+    for number in transform.argnums:
+        if number in batched:
+            raise ArgumentError(
+                f"asked {transform.name} for the mean gradient by argument {number}",
+                "it has a batch axis: each micro-batch has another part of it",
+                "grad_states=..., to differentiate by what all micro-batches share",
+                "batch_argnums=..., if the argument has no batch axis",
+            )
 
-        def body(total: Any, part: Any) -> tuple[Any, Any]:
-            whole = list(args)
-            for number, arg in zip(batched, part, strict=True):
-                whole[number] = arg
-            gradient, value, *aux = self._transform(*whole, **kwargs)
-            return jax.tree.map(jnp.add, total, gradient), (value, aux)
+    def args_with(part: Sequence[Any]) -> list[Any]:
+        replaced = dict(zip(batched, part, strict=True))
+        return [replaced.get(number, arg) for number, arg in enumerate(args)]
 
-        first = [jax.tree.map(lambda a: a[0], part) for part in parts]
-        whole = list(args)
-        for number, arg in zip(batched, first, strict=True):
-            whole[number] = arg
-        total, (values, aux) = scan(body, self._transform.zeros(whole, kwargs), parts)
-        gradient = jax.tree.map(lambda g: g / self._microbatches, total)
-        extra = (jnp.mean(values, axis=0),) * self._return_value + tuple(aux)
-        return (gradient, *extra) if extra else gradient
+    def body(total: Any, part: Any) -> tuple[Any, Any]:
+        gradient, value, *aux = transform(*args_with(part), **kwargs)
+        return jax.tree.map(jnp.add, total, gradient), (value, aux)
 
-    def _split(self, arg: Any) -> Any:
-        def split(leaf: Any) -> Any:
-            size = jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0
-            if not size or size % self._microbatches:
-                raise ArgumentError(
-                    f"asked {self.name} for microbatches={self._microbatches}",
-                    f"an array of the batch is of shape {jnp.shape(leaf)}",
-                    "a leading size that is a multiple of the number of micro-batches",
-                    "batch_argnums=..., if not all arguments have a batch axis",
-                )
-            shape = (self._microbatches, size // self._microbatches, *jnp.shape(leaf)[1:])
-            return jnp.reshape(leaf, shape)
+    split = functools.partial(_split, microbatches, transform.name)
+    parts = [jax.tree.map(split, args[number]) for number in batched]
+    first = [jax.tree.map(lambda leaf: leaf[0], part) for part in parts]
+    total, (values, aux) = scan(body, transform.zeros(args_with(first), kwargs), parts)
+    gradient = jax.tree.map(lambda g: g / microbatches, total)
+    return gradient, *(jnp.mean(values, axis=0),) * return_value, *aux
 
-        return jax.tree.map(split, arg)
+
+def _split(microbatches: int, asked_by: str, leaf: Any) -> Any:
+    """Splits the leading axis of an array of a batch."""
+    shape = jnp.shape(leaf)
+    if not shape or not shape[0] or shape[0] % microbatches:
+        raise ArgumentError(
+            f"asked {asked_by} for microbatches={microbatches}",
+            f"an array of the batch is of shape {shape}",
+            "a leading size that is a multiple of the number of micro-batches",
+            "batch_argnums=..., if not all arguments have a batch axis",
+        )
+    return jnp.reshape(leaf, (microbatches, shape[0] // microbatches, *shape[1:]))
 
 
 @derivative
@@ -195,7 +183,9 @@ def per_example_grad(
         Array([[2., 0.],
                [0., 2.]], dtype=float32)
     """
-    return _PerExample(fun, "per_example_grad", grad_states, argnums, batch_argnums, **options)
+    return _OverBatch(
+        fun, "per_example_grad", _stacked, grad_states, argnums, batch_argnums, **options
+    )
 
 
 @derivative
@@ -229,7 +219,9 @@ def fisher_diag(
         >>> sl.transform.fisher_diag(loss, w)(jnp.array([[1.0, 0.0], [0.0, 2.0]]))
         Array([0.5, 8. ], dtype=float32)
     """
-    return _FisherDiagonal(fun, "fisher_diag", grad_states, argnums, batch_argnums, **options)
+    return _OverBatch(
+        fun, "fisher_diag", _mean_squared, grad_states, argnums, batch_argnums, **options
+    )
 
 
 @derivative
@@ -277,4 +269,6 @@ def accumulate_grad(
             "that says not how many there are",
             "the number of micro-batches",
         )
-    return _Accumulated(fun, number, grad_states, argnums, batch_argnums, **options)
+    each = functools.partial(_accumulated, number, options.get("return_value", False))
+    options["return_value"] = True
+    return _OverBatch(fun, "accumulate_grad", each, grad_states, argnums, batch_argnums, **options)

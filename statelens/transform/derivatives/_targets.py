@@ -6,17 +6,15 @@ targets that are asked for, and knows nothing else of them.
 """
 
 import abc
-import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..._errors import ArgumentError, ArgumentTypeError
+from ..._errors import ArgumentError
 from ..._tree import Cell, Path, cells, format, has_owners
 from ...lens import Selector, StateForm, combine, focus_on, read_all, split
 from ...state import State, peek
-from .._core import states_in
+from .._core import parse_argnum, states_in
 from ._dtypes import Differentiable
 
 
@@ -56,9 +54,8 @@ class Call:
         return next((label(cell) for cell, label in self.watched.items() if cell in missing), None)
 
 
-@dataclass(frozen=True)
 class Target(abc.ABC):
-    """One thing that is differentiated by; its values are a pytree of arrays."""
+    """One thing that is differentiated by; its `values` are a pytree of arrays."""
 
     values: Any
 
@@ -75,36 +72,52 @@ class Target(abc.ABC):
         return vector
 
 
-@dataclass(frozen=True)
 class StateTarget(Target):
     """States that are given themselves."""
 
-    given: StateForm
+    def __init__(self, given: StateForm, allowed: Differentiable):
+        values = given.values()
+        allowed.check_all(given.label, values)
+        self._given = given
+        self.values = self._formed(values)
 
     def apply(self, values: Any, call: Call) -> None:
-        call.values.update(self.given.overlaid(self._listed(values)))
-        call.watched.update(dict.fromkeys(self.given.cells, self.given.label_of))
+        call.values.update(self._given.overlaid(self._listed(values)))
+        call.watched.update(dict.fromkeys(self._given.cells, self._given.label_of))
 
     def to_user_form(self, derivative: Any) -> Any:
         # JAX gives dictionaries back with their keys sorted.
-        return self.given.rebuild(self._listed(derivative))
+        return self._given.rebuild(self._listed(derivative))
 
     def from_user_form(self, vector: Any) -> Any:
-        values = self.given.flatten(vector)
-        return self.given.rebuild(values) if self.given.is_pytree else values
+        return self._formed(self._given.flatten(vector))
+
+    def _formed(self, values: list[Any]) -> Any:
+        return self._given.rebuild(values) if self._given.is_pytree else values
 
     def _listed(self, values: Any) -> list[Any]:
-        return self.given.flatten(values) if self.given.is_pytree else values
+        return self._given.flatten(values) if self._given.is_pytree else values
 
 
-@dataclass(frozen=True)
 class TreeTarget(Target):
     """What a lens selects in the first argument."""
 
-    rest: Any
+    def __init__(self, selector: Selector, args: Sequence[Any], allowed: Differentiable):
+        if not args:
+            raise ArgumentError(
+                f"asked {allowed.asked_by} for the states that a lens selects",
+                "the call has no positional argument for it to look at",
+                "pass the model as the first argument",
+                "bind the lens to the model, as in lens.bind(model)",
+            )
+        leaves, treedef, selection = focus_on(selector, args[0], required_by=allowed.asked_by)
+        units = read_all(leaves, selection)
+        values = [unit.value if isinstance(unit, Cell) else unit for unit in units]
+        allowed.check_all(lambda number: format(selection.paths[number]), values)
+        self.values, self._rest = split(leaves, treedef, selection)
 
     def apply(self, values: Any, call: Call) -> None:
-        tree = combine(values, self.rest)
+        tree = combine(values, self._rest)
         call.put(0, tree)
         if has_owners(tree):
             focused = set(cells(values).values())
@@ -114,61 +127,37 @@ class TreeTarget(Target):
             call.watched.update(dict.fromkeys(found, lambda cell: format(found[cell])))
 
 
-@dataclass(frozen=True)
 class ArgumentTarget(Target):
-    """Positional arguments."""
+    """Positional arguments, at positions that `read_argnums` has read."""
 
-    argnums: int | tuple[int, ...]
+    def __init__(
+        self, argnums: int | tuple[int, ...], args: Sequence[Any], allowed: Differentiable
+    ):
+        self._is_one = isinstance(argnums, int)
+        self._numbers = (argnums,) if isinstance(argnums, int) else argnums
+        check_positions(argnums, self._numbers, args, "argnums", allowed.asked_by)
+        values = tuple(args[number] for number in self._numbers)
+        if not allowed.any_argument:
+            for number, value in zip(self._numbers, values, strict=True):
+                allowed.check(partial("argument {}".format, number), value)
+        self.values = values[0] if self._is_one else values
 
     def apply(self, values: Any, call: Call) -> None:
-        if isinstance(self.argnums, int):
-            call.put(self.argnums, values)
-            return
-        for argnum, value in zip(self.argnums, values, strict=True):
-            call.put(argnum, value)
+        each = (values,) if self._is_one else values
+        for number, value in zip(self._numbers, each, strict=True):
+            call.put(number, value)
 
 
-def state_target(given: StateForm, allowed: Differentiable, asked_by: str) -> StateTarget:
-    """Returns the target of states that are given themselves."""
-    values = given.values()
-    allowed.check_all(given.label, values, asked_by)
-    return StateTarget(given.rebuild(values) if given.is_pytree else values, given)
-
-
-def tree_target(
-    selector: Selector, args: Sequence[Any], allowed: Differentiable, asked_by: str
-) -> TreeTarget:
-    """Returns the target of what a lens selects in the first argument."""
-    if not args:
+def check_positions(
+    argnums: Any, numbers: Iterable[int], args: Sequence[Any], option: str, asked_by: str
+) -> None:
+    """Refuses positions, given as `argnums`, of arguments that a call hasn't."""
+    if max(numbers, default=-1) >= len(args):
         raise ArgumentError(
-            f"asked {asked_by} for the states that a lens selects",
-            "the call has no positional argument for it to look at",
-            "pass the model as the first argument",
-            "bind the lens to the model, as in lens.bind(model)",
+            f"asked {asked_by} for {option}={argnums}",
+            f"the call has {len(args)} positional arguments, counted from 0",
+            "pass these by position, not by keyword",
         )
-    leaves, treedef, selection = focus_on(selector, args[0], required_by=asked_by)
-    units = read_all(leaves, selection)
-    values = [unit.value if isinstance(unit, Cell) else unit for unit in units]
-    allowed.check_all(lambda number: format(selection.paths[number]), values, asked_by)
-    return TreeTarget(*split(leaves, treedef, selection))
-
-
-def argument_target(
-    argnums: int | tuple[int, ...], args: Sequence[Any], allowed: Differentiable, asked_by: str
-) -> ArgumentTarget:
-    """Returns the target of arguments, whose positions have been read by `read_argnums`."""
-    numbers = (argnums,) if isinstance(argnums, int) else argnums
-    for argnum in numbers:
-        if argnum >= len(args):
-            raise ArgumentError(
-                f"asked {asked_by} for argnums={argnums}",
-                f"the call has {len(args)} positional arguments, counted from 0",
-                "pass what is differentiated by position, not by keyword",
-            )
-        if not allowed.any_argument:
-            allowed.check(partial("argument {}".format, argnum), args[argnum], asked_by)
-    values = tuple(args[argnum] for argnum in numbers)
-    return ArgumentTarget(values[0] if isinstance(argnums, int) else values, argnums)
 
 
 def read_argnums(
@@ -178,7 +167,7 @@ def read_argnums(
     if argnums is None:
         return None
     many = isinstance(argnums, Sequence) and not isinstance(argnums, str)
-    numbers = [_argnum(number, asked_by, option) for number in (argnums if many else [argnums])]
+    numbers = [parse_argnum(n, option, asked_by) for n in (argnums if many else [argnums])]
     if len(set(numbers)) < len(numbers):
         raise ArgumentError(
             f"asked {asked_by} for {option}={argnums}",
@@ -193,23 +182,3 @@ def read_argnums(
             "a lens on the whole tree instead: grad_states=...",
         )
     return tuple(numbers) if many else numbers[0]
-
-
-def _argnum(number: Any, asked_by: str, option: str) -> int:
-    try:
-        if isinstance(number, bool):
-            raise TypeError
-        index = operator.index(number)
-    except TypeError:
-        raise ArgumentTypeError(
-            f"asked {asked_by} for {option}={number!r}",
-            f"that is a {type(number).__name__}, not the position of an argument",
-            "an integer or a tuple of integers, counted from 0",
-        ) from None
-    if index < 0:
-        raise ArgumentError(
-            f"asked {asked_by} for {option}={number!r}",
-            "a negative position depends on how many arguments a call has",
-            "the position counted from the left, from 0",
-        )
-    return index

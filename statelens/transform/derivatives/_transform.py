@@ -12,7 +12,7 @@ from ..._errors import ArgumentTypeError, user_facing
 from ...lens import Selector, StateForm, units_of
 from .._core import Wrapper, check_callable, commit, is_closed_over, merge_static, read_states
 from ._differentiable_call import DifferentiableCall
-from ._dtypes import Differentiable
+from ._dtypes import Differentiable, fields_of
 from ._non_finite import find_non_finite
 from ._signatures import Argnums, P
 from ._targets import read_argnums
@@ -136,11 +136,8 @@ class GradientTransform(Wrapper, Generic[P]):
         self._has_aux = has_aux
         self._return_value = return_value
         self._params = dict(transform_params or {})
-        self._allowed = Differentiable(
-            integers=bool(self._params.get("allow_int")),
-            complexes=bool(self._params.get("holomorphic")),
-            reals=not self._params.get("holomorphic"),
-        )
+        fields = fields_of(self._params.get("holomorphic"), self._params.get("allow_int"))
+        self._allowed = Differentiable(self.name, fields)
         self._check_states = check_states
         self._unit_aware = unit_aware
         if unit_aware:
@@ -215,5 +212,4 @@ class GradientTransform(Wrapper, Generic[P]):
             first=self._first_argument,
             allowed=self._allowed,
             has_aux=self._has_aux,
-            asked_by=self.name,
         )

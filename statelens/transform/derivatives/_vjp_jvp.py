@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from ..._errors import ArgumentError, ArgumentTypeError, user_facing
+from ..._errors import ArgumentError, user_facing
 from ...lens import Selector
-from .._core import check_callable, commit, read_states
-from ._differentiable_call import DifferentiableCall, name_leaves
+from .._core import check_callable, commit, read_states, wrong_type
+from ._differentiable_call import AuxOutputs, DifferentiableCall, joined, name_leaves
 from ._dtypes import Differentiable
 from ._non_finite import find_non_finite
 from ._signatures import Argnums, as_jvp, as_linearization
@@ -67,8 +67,6 @@ def vjp(
     """
     call = _prepared("vjp", fun, primals, grad_states, argnums, has_aux)
     out, pullback, aux_outputs = jax.vjp(call.pure, call.values, has_aux=True)
-    call.check_touched()
-    _, aux = commit(*aux_outputs)
 
     # The search has to see the function itself, not only what it left for the pullback.
     def pull(values: Any, cotangent: Any) -> Any:
@@ -82,7 +80,7 @@ def vjp(
             pulled = pullback(cotangent)
         return call.to_user_form(pulled[0])
 
-    return (out, give, aux) if has_aux else (out, give)
+    return _committed(call, out, give, aux_outputs)
 
 
 @as_linearization
@@ -126,8 +124,6 @@ def linearize(
         argnums = tuple(range(len(primals))) or None
     call = _prepared("linearize", fun, primals, grad_states, argnums, has_aux)
     out, tangent_map, aux_outputs = jax.linearize(call.pure, call.values, has_aux=True)
-    call.check_touched()
-    _, aux = commit(*aux_outputs)
     has_states = grad_states is not None
     several = isinstance(call.argnums, tuple)
 
@@ -143,7 +139,7 @@ def linearize(
                 f"there are {len(call.targets)} to give",
                 "the tangents of the states first, then one for each argument",
             )
-        tangent = call.from_user_form(each[0] if len(each) == 1 else each, "a tangent")
+        tangent = call.from_user_form(joined(each), "a tangent")
         if not debug_nan:
             return tangent_map(tangent)
 
@@ -152,7 +148,7 @@ def linearize(
 
         return find_non_finite(push, name_leaves, "linearize")(call.values, tangent)
 
-    return (out, give, aux) if has_aux else (out, give)
+    return _committed(call, out, give, aux_outputs)
 
 
 @as_jvp
@@ -195,11 +191,7 @@ def jvp(
     """
     for option, value in (("primals", primals), ("tangents", tangents)):
         if not isinstance(value, (tuple, list)) and not (option == "tangents" and value is None):
-            raise ArgumentTypeError(
-                f"asked jvp for {option}={value!r}",
-                f"that is a {type(value).__name__}",
-                f"a tuple, as in {option}=(x,)",
-            )
+            raise wrong_type("jvp", option, value, f"a tuple, as in {option}=(x,)")
     tangents = (None,) * len(primals) if tangents is None else tangents
     if len(tangents) != len(primals):
         raise ArgumentError(
@@ -215,23 +207,17 @@ def jvp(
         )
     moving = tuple(number for number, tangent in enumerate(tangents) if tangent is not None)
     call = _prepared("jvp", fun, primals, grad_states, moving or None, has_aux)
-    along = ([state_tangents] if grad_states is not None else []) + (
-        [tuple(tangents[number] for number in moving)] if moving else []
-    )
-    tangent = call.from_user_form(along[0] if len(along) == 1 else tuple(along), "a tangent")
+    along = [] if grad_states is None else [state_tangents]
+    if moving:
+        along.append(tuple(tangents[number] for number in moving))
+    tangent = call.from_user_form(joined(along), "a tangent")
 
     def push(values: Any, tangent: Any) -> Any:
         return jax.jvp(call.pure, (values,), (tangent,), has_aux=True)
 
     if debug_nan:
         push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp")
-    out, out_tangent, aux_outputs = push(call.values, tangent)
-    call.check_touched()
-    _, aux = commit(*aux_outputs)
-    return (out, out_tangent, aux) if has_aux else (out, out_tangent)
-
-
-_ALLOWED = Differentiable(complexes=True, any_argument=True)
+    return _committed(call, *push(call.values, tangent))
 
 
 def _prepared(
@@ -261,7 +247,15 @@ def _prepared(
         {},
         where=where,
         argnums=argnums,
-        allowed=_ALLOWED,
+        allowed=Differentiable(name, frozenset(["real", "complex"]), any_argument=True),
         has_aux=has_aux,
-        asked_by=name,
     )
+
+
+def _committed(
+    call: DifferentiableCall, out: Any, linear: Any, aux_outputs: AuxOutputs
+) -> tuple[Any, ...]:
+    """Commits what a call wrote, and returns its output with what is linear in the inputs."""
+    call.check_touched()
+    _, aux = commit(*aux_outputs)
+    return (out, linear, aux) if call.has_aux else (out, linear)

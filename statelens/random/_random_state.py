@@ -3,7 +3,7 @@
 A `RandomState` is a state like any other: transforms take its key in and its next key out,
 so that a compiled function draws other numbers in each call, and a transformed function that
 raises leaves the key as it was. Each sampler of ``jax.random`` is a method, without the key,
-and those that NumPy has too take NumPy's arguments. The functions of this module are the
+and those that NumPy has too take NumPy's arguments. The functions of this room are the
 methods of `DEFAULT`, the state that programs share.
 
     >>> from statelens import random
@@ -28,11 +28,9 @@ there were one lane; else each lane draws from its own, and the state goes on wi
 comes after those that were split off for the lanes.
 """
 
-import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Concatenate, Final, ParamSpec, Self, overload
+from collections.abc import Iterable
+from typing import Any, Self, overload
 
 import jax
 
@@ -41,9 +39,6 @@ from ..state import State
 from ._jax_samplers import JaxSamplers
 from ._key import SeedOrKey, as_count, as_key, no_key
 from ._numpy_samplers import NumPySamplers
-from ._sampler import present, without_self
-
-P = ParamSpec("P")
 
 # Two threads that read the same key before either writes the next would draw the same numbers.
 _splitting = threading.RLock()
@@ -103,11 +98,17 @@ class RandomState(NumPySamplers, JaxSamplers, State[jax.Array]):
 
     @user_facing
     def seed(self, seed_or_key: SeedOrKey | None = None) -> None:
-        """Starts again from a seed or a key.
+        """Starts again from a seed or a key. NumPy's own generator isn't touched.
 
         Args:
             seed_or_key: As for the class; a traced integer too. None in a compiled function
                 is one seed, drawn when the function is traced.
+
+        Example:
+            >>> from statelens import random
+            >>> before = random.get_key()
+            >>> random.seed(42)
+            >>> random.seed(before)
         """
         self.value = as_key(seed_or_key)
 
@@ -200,195 +201,8 @@ class RandomState(NumPySamplers, JaxSamplers, State[jax.Array]):
 
 
 DEFAULT = RandomState(_LATER)
-"""The state that the functions of this module draw from.
+"""The state that the functions of this room draw from.
 
 Its first key comes from the entropy of the operating system, so that a program draws other
 numbers each time until it calls `seed`.
 """
-
-
-def _default() -> RandomState:
-    # By the face, where a program may have put a state of its own.
-    from . import DEFAULT
-
-    return DEFAULT
-
-
-@user_facing
-def seed(seed_or_key: SeedOrKey | None = None) -> None:
-    """Starts `DEFAULT` again from a seed or a key. NumPy's own generator isn't touched.
-
-    Args:
-        seed_or_key: As for `RandomState`.
-
-    Example:
-        >>> from statelens import random
-        >>> before = random.get_key()
-        >>> random.seed(42)
-        >>> random.seed(before)
-    """
-    _default().seed(seed_or_key)
-
-
-@user_facing
-def split_key(n: int | None = None) -> jax.Array:
-    """Splits the key of `DEFAULT`, as `RandomState.split_key` does."""
-    return _default().split_key(n)
-
-
-@user_facing
-def split_keys(n: int) -> jax.Array:
-    """Splits `n` keys off the key of `DEFAULT`, as `split_key` with `n` does."""
-    return _default().split_keys(n)
-
-
-@user_facing
-def get_key() -> jax.Array:
-    """Returns the key of `DEFAULT` as it is now, for `set_key` to go back to."""
-    return _default().value
-
-
-@user_facing
-def set_key(key: SeedOrKey) -> None:
-    """Sets the key of `DEFAULT`, as `RandomState.set_key` does."""
-    _default().set_key(key)
-
-
-@overload
-def fork(n: None = None) -> RandomState: ...
-
-
-@overload
-def fork(n: int) -> list[RandomState]: ...
-
-
-@user_facing
-def fork(n: int | None = None) -> Any:
-    """Returns one new state or `n`, split off from `DEFAULT` as by `RandomState.fork`."""
-    return _default().fork(n)
-
-
-@user_facing
-def clone_rng(seed_or_key: SeedOrKey | None = None, clone: bool = True) -> RandomState:
-    """Returns a state of one's own, or `DEFAULT`.
-
-    Args:
-        seed_or_key: What to start from; None for a key that is split off from `DEFAULT`'s.
-        clone: Whether to split; without it, and without a seed, the result is `DEFAULT`.
-
-    Returns:
-        The state.
-    """
-    if seed_or_key is not None:
-        return RandomState(seed_or_key)
-    return _default().clone() if clone else _default()
-
-
-@user_facing
-def default_rng(seed_or_key: SeedOrKey | None = None) -> RandomState:
-    """Returns a new state, or `DEFAULT` itself.
-
-    Unlike NumPy's function without a seed, it gives a state that `seed` determines.
-
-    Args:
-        seed_or_key: What to start from; None for `DEFAULT`.
-
-    Returns:
-        The state.
-    """
-    return _default() if seed_or_key is None else RandomState(seed_or_key)
-
-
-@user_facing
-def seed_context(seed_or_key: SeedOrKey | None = None) -> AbstractContextManager[RandomState]:
-    """Seeds `DEFAULT` for a ``with`` block; its key comes back at the end, also after errors.
-
-    Args:
-        seed_or_key: As for `RandomState`.
-
-    Returns:
-        A context manager, which gives `DEFAULT`. It decorates functions too.
-
-    Example:
-        >>> from statelens import random
-        >>> before = random.get_key()
-        >>> with random.seed_context(0):
-        ...     numbers = random.randn(3)
-        >>> bool(random.get_key() == before)
-        True
-    """
-    return _with_key(_default(), as_key(seed_or_key))
-
-
-@contextmanager
-def _with_key(state: RandomState, key: jax.Array) -> Iterator[RandomState]:
-    before = state.value
-    state.value = key
-    try:
-        yield state
-    finally:
-        state.value = before
-
-
-def _of_default(method: Callable[Concatenate[Any, P], jax.Array]) -> Callable[P, jax.Array]:
-    """Makes a sampler a function that draws from `DEFAULT`."""
-
-    @functools.wraps(method)
-    def function(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
-        return method(_default(), *args, **kwargs)
-
-    return present(function, method.__name__, without_self(method), method.__doc__)
-
-
-ball: Final = _of_default(RandomState.ball)
-bernoulli: Final = _of_default(RandomState.bernoulli)
-beta: Final = _of_default(RandomState.beta)
-binomial: Final = _of_default(RandomState.binomial)
-bits: Final = _of_default(RandomState.bits)
-categorical: Final = _of_default(RandomState.categorical)
-cauchy: Final = _of_default(RandomState.cauchy)
-chisquare: Final = _of_default(RandomState.chisquare)
-choice: Final = _of_default(RandomState.choice)
-dirichlet: Final = _of_default(RandomState.dirichlet)
-double_sided_maxwell: Final = _of_default(RandomState.double_sided_maxwell)
-exponential: Final = _of_default(RandomState.exponential)
-f: Final = _of_default(RandomState.f)
-gamma: Final = _of_default(RandomState.gamma)
-generalized_normal: Final = _of_default(RandomState.generalized_normal)
-geometric: Final = _of_default(RandomState.geometric)
-gumbel: Final = _of_default(RandomState.gumbel)
-laplace: Final = _of_default(RandomState.laplace)
-loggamma: Final = _of_default(RandomState.loggamma)
-logistic: Final = _of_default(RandomState.logistic)
-lognormal: Final = _of_default(RandomState.lognormal)
-maxwell: Final = _of_default(RandomState.maxwell)
-multinomial: Final = _of_default(RandomState.multinomial)
-multivariate_normal: Final = _of_default(RandomState.multivariate_normal)
-normal: Final = _of_default(RandomState.normal)
-orthogonal: Final = _of_default(RandomState.orthogonal)
-pareto: Final = _of_default(RandomState.pareto)
-permutation: Final = _of_default(RandomState.permutation)
-poisson: Final = _of_default(RandomState.poisson)
-rademacher: Final = _of_default(RandomState.rademacher)
-rand: Final = _of_default(RandomState.rand)
-rand_like: Final = _of_default(RandomState.rand_like)
-randint: Final = _of_default(RandomState.randint)
-randn: Final = _of_default(RandomState.randn)
-randn_like: Final = _of_default(RandomState.randn_like)
-random: Final = _of_default(RandomState.random)
-random_sample: Final = _of_default(RandomState.random_sample)
-ranf: Final = _of_default(RandomState.ranf)
-rayleigh: Final = _of_default(RandomState.rayleigh)
-sample: Final = _of_default(RandomState.sample)
-shuffle: Final = _of_default(RandomState.shuffle)
-standard_cauchy: Final = _of_default(RandomState.standard_cauchy)
-standard_exponential: Final = _of_default(RandomState.standard_exponential)
-standard_gamma: Final = _of_default(RandomState.standard_gamma)
-standard_normal: Final = _of_default(RandomState.standard_normal)
-standard_t: Final = _of_default(RandomState.standard_t)
-t: Final = _of_default(RandomState.t)
-triangular: Final = _of_default(RandomState.triangular)
-truncated_normal: Final = _of_default(RandomState.truncated_normal)
-uniform: Final = _of_default(RandomState.uniform)
-wald: Final = _of_default(RandomState.wald)
-weibull_min: Final = _of_default(RandomState.weibull_min)

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import jax
 from jax import Array
 
-from ._sampler import DType, Numbers, Options, Size, draws
+from ._sampler import DType, Numbers, Options, Size, mirrors
 
 
 class BySize(Options, total=False):
@@ -35,30 +35,30 @@ class JaxSamplers:
 
     __slots__ = ()
 
-    @draws(jax.random.ball)
+    @mirrors(jax.random.ball)
     def ball(
         self, d: int, p: Numbers = 2, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.bernoulli)
+    @mirrors(jax.random.bernoulli)
     def bernoulli(
         self, p: Numbers = 0.5, shape: Size = None, mode: str = "low", **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.beta)
+    @mirrors(jax.random.beta)
     def beta(
         self, a: Numbers, b: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
     ) -> Array: ...
 
-    @draws(jax.random.binomial)
+    @mirrors(jax.random.binomial)
     def binomial(
         self, n: Numbers, p: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[BySize]
     ) -> Array: ...
 
-    @draws(jax.random.bits)
+    @mirrors(jax.random.bits)
     def bits(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
 
-    @draws(jax.random.categorical)
+    @mirrors(jax.random.categorical)
     def categorical(
         self,
         logits: Numbers,
@@ -69,15 +69,15 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.cauchy)
+    @mirrors(jax.random.cauchy)
     def cauchy(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
 
-    @draws(jax.random.chisquare)
+    @mirrors(jax.random.chisquare)
     def chisquare(
         self, df: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
     ) -> Array: ...
 
-    @draws(jax.random.choice)
+    @mirrors(jax.random.choice)
     def choice(
         self,
         a: Numbers,
@@ -89,12 +89,12 @@ class JaxSamplers:
         **kw: Unpack[BySize],
     ) -> Array: ...
 
-    @draws(jax.random.dirichlet)
+    @mirrors(jax.random.dirichlet)
     def dirichlet(
         self, alpha: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.double_sided_maxwell)
+    @mirrors(jax.random.double_sided_maxwell)
     def double_sided_maxwell(
         self,
         loc: Numbers,
@@ -104,7 +104,7 @@ class JaxSamplers:
         **kw: Unpack[BySize],
     ) -> Array: ...
 
-    @draws(jax.random.f)
+    @mirrors(jax.random.f)
     def f(
         self,
         dfnum: Numbers,
@@ -114,25 +114,25 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.generalized_normal)
+    @mirrors(jax.random.generalized_normal)
     def generalized_normal(
         self, p: Numbers, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.geometric)
+    @mirrors(jax.random.geometric)
     def geometric(
         self, p: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.loggamma)
+    @mirrors(jax.random.loggamma)
     def loggamma(
         self, a: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
     ) -> Array: ...
 
-    @draws(jax.random.maxwell)
+    @mirrors(jax.random.maxwell)
     def maxwell(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
 
-    @draws(jax.random.multinomial)
+    @mirrors(jax.random.multinomial)
     def multinomial(
         self,
         n: Numbers,
@@ -144,7 +144,7 @@ class JaxSamplers:
         **kw: Unpack[BySize],
     ) -> Array: ...
 
-    @draws(jax.random.multivariate_normal)
+    @mirrors(jax.random.multivariate_normal)
     def multivariate_normal(
         self,
         mean: Numbers,
@@ -155,7 +155,7 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.orthogonal)
+    @mirrors(jax.random.orthogonal)
     def orthogonal(
         self,
         n: int,
@@ -165,35 +165,35 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.pareto)
+    @mirrors(jax.random.pareto)
     def pareto(
         self, b: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.permutation)
+    @mirrors(jax.random.permutation)
     def permutation(
         self, x: Numbers, axis: int = 0, independent: bool = False, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.poisson)
+    @mirrors(jax.random.poisson)
     def poisson(
         self, lam: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
     ) -> Array: ...
 
-    @draws(jax.random.rademacher)
+    @mirrors(jax.random.rademacher)
     def rademacher(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
 
-    @draws(jax.random.rayleigh)
+    @mirrors(jax.random.rayleigh)
     def rayleigh(
         self, scale: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.t)
+    @mirrors(jax.random.t)
     def t(
         self, df: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.triangular)
+    @mirrors(jax.random.triangular)
     def triangular(
         self,
         left: Numbers,
@@ -204,12 +204,12 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.wald)
+    @mirrors(jax.random.wald)
     def wald(
         self, mean: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.weibull_min)
+    @mirrors(jax.random.weibull_min)
     def weibull_min(
         self,
         scale: Numbers,
@@ -221,7 +221,7 @@ class JaxSamplers:
 
     # NumPy's names of what JAX has under another one.
 
-    @draws(jax.random.uniform)
+    @mirrors(jax.random.uniform)
     def random(
         self,
         shape: Size = (),
@@ -231,7 +231,7 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.uniform)
+    @mirrors(jax.random.uniform)
     def random_sample(
         self,
         shape: Size = (),
@@ -241,7 +241,7 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.uniform)
+    @mirrors(jax.random.uniform)
     def ranf(
         self,
         shape: Size = (),
@@ -251,7 +251,7 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.uniform)
+    @mirrors(jax.random.uniform)
     def sample(
         self,
         shape: Size = (),
@@ -261,27 +261,27 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @draws(jax.random.cauchy)
+    @mirrors(jax.random.cauchy)
     def standard_cauchy(
         self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.exponential)
+    @mirrors(jax.random.exponential)
     def standard_exponential(
         self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.gamma)
+    @mirrors(jax.random.gamma)
     def standard_gamma(
         self, a: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
     ) -> Array: ...
 
-    @draws(jax.random.normal)
+    @mirrors(jax.random.normal)
     def standard_normal(
         self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
-    @draws(jax.random.t)
+    @mirrors(jax.random.t)
     def standard_t(
         self, df: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...

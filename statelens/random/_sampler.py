@@ -4,11 +4,12 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypedDict
+from typing import Any, Concatenate, ParamSpec, SupportsIndex, TypeAlias, TypedDict
 
 import jax
 import jax.export
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from .._errors import (
@@ -22,7 +23,7 @@ from ._key import SeedOrKey, as_key
 
 P = ParamSpec("P")
 
-Draw: TypeAlias = Callable[..., jax.Array]
+Draw: TypeAlias = Callable[..., Array]
 """A pure function of a key, which is its first argument."""
 
 Numbers: TypeAlias = ArrayLike | list[Any] | tuple[Any, ...]
@@ -46,25 +47,31 @@ _KEY = inspect.Parameter(
 )
 
 
-def draws(draw: Draw) -> Callable[[Callable[P, jax.Array]], Callable[P, jax.Array]]:
-    """Makes a method that is only declared draw by a pure function, with a key of its state."""
+def draws(draw: Callable[Concatenate[Any, P], Array]) -> Callable[Concatenate[Any, P], Array]:
+    """Makes a pure function of a key a method, which has the state split a key off."""
+    return _method(draw, declared=draw)
 
-    def method_of(declared: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
-        sampler = _Sampler(draw, declared)
 
-        @functools.wraps(declared)
-        def method(self: Any, *args: Any, key: Any = None, **kwargs: Any) -> jax.Array:
-            bound = sampler.bind(args, kwargs)
-            used = self.split_key() if key is None else as_key(key)
-            return draw(used, *bound.args, **bound.kwargs)
+def mirrors(draw: Draw) -> Callable[[Callable[P, Array]], Callable[P, Array]]:
+    """Makes a method that is only declared draw by a function of JAX."""
+    return functools.partial(_method, draw)
 
-        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = [itself, *sampler.with_key.parameters.values()]
-        signature = sampler.with_key.replace(parameters=parameters)
-        doc = docstring(sampler.name, draw, sampler.signature, sampler.sized)
-        return present(method, f"RandomState.{sampler.name}", signature, doc)
 
-    return method_of
+def _method(draw: Draw, declared: Callable[..., Any]) -> Callable[..., Any]:
+    sampler = _Sampler(draw, declared)
+
+    def method(self: Any, *args: Any, key: Any = None, **kwargs: Any) -> Array:
+        bound = sampler.bind(args, kwargs)
+        used = self.split_key() if key is None else as_key(key)
+        return draw(used, *bound.args, **bound.kwargs)
+
+    if declared is not draw:
+        method.__wrapped__ = declared  # type: ignore[attr-defined]
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [itself, *sampler.with_key.parameters.values()]
+    signature = sampler.with_key.replace(parameters=parameters)
+    doc = docstring(sampler.name, draw, sampler.signature, sampler.sized)
+    return present(method, f"RandomState.{sampler.name}", signature, doc)
 
 
 def present(

@@ -4,7 +4,7 @@ They are declared for readers and type checkers. What a sampler takes at run tim
 version of JAX says.
 """
 
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import jax
 from jax import Array
@@ -231,40 +231,11 @@ class JaxSamplers:
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @mirrors(jax.random.uniform)
-    def random_sample(
-        self,
-        shape: Size = (),
-        dtype: DType = None,
-        minval: Numbers = 0.0,
-        maxval: Numbers = 1.0,
-        **kw: Unpack[Sharded],
-    ) -> Array: ...
-
-    @mirrors(jax.random.uniform)
-    def ranf(
-        self,
-        shape: Size = (),
-        dtype: DType = None,
-        minval: Numbers = 0.0,
-        maxval: Numbers = 1.0,
-        **kw: Unpack[Sharded],
-    ) -> Array: ...
-
-    @mirrors(jax.random.uniform)
-    def sample(
-        self,
-        shape: Size = (),
-        dtype: DType = None,
-        minval: Numbers = 0.0,
-        maxval: Numbers = 1.0,
-        **kw: Unpack[Sharded],
-    ) -> Array: ...
-
-    @mirrors(jax.random.cauchy)
-    def standard_cauchy(
-        self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
+    random_sample: Final = random
+    ranf: Final = random
+    sample: Final = random
+    standard_cauchy: Final = cauchy
+    standard_t: Final = t
 
     @mirrors(jax.random.exponential)
     def standard_exponential(
@@ -279,9 +250,4 @@ class JaxSamplers:
     @mirrors(jax.random.normal)
     def standard_normal(
         self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
-
-    @mirrors(jax.random.t)
-    def standard_t(
-        self, df: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...

@@ -7,34 +7,22 @@ from typing import Any
 import jax
 
 _EXAMPLES = {
-    "a": "2.0",
     "alpha": "[1.0, 2.0]",
-    "b": "3.0",
     "choice.a": "5",
-    "concentration": "2.0",
     "cov": "[[1.0, 0.0], [0.0, 1.0]]",
     "d": "3",
-    "df": "4.0",
-    "dfden": "5.0",
-    "dfnum": "4.0",
-    "lam": "4.0",
     "left": "0.0",
-    "loc": "0.0",
     "logits": "[0.0, 1.0]",
     "low": "10",
     "lower": "-1.0",
-    "mean": "1.0",
     "mode": "0.5",
     "multinomial.p": "[0.2, 0.8]",
     "multivariate_normal.mean": "[0.0, 1.0]",
     "n": "3",
     "p": "0.5",
-    "right": "1.0",
-    "scale": "1.0",
-    "upper": "1.0",
     "x": "[1.0, 2.0]",
 }
-"""An argument for each parameter that has no default: the examples in the docstrings."""
+"""What the examples pass for parameters without a default, where 1.0 wouldn't do."""
 
 _MEANINGS = {
     "a": "The concentration.",
@@ -85,12 +73,10 @@ def _example(name: str, mirrored: str | None, parameters: list[inspect.Parameter
     needed = [
         p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
-    shown = [_EXAMPLES.get(f"{mirrored}.{n}", _EXAMPLES.get(n)) for n in needed]
-    if None in shown:
-        return []
+    shown = [_EXAMPLES.get(f"{mirrored}.{n}", _EXAMPLES.get(n, "1.0")) for n in needed]
     return [
         "",
         "Example:",
         "    >>> from statelens.random import RandomState",
-        f"    >>> samples = RandomState(0).{name}({', '.join(map(str, shown))})",
+        f"    >>> samples = RandomState(0).{name}({', '.join(shown)})",
     ]

@@ -69,10 +69,6 @@ class Reads:
     def __init__(self) -> None:
         self.stamp = self.checked = object()
         self._attributes: dict[Hashable, _Read] = {}
-        # Lists of nothing but states and modules are compared all at once.
-        self._lists: list[list[Any]] = []
-        self._lists_before: list[list[Any]] = []
-        self._list_places: dict[int, int] = {}
         self._containers: dict[int, tuple[Any, list[Any]]] = {}
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
         self._cell_types: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
@@ -108,8 +104,7 @@ class Reads:
         """
         for cell in touched:
             self._cell_types.pop(id(cell), None)
-        others = [container for container, _ in self._containers.values()]
-        for container in [*self._lists, *others]:
+        for container, _ in list(self._containers.values()):
             self._record_containers(container)
 
     def update(self, other: "Reads") -> None:
@@ -119,8 +114,6 @@ class Reads:
             node = read.node()
             if node is not None:
                 node._readers.add(read.name, self)
-        for container, before in zip(other._lists, other._lists_before, strict=True):
-            self._record_list(container, before)
         self._containers.update(other._containers)
         # Where this trace runs, they may have other values: it looks for itself.
         for ref, _ in other._cell_types.values():
@@ -166,11 +159,8 @@ class Reads:
 
     def containers_unchanged(self) -> bool:
         """Says whether lists and dictionaries have what they had, and cells such values."""
-        # One comparison for all lists; what is in them is equal to nothing but itself.
-        if self._lists != self._lists_before:
-            return False
         for container, before in self._containers.values():
-            if not has_still(container, before):
+            if not _has_still(container, before):
                 return False
         for ref, before in self._cell_types.values():
             cell = ref()
@@ -190,39 +180,22 @@ class Reads:
         if isinstance(value, _OWNERS):
             return
         if isinstance(value, (list, dict, set)):
-            items = items_of(value)
-            if type(value) is list and all(map(_is_itself_only, items)):
-                self._record_list(value, items)
-                self._containers.pop(id(value), None)
-            else:
-                if id(value) in self._list_places:
-                    self._record_list(value, value)
-                self._containers[id(value)] = value, items
+            self._containers[id(value)] = value, _items_of(value)
         if isinstance(value, (list, tuple, dict)):
-            for item in items_of(value):
+            for item in _items_of(value):
                 self._record_containers(item)
 
-    def _record_list(self, container: Any, before: Any) -> None:
-        place = self._list_places.setdefault(id(container), len(self._lists))
-        self._lists[place : place + 1] = [container]
-        self._lists_before[place : place + 1] = [before]
 
-
-def _is_itself_only(item: Any) -> bool:
-    """Says whether nothing but the item itself is equal to it, as with states and modules."""
-    return isinstance(item, _OWNERS) and type(item).__eq__ is object.__eq__
-
-
-def items_of(container: Any) -> list[Any]:
+def _items_of(container: Any) -> list[Any]:
     """Lists what is in a container, and of a dictionary the keys too."""
     if isinstance(container, dict):
         return [*container.keys(), *container.values()]
     return list(container)
 
 
-def has_still(container: Any, before: list[Any]) -> bool:
+def _has_still(container: Any, before: list[Any]) -> bool:
     """Says whether a container has the very items that it had."""
-    now = items_of(container)
+    now = _items_of(container)
     return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
@@ -230,7 +203,7 @@ def _is_seen_through(value: Any) -> bool:
     if type(value) in _PLAIN or isinstance(value, _OWNERS):
         return True
     if type(value) in (list, dict) or isinstance(value, tuple):
-        return all(map(_is_seen_through, items_of(value)))
+        return all(map(_is_seen_through, _items_of(value)))
     return jtu.all_leaves([value])
 
 

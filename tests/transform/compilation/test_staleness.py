@@ -8,6 +8,7 @@ import weakref
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import statelens as sl
@@ -115,6 +116,15 @@ def test_what_lies_in_lists_and_dictionaries_of_a_module_is_seen():
     assert f(1.0) == 160
     stack.layers[0].training = False
     assert f(1.0) == 16000
+
+
+def test_an_array_may_take_the_place_of_a_module_in_a_list():
+    model = Model()
+    model.layers = [Model()]
+    f = sl.jit(lambda x: x * sum(isinstance(each, Model) for each in model.layers))
+    assert (f(1.0), f(1.0)) == (1, 1)
+    model.layers[0] = np.ones(3)
+    assert f(1.0) == 0
 
 
 def test_a_module_in_a_static_argument_is_looked_at_in_each_call():

@@ -16,7 +16,7 @@ import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
-from .._errors import FrozenTreeError, TracerLeakError, explain
+from .._errors import FrozenTreeError, TracerLeakError
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
@@ -69,9 +69,6 @@ class Writes:
                 frame.write(cell, value)
 
 
-NO_WRITES = Writes((), ())
-
-
 class Frame:
     """An overlay on all states, open while its ``with`` block runs.
 
@@ -95,7 +92,8 @@ class Frame:
         self.values: dict[State, Any] = dict(values)
         self.touched: dict[State, None] = {}
         self.made: dict[State, None] = {}
-        self._nodes: WeakValueDictionary[int, Any] | None = None
+        # Mutable nodes that were made while the frame was open, by id.
+        self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
         self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
         self._frozen = frozen
@@ -104,13 +102,6 @@ class Frame:
         self.reads = reads
         self.can_raise = False
         self.checks: dict[Any, None] = {}
-
-    @property
-    def nodes(self) -> "WeakValueDictionary[int, Any]":
-        """Mutable nodes that were made while the frame was open, by id."""
-        if self._nodes is None:
-            self._nodes = WeakValueDictionary()
-        return self._nodes
 
     def __enter__(self) -> Self:
         self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
@@ -128,12 +119,11 @@ class Frame:
     def _release(self, cell: State) -> None:
         """Lets go of a cell that was made in this frame; only traced values end with it."""
         value = self.values[cell]
-        if self._parent is not None and self._trace == self._parent._trace:
+        is_traced = has_tracers(value)
+        if self._parent is not None and (self._trace == self._parent._trace or not is_traced):
             self._parent.adopt(cell, value)
-        elif has_tracers(value):
+        elif is_traced:
             cell.store(ENDED)
-        elif self._parent is not None:
-            self._parent.adopt(cell, value)
         elif current_trace() == TOP:
             cell.outlive_trace(value)
         else:
@@ -218,7 +208,7 @@ class Frame:
         frame: Frame | None = self
         while frame is not None:
             if cell in frame._frozen:
-                raise FrozenTreeError(_frozen_write(cell, frame._frozen[cell]))
+                raise _frozen_write(cell, frame._frozen[cell])
             frame = None if cell in frame.made else frame._parent
         if current_trace() != self._trace and not cell.is_at_home:
             raise TracerLeakError(
@@ -241,8 +231,6 @@ class Frame:
 
     def writes(self) -> Writes:
         """Returns what was written so far to cells that were made outside this frame."""
-        if not self._lent and not self._written:
-            return NO_WRITES
         for cell, lent in self._lent.items():
             if _has_changed(lent, jax.tree.flatten(self.values[cell])):
                 self.check(cell)
@@ -260,8 +248,8 @@ def _has_changed(lent: tuple[list[Any], TreeDef], now: tuple[list[Any], TreeDef]
     return lent[1] != now[1] or any(map(differs, lent[0], now[0]))
 
 
-def _frozen_write(cell: State, path: Path) -> str:
-    return explain(
+def _frozen_write(cell: State, path: Path) -> FrozenTreeError:
+    return FrozenTreeError(
         f"asked to write the state '{format(path)}' of a tree that was passed as an argument",
         f"{cell!r} belongs to a functional tree; the write would be lost with it",
         "statelens.thread(fun), which gives (out, tree): jit(thread(fun))(tree, ...) gives "
@@ -333,16 +321,12 @@ def capture(
         leaves, treedef = ([], None) if is_array(out) else flatten(out)
         inside = {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
         writes = frame.writes()
-        made = NO_WRITES
-        if frame.made:
-            made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
+        made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
     if treedef is not None:
         outside = {cell: cell.with_value(value) for cell, value in inside.items()}
         leaves = [outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves]
         out = treedef.unflatten(leaves)
-    touched = tuple(frame.touched)
-    if frame.made:
-        touched = tuple(cell for cell in touched if cell not in frame.made)
+    touched = tuple(cell for cell in frame.touched if cell not in frame.made)
     return Captured(out, writes, touched, made, frozen, frame.can_raise, tuple(frame.checks))
 
 

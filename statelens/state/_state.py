@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
+from .._errors import StateTypeError, TracerLeakError, user_facing
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
 
@@ -102,12 +102,9 @@ class State(Cell, Generic[T]):
 
     tag: frozenset[str]
 
+    @user_facing
     def __init__(self, value: T, name: str | None = None, tag: str | Iterable[str] | None = None):
-        try:
-            _refuse_states(type(self), value)
-        except StateTypeError as error:
-            hide_own_frames(error)
-            raise
+        _refuse_states(type(self), value)
         self.name = name
         self.tag = frozenset([tag] if isinstance(tag, str) else tag or ())
         self._start(value, current_trace())
@@ -126,17 +123,11 @@ class State(Cell, Generic[T]):
         _register(cls)
 
     @property
+    @user_facing
     def value(self) -> T:
         """The value: any pytree of arrays."""
-        try:
-            frame = active_frame.get()
-            value = held_value(self) if frame is None else frame.read(self)
-            if value is ENDED or (frame is None and self.is_of_a_trace and _has_died(value)):
-                refuse_ended(self)
-            return value
-        except Exception as error:
-            hide_own_frames(error)
-            raise
+        frame = active_frame.get()
+        return self._alive(frame, held_value(self) if frame is None else frame.read(self))
 
     def look(self) -> T:
         """Returns the value for a look at its structure, shapes and dtypes.
@@ -146,23 +137,23 @@ class State(Cell, Generic[T]):
             nothing that is done with it.
         """
         frame = active_frame.get()
-        value = held_value(self) if frame is None else frame.look(self)
+        return self._alive(frame, held_value(self) if frame is None else frame.look(self))
+
+    def _alive(self, frame: Any, value: T) -> T:
+        """Returns a value that is read, unless it ended with the trace in which it was made."""
         if value is ENDED or (frame is None and self.is_of_a_trace and _has_died(value)):
             refuse_ended(self)
         return value
 
     @value.setter
+    @user_facing
     def value(self, value: T) -> None:
-        try:
-            self.check_write(value)
-            frame = active_frame.get()
-            if frame is None:
-                self.store(value)
-            else:
-                frame.write(self, value)
-        except Exception as error:
-            hide_own_frames(error)
-            raise
+        self.check_write(value)
+        frame = active_frame.get()
+        if frame is None:
+            self.store(value)
+        else:
+            frame.write(self, value)
 
     def check_write(self, value: Any) -> None:
         """Refuses a value that assigning would refuse, without assigning it.

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, user_facing
 from ._tree import Cell, map_cells
 from .lens import View, overlaid_values, units_of
-from .state import Frame, State, active_frame, capture, this_frame
+from .state import Frame, State, active_frame, capture
 
 __all__ = ["functionalize", "overlay", "thread"]
 
@@ -59,7 +59,7 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
     @user_facing
     def pure(values: Any, *args: P.args, **kwargs: P.kwargs) -> tuple[R, Any]:
         overlaid = given.overlaid(given.flatten(values))
-        captured = capture(fun, args, kwargs, values=overlaid)
+        captured = capture(fun, args, kwargs, Frame(overlaid))
         writes = captured.writes
         final: dict[Any, Any] = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
         for cell in writes.cells:
@@ -117,14 +117,15 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
     @functools.wraps(fun, updated=())
     @user_facing
     def threaded(tree: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        def run(frame: Frame) -> Any:
-            # Fresh cells, made in this frame: writes to them are the tree's own affair.
-            fresh: dict[State, State] = {}
+        # Fresh cells, made in this frame: writes to them are the tree's own affair.
+        fresh: dict[State, State] = {}
+        frame = Frame()
 
-            def renew(cell: State) -> State:
-                fresh[cell] = cell.with_value(frame.peek(cell))
-                return fresh[cell]
+        def renew(cell: State) -> State:
+            fresh[cell] = cell.with_value(frame.peek(cell))
+            return fresh[cell]
 
+        def run(*args: Any, **kwargs: Any) -> Any:
             inner = map_cells(tree, renew)
             out = fun(inner, *args, **kwargs)
             for original, cell in fresh.items():
@@ -132,7 +133,7 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
                     frame.touch(original)
             return out, inner
 
-        captured = capture(lambda: run(this_frame()), (), {})
+        captured = capture(run, args, kwargs, frame)
         captured.writes.commit()
         value, after = captured.out
         if not has_aux:
@@ -197,7 +198,7 @@ class overlay:
                     f"that is a {type(unit).__name__}, not a state",
                     "values by state, as in overlay({model.weight: value})",
                 )
-        self._frame = Frame(overlaid_values(list(values), list(values.values())), {})
+        self._frame = Frame(overlaid_values(list(values), list(values.values())))
 
     def __enter__(self) -> Self:
         self._frame.__enter__()
@@ -220,10 +221,11 @@ class overlay:
             TracerLeakError: A value is traced and no enclosing frame would take it.
         """
         writes = self._frame.writes()
-        inside = active_frame.get() is self._frame
-        token = active_frame.set(self._frame._parent) if inside else None
+        if active_frame.get() is not self._frame:
+            writes.commit()
+            return
+        token = active_frame.set(self._frame._parent)
         try:
             writes.commit()
         finally:
-            if token is not None:
-                active_frame.reset(token)
+            active_frame.reset(token)

@@ -22,7 +22,7 @@ class CachedLookup:
         self._reads = Reads()
         outer = active_reads()
         try:
-            with Frame({}, {}, reads=self._reads):
+            with Frame(reads=self._reads):
                 self.found = look()
         finally:
             if outer is not None:

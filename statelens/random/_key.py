@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import ArgumentError, ArgumentTypeError, explain
+from .._errors import ArgumentError, ArgumentTypeError
 
 SeedOrKey: TypeAlias = int | jax.Array | np.ndarray | np.integer
 """What a key is made of: a seed, a typed key, or the raw data of one."""
@@ -53,13 +53,11 @@ def no_key(value: Any) -> ArgumentTypeError:
     is_array = isinstance(value, (jax.Array, np.ndarray))
     shown = f"an array of {value.dtype}{list(value.shape)}" if is_array else repr(value)
     return ArgumentTypeError(
-        explain(
-            f"asked for the random key of {shown}",
-            "that is neither a seed nor a key",
-            "an integer, as in RandomState(42)",
-            "a key, as in RandomState(jax.random.key(42))",
-            "a key of another state, as in RandomState(rng.split_key())",
-        )
+        f"asked for the random key of {shown}",
+        "that is neither a seed nor a key",
+        "an integer, as in RandomState(42)",
+        "a key, as in RandomState(jax.random.key(42))",
+        "a key of another state, as in RandomState(rng.split_key())",
     )
 
 

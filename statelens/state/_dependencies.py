@@ -27,19 +27,18 @@ class Readers:
     """The traces that have read the attributes of one module, by attribute."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str | None, dict[int, weakref.ref[Reads]]] = {}
+        self._by_name: dict[str | None, weakref.WeakValueDictionary[int, Reads]] = {}
 
     def add(self, name: str | None, reads: "Reads") -> None:
         """Adds a trace that has read an attribute, or, for None, which attributes there are."""
-        readers = self._by_name.setdefault(name, {})
-        key = id(reads)
-        readers[key] = weakref.ref(reads, lambda _: readers.pop(key, None))
+        self._by_name.setdefault(name, weakref.WeakValueDictionary())[id(reads)] = reads
 
     def notify(self, *names: str | None) -> None:
         """Has the traces that have read one of these attributes look at them again."""
         for name in names:
+            readers = self._by_name.get(name)
             # Listed at once, since another thread may be tracing.
-            for reader in list(self._by_name.get(name, {}).values()):
+            for reader in [] if readers is None else readers.valuerefs():
                 reads = reader()
                 if reads is not None:
                     reads.stamp = object()

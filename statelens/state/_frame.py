@@ -72,8 +72,17 @@ class Writes:
 class Frame:
     """An overlay on all states, open while its ``with`` block runs.
 
+    Args:
+        values: Values of states to run it against, instead of their own.
+        frozen: States that must not be written, with their paths.
+        on_touch: What to call when a state that isn't among `values` is met first.
+        undo: Where to put what takes back new attributes of nodes made outside, or None to
+            refuse them.
+        reads: Where to note what is read of mutable nodes.
+
     Attributes:
         values: The values that differ from those outside.
+        frozen: The states that must not be written, with their paths.
         touched: The cells that were read or written.
         made: The cells that were made while the frame was open, in order.
         reads: What is read of mutable nodes, if that matters.
@@ -83,8 +92,8 @@ class Frame:
 
     def __init__(
         self,
-        values: Mapping[State, Any],
-        frozen: Mapping[State, Path],
+        values: Mapping[State, Any] = {},
+        frozen: Mapping[State, Path] = {},
         on_touch: Callable[[State], None] | None = None,
         undo: list[Callable[[], None]] | None = None,
         reads: Reads | None = None,
@@ -96,7 +105,7 @@ class Frame:
         self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
         self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
-        self._frozen = frozen
+        self.frozen = frozen
         self._on_touch = on_touch
         self._undo = undo
         self.reads = reads
@@ -207,8 +216,8 @@ class Frame:
         """Refuses a write that would be lost, or that would leak a traced value."""
         frame: Frame | None = self
         while frame is not None:
-            if cell in frame._frozen:
-                raise _frozen_write(cell, frame._frozen[cell])
+            if cell in frame.frozen:
+                raise _frozen_write(cell, frame.frozen[cell])
             frame = None if cell in frame.made else frame._parent
         if current_trace() != self._trace and not cell.is_at_home:
             raise TracerLeakError(
@@ -287,34 +296,21 @@ class Captured(NamedTuple):
 
 
 def capture(
-    fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    values: Mapping[State, Any] = {},
-    frozen: Mapping[State, Path] = {},
-    on_touch: Callable[[State], None] | None = None,
-    undo: list[Callable[[], None]] | None = None,
-    reads: Reads | None = None,
+    fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], frame: Frame
 ) -> Captured:
-    """Runs a function in a frame of its own, and commits nothing.
+    """Runs a function in a frame, and commits nothing.
 
     Args:
         fun: Any function that reads and writes states.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        values: Values of states to run it against, instead of their own.
-        frozen: States that must not be written, with their paths.
-        on_touch: What to call when a state that isn't among `values` is met first.
-        undo: Where to put what takes back new attributes of nodes made outside, or None to
-            refuse them.
-        reads: Where to note what is read of mutable nodes.
+        frame: The frame, which has not been open yet.
 
     Returns:
         What it returned, what it wrote and what it touched. States in the output are new
         states with the values at the end.
     """
-    with Frame(values, frozen, on_touch, undo, reads) as frame:
+    with frame:
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
         # made again outside of it. A state that is only handed through isn't touched by that.
@@ -327,7 +323,7 @@ def capture(
         leaves = [outside[leaf] if isinstance(leaf, State) else leaf for leaf in leaves]
         out = treedef.unflatten(leaves)
     touched = tuple(cell for cell in frame.touched if cell not in frame.made)
-    return Captured(out, writes, touched, made, frozen, frame.can_raise, tuple(frame.checks))
+    return Captured(out, writes, touched, made, frame.frozen, frame.can_raise, tuple(frame.checks))
 
 
 def this_frame() -> Frame:

@@ -141,7 +141,8 @@ class State(Cell, Generic[T]):
 
     def _alive(self, frame: Any, value: T) -> T:
         """Returns a value that is read, unless it ended with the trace in which it was made."""
-        if value is ENDED or (frame is None and self.is_of_a_trace and _has_died(value)):
+        is_traced = frame is None and self.is_of_a_trace and has_tracers(value)
+        if value is ENDED or (is_traced and current_trace() == TOP):
             refuse_ended(self)
         return value
 
@@ -310,10 +311,6 @@ def refuse_leak(cell: State[Any], value: Any) -> None:
             "takes, and that gives the new values back",
             "statelens.thread(fun), if the state is in the first argument",
         )
-
-
-def _has_died(value: Any) -> bool:
-    return current_trace() == TOP and has_tracers(value)
 
 
 def refuse_ended(cell: State[Any]) -> NoReturn:

@@ -16,6 +16,7 @@ from ..._tree import Path, cells, hidden_cells
 from ...state import (
     ENDED,
     Captured,
+    Frame,
     Reads,
     State,
     Writes,
@@ -93,9 +94,9 @@ def run(
         carry: Arguments before the others that come back as output. States in them may be
             written: what the function returns of them has the new values.
         frozen: States that must not be written; None for those in arguments.
-        on_touch: As for `capture`.
-        undo: As for `capture`.
-        reads: As for `capture`.
+        on_touch: As for `Frame`.
+        undo: As for `Frame`.
+        reads: As for `Frame`.
 
     Returns:
         What it returned, what it wrote and what it touched.
@@ -106,16 +107,10 @@ def run(
         # Made inside of the frame, states in the carry are the function's own.
         return fun(*map(_rebuilt, carry), *args)
 
-    return capture(
-        with_carry if carry else fun,
-        args,
-        kwargs,
-        values={cell: merge_static(value) for cell, value in values.items()},
-        frozen=states_in(args, kwargs) if frozen is None else frozen,
-        on_touch=on_touch,
-        undo=undo,
-        reads=reads,
-    )
+    overlaid = {cell: merge_static(value) for cell, value in values.items()}
+    frozen = states_in(args, kwargs) if frozen is None else frozen
+    frame = Frame(overlaid, frozen, on_touch, undo, reads)
+    return capture(with_carry if carry else fun, args, kwargs, frame)
 
 
 def _rebuilt(tree: Any) -> Any:

@@ -51,9 +51,8 @@ class StateFinder:
         self._selector = None if filter is None else read_lens(filter, "filter", "StateFinder")
         self._usage = _one_of(usage, "usage", ("all", "read", "write", "both"))
         self._return_type = _one_of(return_type, "return_type", ("dict", "list", "tuple"))
-        if key_fn is not None:
-            check_callable(key_fn, "key_fn", "StateFinder")
-        self._key_fn = key_fn or (lambda number, state: number)
+        key_fn = (lambda number, state: number) if key_fn is None else key_fn
+        self._key_fn = check_callable(key_fn, "key_fn", "StateFinder")
 
     @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,11 +67,13 @@ class StateFinder:
         """
         _, touched = shapes_and_states(self._fun, args, kwargs)
         kept = [cell for cell in touched.read if self._keeps(cell)]
-        written = [cell for cell in kept if cell in touched.written]
-        unwritten = [cell for cell in kept if cell not in touched.written]
-        found = {"all": kept, "read": unwritten, "write": written}
+        found = {
+            "all": kept,
+            "read": [cell for cell in kept if cell not in touched.written],
+            "write": [cell for cell in kept if cell in touched.written],
+        }
         if self._usage == "both":
-            return {"read": self._given(unwritten), "write": self._given(written)}
+            return {usage: self._given(found[usage]) for usage in ("read", "write")}
         return self._given(found[self._usage])
 
     find = __call__

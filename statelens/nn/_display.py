@@ -6,12 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .._tree import Cell, flatten, is_array, looking
+from .._tree import Cell, MutableNode, flatten, is_array, looking
 from ..state import State
-from ._graph import Node, contains_mutables
+from ._graph import contains_mutables
 
 
-def shown(module: Node, above: frozenset[int] = frozenset()) -> str:
+def shown(module: Any, above: frozenset[int] = frozenset()) -> str:
     """Returns the text of a module, in the modules whose ids are `above`."""
     if id(module) in above:
         return f"<{type(module).__name__} again>"
@@ -28,7 +28,7 @@ def shown(module: Node, above: frozenset[int] = frozenset()) -> str:
 
 
 def _shown_value(value: Any, above: frozenset[int]) -> str:
-    if isinstance(value, Node):
+    if isinstance(value, MutableNode):
         return shown(value, above)
     if isinstance(value, (list, tuple)) and contains_mutables(value):
         inside = [_shown_value(item, above) for item in value]
@@ -42,7 +42,7 @@ def _shown_value(value: Any, above: frozenset[int]) -> str:
     return "\n".join([opening, *lines, closing])
 
 
-def _counted(module: Node) -> str:
+def _counted(module: Any) -> str:
     scalars: Counter[str] = Counter()
     with looking():
         leaves, _ = flatten(module)

@@ -10,12 +10,11 @@ part of its structure. `None` counts as a child, so that a tree and its two halv
 same structure.
 """
 
-import abc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from types import MethodType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.tree_util as jtu
@@ -33,22 +32,8 @@ from .._tree import (
     looking,
 )
 
-
-class Node(MutableNode, abc.ABC):
-    """A mutable node: what the graph is made of."""
-
-    @abc.abstractmethod
-    def _attributes(self) -> dict[str, Any]:
-        """Returns the attributes as they read, in the order in which they are visited."""
-
-    @abc.abstractmethod
-    def _restore(self, attributes: dict[str, Any], structure: "Structure") -> None:
-        """Fills a blank node of the class with attributes."""
-
-    @property
-    @abc.abstractmethod
-    def _made_from(self) -> "Structure | None":
-        """The structure that the node was made from, if JAX made it."""
+if TYPE_CHECKING:
+    from ._module import Module
 
 
 class Child(NamedTuple):
@@ -58,16 +43,10 @@ class Child(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """A leaf that is a node of the graph."""
+    """A leaf that is a node of the graph, or a function bound to one as a method."""
 
     number: int
-
-
-class Method(NamedTuple):
-    """A leaf that is a method bound to a node of the graph."""
-
-    number: int
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None = None
 
 
 class Static(NamedTuple):
@@ -77,7 +56,7 @@ class Static(NamedTuple):
     value: Hashable
 
 
-Leaf: TypeAlias = Child | Reference | Method | Static
+Leaf: TypeAlias = Child | Reference | Static
 
 
 class Attribute(NamedTuple):
@@ -102,7 +81,7 @@ class Structure:
         # The nodes, the first one the root.
         self.records = records
         # The node that was made from this structure, as long as nothing in it has changed.
-        self.root: weakref.ref[Node] | None = None
+        self.root: weakref.ref[Module] | None = None
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Structure) and self.records == other.records)
@@ -123,6 +102,7 @@ def is_mutable(value: Any) -> bool:
 
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
+"""The classes of most attributes: nothing lies in their objects."""
 
 
 def contains_mutables(value: Any) -> bool:
@@ -142,7 +122,6 @@ def _is_method(value: Any) -> bool:
 
 
 _LEAF = jax.tree.structure(0)
-_PLAIN = (bool, int, float, str)
 
 
 def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
@@ -163,7 +142,7 @@ class _Walk:
         # An id is only good as long as its object lives.
         self._kept: list[Any] = []
 
-    def visit(self, node: Node) -> Reference:
+    def visit(self, node: Any) -> Reference:
         number = len(self._records)
         self._nodes[id(node)] = number
         self._records.append(None)
@@ -178,9 +157,9 @@ class _Walk:
     def _leaf(self, leaf: Any) -> Leaf:
         if isinstance(leaf, MutableNode):
             known = self._nodes.get(id(leaf))
-            return self.visit(cast(Node, leaf)) if known is None else Reference(known)
+            return self.visit(leaf) if known is None else Reference(known)
         if _is_method(leaf):
-            return Method(self._leaf(leaf.__self__).number, leaf.__func__)  # type: ignore[union-attr]
+            return Reference(self._leaf(leaf.__self__).number, leaf.__func__)  # type: ignore[union-attr]
         if isinstance(leaf, Cell) and id(leaf) in self._cells:
             return Child(self._cells[id(leaf)])
         if leaf is None or isinstance(leaf, LensLeaf) or is_array(leaf):
@@ -197,7 +176,7 @@ class _Walk:
 _NOTHING = Structure(())
 
 
-def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
+def flatten_graph(root: "Module") -> tuple[list[Any], Structure]:
     """Returns the children of the graph that a node is the root of, and its structure."""
     if is_probed():
         return [], _NOTHING
@@ -211,12 +190,12 @@ def flatten_graph(root: Node) -> tuple[list[Any], Structure]:
     return walk.children, walk.structure()
 
 
-def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
+def _children_as_before(root: "Module", structure: Structure) -> list[Any] | None:
     """Reads the children by a known structure; None where anything but children has changed."""
     # A leaf that a tree map replaced (by a label, a boolean, a whole tree) is still a child,
     # though it doesn't look like one.
     children: dict[int, Any] = {}
-    nodes: dict[int, Node] = {0: root}
+    nodes: dict[int, Any] = {0: root}
     for number, record in enumerate(structure.records):
         node = nodes[number]
         attributes = node._attributes()
@@ -235,16 +214,16 @@ def _children_as_before(root: Node, structure: Structure) -> list[Any] | None:
     return [children[number] for number in range(len(children))]
 
 
-def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[int, Node]) -> bool:
+def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[int, Any]) -> bool:
     match leaf:
         case Child(number):
             # A node is never a child, and the same child is the same object everywhere.
-            return not isinstance(value, Node) and children.setdefault(number, value) is value
-        case Reference(number):
-            return isinstance(value, Node) and nodes.setdefault(number, value) is value
-        case Method(number, function):
-            known = _is_method(value) and value.__func__ is function
-            return known and nodes.setdefault(number, value.__self__) is value.__self__
+            is_node = isinstance(value, MutableNode)
+            return not is_node and children.setdefault(number, value) is value
+        case Reference(number, function):
+            node, bound = (value.__self__, value.__func__) if _is_method(value) else (value, None)
+            known = isinstance(node, MutableNode) and bound is function
+            return known and nodes.setdefault(number, node) is node
         case Static(kind, static):
             return type(value) is kind and bool(value == static)
 
@@ -268,15 +247,14 @@ def _filled(leaves: tuple[Leaf, ...], nodes: list[Any], children: list[Any]) -> 
         match leaf:
             case Child(number):
                 yield children[number]
-            case Reference(number):
-                yield nodes[number]
-            case Method(number, function):
-                yield MethodType(function, nodes[number])
+            case Reference(number, function):
+                node = nodes[number]
+                yield node if function is None else MethodType(function, node)
             case Static(_, value):
                 yield value
 
 
-def flatten_graph_with_keys(root: Node) -> tuple[list[tuple[GraphKey, Any]], Structure]:
+def flatten_graph_with_keys(root: "Module") -> tuple[list[tuple[GraphKey, Any]], Structure]:
     """Flattens a graph as `flatten_graph` does, with all paths of each child as its key."""
     children, structure = flatten_graph(root)
     paths: list[list[Path]] = [[] for _ in children]
@@ -309,18 +287,16 @@ def _collect_paths(
             match leaves[position]:
                 case Child(child):
                     paths[child].append(below)
-                case Reference(node):
-                    _collect_paths(structure, node, below, above, visits, paths)
-                case Method(node, _):
-                    below = (*below, "__self__")
+                case Reference(node, function):
+                    below = below if function is None else (*below, "__self__")
                     _collect_paths(structure, node, below, above, visits, paths)
 
 
-def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:
+def nodes_with_path(root: "Module") -> Iterator[tuple[Path, "Module"]]:
     """Lists each node of a graph once, with the first path that leads to it."""
     seen: set[int] = set()
 
-    def visit(node: Node, path: Path) -> Iterator[tuple[Path, Node]]:
+    def visit(node: Any, path: Path) -> Iterator[tuple[Path, "Module"]]:
         if id(node) in seen:
             return
         seen.add(id(node))
@@ -329,7 +305,7 @@ def nodes_with_path(root: Node) -> Iterator[tuple[Path, Node]]:
             attributes = node._attributes()
         for name, value in attributes.items():
             for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_is_stop)[0]:
-                if isinstance(leaf, Node):
+                if isinstance(leaf, MutableNode):
                     yield from visit(leaf, (*path, name, *from_jax(keys)[0]))
 
     return visit(root, ())

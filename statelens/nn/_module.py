@@ -19,6 +19,7 @@ shared, whose children are its states and arrays, and whose other attributes are
     )
 """
 
+import abc
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -32,7 +33,6 @@ from ..state import Readers, State, active_frame, own, owned
 from ._cached_lookup import CachedLookup, active_reads
 from ._display import shown
 from ._graph import (
-    Node,
     Structure,
     contains_mutables,
     flatten_graph,
@@ -61,11 +61,11 @@ _STRUCTURE = "_statelens_structure"
 _READERS = "_statelens_readers"
 
 
-def _hidden_in(module: Node) -> dict[str, _HiddenCell]:
+def _hidden_in(module: "Module") -> dict[str, _HiddenCell]:
     return _vars(module).get(_HIDDEN, {})
 
 
-class Module(Node):
+class Module(MutableNode, abc.ABC):
     """The base of mutable modules.
 
     Attributes may be states, modules, Equinox layers, arrays, containers of these, or
@@ -232,6 +232,7 @@ class Module(Node):
         return found
 
     def _attributes(self) -> dict[str, Any]:
+        """Returns the attributes as they read, in the order in which they are visited."""
         found = self._look_at_all()
         for name, cell in _hidden_in(self).items():
             found[name] = open_hidden(cell)
@@ -249,9 +250,11 @@ class Module(Node):
 
     @property
     def _made_from(self) -> Structure | None:
+        """The structure that the module was made from, if JAX made it."""
         return _vars(self).get(_STRUCTURE)
 
     def _restore(self, attributes: dict[str, Any], structure: Structure) -> None:
+        """Fills a blank module with attributes."""
         own(self)
         hidden = {name: value for name, value in attributes.items() if _is_hidden(value)}
         for name, value in attributes.items():
@@ -338,7 +341,7 @@ class Module(Node):
             [(), ('inner',)]
         """
         found = nodes_with_path(self)
-        return {path: node for path, node in found if not filters or isinstance(node, filters)}  # type: ignore[misc]
+        return {path: node for path, node in found if not filters or isinstance(node, filters)}
 
     @user_facing
     def assign(self, values: Mapping[Any, Any], *, replace: bool = False) -> None:

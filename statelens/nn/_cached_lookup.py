@@ -32,7 +32,8 @@ class CachedLookup:
 
     def is_valid(self) -> bool:
         """Says whether another look would find the same, and is recorded already."""
-        if not (self._is_good and self._reads.is_current and self._reads.containers_unchanged()):
+        reads = self._reads
+        if not (self._is_good and reads.attributes_unchanged() and reads.containers_unchanged()):
             return False
         outer = active_reads()
         return outer is None or (self._outer is not None and self._outer() is outer)

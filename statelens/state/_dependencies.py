@@ -120,11 +120,6 @@ class Reads:
             if cell is not None:
                 cell.look()
 
-    @property
-    def is_current(self) -> bool:
-        """Whether no attribute that was read has been set since all were looked at."""
-        return self.stamp is self.checked
-
     def attributes_unchanged(self) -> bool:
         """Says whether all attributes are what they were."""
         # What another thread sets while this one looks gives another stamp, which isn't checked.

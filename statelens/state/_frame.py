@@ -6,8 +6,8 @@ and takes what was written out of the trace as ordinary outputs; `Writes.commit`
 to the enclosing frame, or to the cells, after the transform has succeeded.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
@@ -24,7 +24,8 @@ from ._state import ENDED, State, held_value, refuse_leak
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.
-@functools.partial(jtu.register_dataclass, data_fields=["values"], meta_fields=["cells"])
+@jtu.register_dataclass
+@dataclass(slots=True, eq=False)
 class Writes:
     """What was written in a frame: cells, and their new values as the pytree's leaves.
 
@@ -36,11 +37,8 @@ class Writes:
         values: The value of each at the end.
     """
 
-    __slots__ = ("cells", "values")
-
-    def __init__(self, cells: tuple[State, ...], values: tuple[Any, ...]):
-        self.cells: tuple[State, ...] = cells
-        self.values: tuple[Any, ...] = values
+    cells: tuple[State, ...] = field(metadata={"static": True})
+    values: tuple[Any, ...]
 
     def __bool__(self) -> bool:
         return bool(self.cells)
@@ -52,8 +50,6 @@ class Writes:
             FrozenTreeError: A cell belongs to a frozen tree of an enclosing frame.
             TracerLeakError: A value is traced and there is no enclosing frame.
         """
-        if not self.cells:
-            return
         frame = active_frame.get()
         pairs = list(zip(self.cells, self.values, strict=True))
         is_plain = frame is None and current_trace() == TOP and not has_tracers(self.values)

@@ -12,22 +12,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from .._errors import ArgumentError
-from ._sampler import Draw, DType, Numbers, Options, Size, as_shape, draws
+from ._sampler import ByShape, Draw, DType, Numbers, Options, Size, as_shape, draws
 
 _jax: Any = jax.random
 """What JAX draws by, asked at run time which options a sampler takes."""
 
 
-class ByShape(Options, total=False):
-    """The other name of ``size``, and what the samplers of JAX take."""
+class OfJax(ByShape, total=False):
+    """What the samplers of JAX take."""
 
-    shape: Size
     mode: str
     method: str
     out_sharding: Any
 
 
-class Common(ByShape, total=False):
+class Common(OfJax, total=False):
     """What most of them take."""
 
     dtype: DType
@@ -66,20 +65,22 @@ def _located(standard: Draw, key: Any, loc: Any, scale: Any, size: Any, kw: Comm
     return _affine(samples, loc, scale, kw.get("dtype"))
 
 
-def _of_lengths(standard: Draw, key: Any, lengths: tuple[int, ...], size: Any, kw: Common) -> Array:
+def _of_lengths(
+    standard: Draw, key: Any, lengths: tuple[int, ...], size: Any, dtype: DType
+) -> Array:
     if lengths and size is not None:
         raise ArgumentError(
             f"asked for samples of lengths {lengths} and of size={size}",
             "these say the same thing twice",
             "one of them",
         )
-    return standard(key, as_shape("lengths", lengths) if size is None else size, **kw)
+    return standard(key, as_shape("lengths", lengths) if size is None else size, dtype)
 
 
-def _like(standard: Draw, key: Any, x: Any, dtype: DType, kw: Options) -> Array:
+def _like(standard: Draw, key: Any, x: Any, dtype: DType) -> Array:
     if dtype is None and jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         dtype = jnp.result_type(x)
-    return standard(key, jnp.shape(x), dtype, **kw)
+    return standard(key, jnp.shape(x), dtype)
 
 
 class NumPySamplers:
@@ -138,14 +139,16 @@ class NumPySamplers:
         return _located(_jax.normal, key, loc, scale, size, kw)
 
     @draws
-    def rand(key, /, *lengths: int, size: Size = None, **kw: Unpack[Common]) -> Array:
+    def rand(
+        key, /, *lengths: int, size: Size = None, dtype: DType = None, **kw: Unpack[ByShape]
+    ) -> Array:
         """Draws from the standard uniform distribution, given one length for each axis."""
-        return _of_lengths(_jax.uniform, key, lengths, size, kw)
+        return _of_lengths(_jax.uniform, key, lengths, size, dtype)
 
     @draws
     def rand_like(key, /, x: Numbers, *, dtype: DType = None, **kw: Unpack[Options]) -> Array:
         """Draws from the standard uniform distribution, in the shape and dtype of `x`."""
-        return _like(_jax.uniform, key, x, dtype, kw)
+        return _like(_jax.uniform, key, x, dtype)
 
     @draws
     def randint(
@@ -155,21 +158,23 @@ class NumPySamplers:
         high: Numbers | None = None,
         size: Size = None,
         dtype: DType = None,
-        **kw: Unpack[ByShape],
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws integers from `low` to below `high`; without it, from 0 to below `low`."""
         lower, upper = (0, low) if high is None else (low, high)
         return _jax.randint(key, _extent(size, low=lower, high=upper), lower, upper, dtype, **kw)
 
     @draws
-    def randn(key, /, *lengths: int, size: Size = None, **kw: Unpack[Common]) -> Array:
+    def randn(
+        key, /, *lengths: int, size: Size = None, dtype: DType = None, **kw: Unpack[ByShape]
+    ) -> Array:
         """Draws from the standard normal distribution, given one length for each axis."""
-        return _of_lengths(_jax.normal, key, lengths, size, kw)
+        return _of_lengths(_jax.normal, key, lengths, size, dtype)
 
     @draws
     def randn_like(key, /, x: Numbers, *, dtype: DType = None, **kw: Unpack[Options]) -> Array:
         """Draws from the standard normal distribution, in the shape and dtype of `x`."""
-        return _like(_jax.normal, key, x, dtype, kw)
+        return _like(_jax.normal, key, x, dtype)
 
     @draws
     def shuffle(key, /, x: Numbers, axis: int = 0, **kw: Any) -> Array:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, ParamSpec, SupportsIndex, TypeAlias, TypedDict
+from typing import Any, Concatenate, ParamSpec, SupportsIndex, TypeAlias, TypedDict, Unpack
 
 import jax
 import jax.export
@@ -40,6 +40,16 @@ class Options(TypedDict, total=False):
     """What every sampler takes: a key to draw with instead of the state's."""
 
     key: Key
+
+
+class ByShape(Options, total=False):
+    """The other name of ``size`` too."""
+
+    shape: Size
+
+
+_READ_BEFORE = (Unpack[Options], Unpack[ByShape])
+"""Annotations of keywords that a sampler never gets: they are read before it is called."""
 
 
 _KEY = inspect.Parameter(
@@ -97,6 +107,8 @@ class _Sampler:
 
     def __init__(self, draw: Draw, declared: Callable[..., Any]):
         _, *parameters = inspect.signature(draw).parameters.values()
+        if parameters[-1].annotation in _READ_BEFORE:
+            parameters.pop()
         self.name = declared.__name__
         self.signature = inspect.Signature(parameters, return_annotation=jax.Array)
         # Which parameter is the shape of the samples, if any.

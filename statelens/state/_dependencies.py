@@ -2,14 +2,16 @@
 
 States and arguments are inputs of a compiled function. The attributes of a module that are no
 states (``model.training``, a list of layers) are part of the program, so the program is good as
-long as they are what they were. Only what was read is remembered; what isn't an attribute of a
-module (globals, closures, attributes of other objects) is taken as `jax.jit` takes it, as it is
-when the function is traced.
+long as they are what they were. Only what was read is remembered. Other names (globals, closures,
+attributes of other objects) are followed where they led to states; what else they stand for is
+taken as `jax.jit` takes it, as it is when the function is traced.
 """
 
 import operator
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +56,16 @@ class _Read(NamedTuple):
     value: Callable[[], Any]
 
 
+class _Name(NamedTuple):
+    name: str
+    look: Callable[[], Any]
+    value: Callable[[], Any]
+
+    def leads_elsewhere(self) -> bool:
+        value = self.value()
+        return value is None or self.look() is not value  # it is None if it is gone
+
+
 class Reads:
     """The attributes that were read, with their values.
 
@@ -69,6 +81,8 @@ class Reads:
         self.stamp = self.checked = object()
         self._attributes: dict[Hashable, _Read] = {}
         self._containers: dict[int, tuple[Any, list[Any]]] = {}
+        # Names that led to states, and what they led to.
+        self._names: list[_Name] = []
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
         self._cell_types: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
 
@@ -82,6 +96,29 @@ class Reads:
         self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
         if name is not None:
             self._record_containers(value)
+
+    @property
+    def nodes(self) -> list[MutableNode]:
+        """The nodes of which attributes were read."""
+        found = [read.node() for read in self._attributes.values()]
+        return [node for node in found if node is not None]
+
+    @property
+    def values(self) -> list[Any]:
+        """The values that attributes had, but for states, modules and plain values."""
+        found = [read.value() for read in self._attributes.values() if read.name is not None]
+        return [value for value in found if not isinstance(value, (*_OWNERS, *_PLAIN))]
+
+    def follow(self, names: Iterable[tuple[str, Any, Callable[[], Any]]], lists: list[Any]) -> None:
+        """Records what leads to states by another way than attributes.
+
+        Args:
+            names: Names, what each leads to, and what looks there again.
+            lists: Lists and other containers of nothing but states and modules.
+        """
+        self._names = [_Name(name, look, _weakly(value)) for name, value, look in names]
+        for container in lists:
+            self._record_containers(container)
 
     def record_type(self, cell: Cell, value: Any) -> None:
         """Records that the structure, shapes and dtypes of a cell's value were looked at."""
@@ -139,6 +176,11 @@ class Reads:
                 of, was, new = type(node).__name__, _described(before), _described(now)
                 new = f"another {type(now).__name__}" if new == was else new
                 changes.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
+        changes += [
+            f"the name {name.name!r} leads to another {type(name.look()).__name__}"
+            for name in self._names
+            if name.leads_elsewhere()
+        ]
         return changes
 
     def _changed(self) -> Iterator[tuple[MutableNode, str | None, Any, Any]]:
@@ -151,11 +193,16 @@ class Reads:
                 if not is_same(before, now):
                     yield node, name, before, now
 
+    def leads_to_the_same(self) -> bool:
+        """Says whether names and containers lead to what they led to."""
+        return all(starmap(_has_still, self._containers.values())) and not any(
+            map(_Name.leads_elsewhere, self._names)
+        )
+
     def containers_unchanged(self) -> bool:
-        """Says whether lists and dictionaries have what they had, and cells such values."""
-        for container, before in self._containers.values():
-            if not _has_still(container, before):
-                return False
+        """Says whether what isn't an attribute leads where it did, to cells of such values."""
+        if not self.leads_to_the_same():
+            return False
         for ref, before in self._cell_types.values():
             cell = ref()
             if cell is not None and _type_of(cell.look()) != before:
@@ -173,9 +220,9 @@ class Reads:
     def _record_containers(self, value: Any) -> None:
         if isinstance(value, _OWNERS):
             return
-        if isinstance(value, (list, dict, set)):
+        if isinstance(value, (list, dict, set, deque)):
             self._containers[id(value)] = value, _items_of(value)
-        if isinstance(value, (list, tuple, dict)):
+        if isinstance(value, (list, tuple, dict, deque)):
             for item in _items_of(value):
                 self._record_containers(item)
 
@@ -204,6 +251,14 @@ def _is_seen_through(value: Any) -> bool:
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive."""
     return weakref.ref(value) if isinstance(value, MutableNode) else lambda: value
+
+
+def _weakly(value: Any) -> Callable[[], Any]:
+    """Refers to an object weakly, where it can be."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value
 
 
 def _described(value: Any) -> str:

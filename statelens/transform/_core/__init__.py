@@ -19,7 +19,15 @@ from ._options import (
     read_states,
 )
 from ._output import merge_output
-from ._reachable import FUNCTIONS, inner_codes, innermost, labels_of, named_in, reachable
+from ._reachable import (
+    FUNCTIONS,
+    follow,
+    inner_codes,
+    innermost,
+    labels_of,
+    named_in,
+    reachable,
+)
 from ._refusals import wrong_type
 from ._run import (
     Arguments,

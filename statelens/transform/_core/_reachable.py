@@ -3,20 +3,24 @@
 A staged function takes the states that it touches as inputs, so they have to be known before
 it is traced. Most are found by looking where Python code finds things. One that is missed is
 met while tracing, and costs a second trace; one that is found for nothing is dropped again.
+The names that led there are followed from then on: where one leads elsewhere, as after
+``model = Model()`` in a notebook, the trace is stale.
 """
 
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import numpy as np
 
-from ..._tree import MutableNode, cells, format
+from ..._tree import MISSING, MutableNode, cells, format
 from ...state import State
 
 FUNCTIONS = (FunctionType, MethodType, functools.partial)
@@ -52,6 +56,20 @@ _FOREIGN = sys.stdlib_module_names - {"__main__"} | {
 _MOST_OBJECTS = 20_000
 
 
+class Step(NamedTuple):
+    """One step from an object to what it reaches.
+
+    Attributes:
+        name: By what name.
+        value: What it leads to.
+        look: Looks where it leads now; None if it leads there for ever.
+    """
+
+    name: str
+    value: Any
+    look: Callable[[], Any] | None = None
+
+
 def reachable(roots: list[Any]) -> list[State]:
     """Lists the states that can be reached from functions and other objects, in order."""
     states: dict[State, None] = {}
@@ -59,86 +77,178 @@ def reachable(roots: list[Any]) -> list[State]:
     stack = list(reversed(roots))
     while stack and len(seen) < _MOST_OBJECTS:
         node = stack.pop()
-        step = _step_from(type(node))
-        if step is _nowhere or id(node) in seen:
+        steps_of = _steps_from(type(node))
+        if steps_of is _no_steps or id(node) in seen:
             continue
         seen.add(id(node))
-        if step is None:
+        if steps_of is None:
             states[node] = None
         else:
-            stack.extend(reversed(list(step(node))))
+            stack.extend(reversed([step.value for step in steps_of(node)]))
     return list(states)
 
 
+class Followed(NamedTuple):
+    """What led from functions to states and modules.
+
+    Attributes:
+        names: The names that did.
+        containers: The containers that did, and that hold nothing but states and modules.
+    """
+
+    names: list[Step]
+    containers: list[Any]
+
+
+def follow(targets: Container[int], roots: list[Any]) -> Followed:
+    """Finds what leads from functions to states and modules, which are given by id."""
+    # Kept while this lasts, so that no other object takes an id.
+    seen: dict[int, Any] = {}
+    led_by: dict[int, list[tuple[int, Step]]] = {}
+    stack = list(roots)
+    while stack and len(seen) < _MOST_OBJECTS:
+        node = stack.pop()
+        steps_of = _steps_from(type(node))
+        if steps_of is _no_steps or id(node) in seen:
+            continue
+        seen[id(node)] = node
+        # What is read of a module, the trace has noted by itself.
+        if steps_of is None or isinstance(node, MutableNode):
+            continue
+        for step in steps_of(node):
+            led_by.setdefault(id(step.value), []).append((id(node), step))
+            stack.append(step.value)
+    found = Followed([], [])
+    leading = [each for each in seen if each in targets]
+    uniform = {each: _holds_states_only(node) for each, node in seen.items()}
+    while leading:
+        for source, step in led_by.pop(leading.pop(), ()):
+            leading.append(source)
+            if uniform[source]:
+                found.containers.append(seen[source])
+            elif step.look is not None:
+                found.names.append(step)
+    return found
+
+
+def _holds_states_only(node: Any) -> bool:
+    items = node.values() if isinstance(node, dict) else node
+    return isinstance(node, (list, deque, dict, set)) and all(
+        isinstance(item, (State, MutableNode)) for item in items
+    )
+
+
 @functools.lru_cache(maxsize=4096)
-def _step_from(cls: type) -> Callable[[Any], Iterable[Any]] | None:
-    """Returns what lists where one step leads to from objects of a class; None for states."""
+def _steps_from(cls: type) -> Callable[[Any], Iterable[Step]] | None:
+    """Returns what lists the steps from objects of a class; None for states."""
     if issubclass(cls, State):
         return None
     if hasattr(cls, "_reachable"):  # classes of this library know best
-        return lambda node: node._reachable()
-    for kinds, step in _STEPS:
+        return lambda node: [Step("", value) for value in node._reachable()]
+    for kinds, steps in _STEPS:
         if issubclass(cls, kinds):
-            return step
+            return steps
     return _of_another if is_foreign(cls.__module__) else _of_object
 
 
-def _nowhere(node: Any) -> Iterable[Any]:
+def _no_steps(node: Any) -> Iterable[Step]:
     return ()
 
 
-def _of_another(node: Any) -> Iterable[Any]:
+def _of_another(node: Any) -> Iterable[Step]:
     attributes = getattr(node, "__dict__", {})
-    return attributes.values() if "__wrapped__" in attributes else ()
+    return _of_mapping(attributes) if "__wrapped__" in attributes else ()
 
 
-def _of_object(node: Any) -> Iterable[Any]:
-    return [*getattr(node, "__dict__", {}).values(), *_of_function(node)]
+def _of_object(node: Any) -> Iterable[Step]:
+    yield from _of_mapping(getattr(node, "__dict__", {}))
+    for name in _slots(type(node)):
+        look = functools.partial(getattr, node, name, MISSING)
+        yield Step(name, look(), look)
+    yield from named_in(node)
 
 
-def _of_function(node: Any) -> Iterable[Any]:
-    return [value for _, value in named_in(node)]
+@functools.lru_cache(maxsize=4096)
+def _slots(cls: type) -> tuple[str, ...]:
+    names = [getattr(base, "__slots__", ()) for base in cls.__mro__]
+    listed = [name for each in names for name in ([each] if isinstance(each, str) else each)]
+    return tuple(name for name in listed if not name.startswith("__"))
 
 
-_STEPS: list[tuple[Any, Callable[[Any], Iterable[Any]]]] = [
-    (_ENDS, _nowhere),
-    (FUNCTIONS, _of_function),
-    (Mapping, lambda node: node.values()),
-    ((list, tuple, set, frozenset), lambda node: node),
-    (weakref.ref, lambda node: [node()]),
+def _of_mapping(node: Mapping[Any, Any]) -> Iterable[Step]:
+    for key, value in node.items():
+        yield Step(str(key), value, functools.partial(node.get, key, MISSING))
+
+
+def _of_items(node: Iterable[Any]) -> Iterable[Step]:
+    return [Step("", item) for item in node]
+
+
+def _of_sequence(node: Any) -> Iterable[Step]:
+    return [
+        Step(f"[{number}]", item, functools.partial(_item, node, number))
+        for number, item in enumerate(node)
+    ]
+
+
+def _item(node: Any, number: int) -> Any:
+    return node[number] if number < len(node) else MISSING
+
+
+_STEPS: list[tuple[Any, Callable[[Any], Iterable[Step]]]] = [
+    (_ENDS, _no_steps),
+    (FUNCTIONS, lambda node: named_in(node)),
+    (Mapping, _of_mapping),
+    ((list, deque), _of_sequence),
+    ((tuple, set, frozenset), _of_items),
+    (weakref.ref, lambda node: [Step("", node())]),
     (MutableNode, _of_object),
+    ((SimpleNamespace, Namespace), lambda node: _of_mapping(vars(node))),
 ]
 
 
-def named_in(function: Any) -> Iterator[tuple[str, Any]]:
-    """Gives what a function reaches in one step, by the name under which it does."""
+def named_in(function: Any) -> Iterator[Step]:
+    """Gives what a function reaches in one step."""
     if isinstance(function, MethodType):
-        yield "__self__", function.__self__
-        yield "__func__", function.__func__
+        yield Step("__self__", function.__self__)
+        yield Step("__func__", function.__func__)
     elif isinstance(function, functools.partial):
-        yield "func", function.func
-        yield from ((f"args[{number}]", arg) for number, arg in enumerate(function.args))
-        yield from function.keywords.items()
+        yield Step("func", function.func)
+        yield from (Step(f"args[{number}]", arg) for number, arg in enumerate(function.args))
+        yield from _of_mapping(function.keywords)
     elif isinstance(function, FunctionType):
         if not is_foreign(function.__module__):
             yield from _named_in_code(function)
         if "__wrapped__" in vars(function):
-            yield "__wrapped__", vars(function)["__wrapped__"]
+            yield Step("__wrapped__", vars(function)["__wrapped__"])
     elif isinstance(call := _call_of(function), FunctionType):
-        yield "__call__", call
+        yield Step("__call__", call)
 
 
-def _named_in_code(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    yield from zip(function.__code__.co_freevars, _closed_over(function), strict=True)
-    yield from (("__defaults__", value) for value in function.__defaults__ or ())
-    yield from (("__defaults__", value) for value in (function.__kwdefaults__ or {}).values())
-    names = _names(function.__code__)
+def _named_in_code(function: FunctionType) -> Iterator[Step]:
+    code, names = function.__code__, _names(function.__code__)
+    closure = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    for name, cell in closure:
+        yield from _steps_by(name, functools.partial(_contents, cell), names)
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    yield from (Step("__defaults__", value) for value in defaults)
+    globals_ = function.__globals__
     for name in names:
-        value = function.__globals__.get(name)
-        yield name, value
-        # Of a module's attributes, those that the code may mean.
-        if isinstance(value, ModuleType) and not is_foreign(value.__name__):
-            yield from ((f"{name}.{inner}", vars(value).get(inner)) for inner in names)
+        yield from _steps_by(name, functools.partial(globals_.get, name, MISSING), names)
+
+
+def _steps_by(name: str, look: Callable[[], Any], inner_names: Iterable[str]) -> Iterator[Step]:
+    value = look()
+    yield Step(name, value, look)
+    # Of the attributes of a module or a class, those that the code may mean.
+    if isinstance(value, (ModuleType, type)) and not is_foreign(_module_of(value)):
+        for inner in inner_names:
+            inner_look = functools.partial(vars(value).get, inner, MISSING)
+            yield Step(f"{name}.{inner}", inner_look(), inner_look)
+
+
+def _module_of(value: ModuleType | type) -> str:
+    return value.__module__ if isinstance(value, type) else value.__name__
 
 
 @functools.lru_cache(maxsize=4096)
@@ -179,8 +289,8 @@ def owners_of(function: Callable[..., Any]) -> list[State | MutableNode]:
     """Lists the states and modules that a function is, is bound to, or names itself."""
     found: list[Any] = []
     for layer in _unwrapped(function):
-        step = _step_from(type(layer))
-        found += [layer, *(step(layer) if step else ())]
+        steps_of = _steps_from(type(layer))
+        found += [layer, *(step.value for step in (steps_of(layer) if steps_of else ()))]
     return [each for each in found if isinstance(each, (State, MutableNode))]
 
 
@@ -202,13 +312,8 @@ def _unwrapped(function: Any) -> Iterator[Any]:
     yield function
 
 
-def _closed_over(function: FunctionType) -> list[Any]:
-    """Lists what a function closes over, None for what isn't assigned yet."""
-    return [_contents(cell) for cell in function.__closure__ or ()]
-
-
 def _contents(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:
-        return None
+    except ValueError:  # it isn't assigned yet
+        return MISSING

@@ -7,7 +7,7 @@ import jax
 from jax.stages import ArgInfo, Compiled, Lowered
 from jax.tree_util import treedef_is_leaf
 
-from ..._errors import ArgumentTypeError, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from ...state import State
 from .._core import Arguments, Partitioned, describe_difference, labels_of
 from ._arguments import Inputs
@@ -60,6 +60,14 @@ class AheadOfTime:
                 "it isn't compiled yet, and so is not callable",
                 f"what its .{rest} gives",
                 "the jitted function itself",
+            )
+        if not self._program.is_current():
+            changes = "; ".join(self._program.reads.changes())
+            raise ArgumentError(
+                f"asked {self!r} for a result",
+                f"what it was compiled for has changed: {changes or 'a list or dictionary'}",
+                "lower and compile it again",
+                "the jitted function itself, which sees such changes",
             )
         split = self._prepare(args, kwargs)
         try:

@@ -324,7 +324,9 @@ class JitFunction(Generic[P, R]):
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
         if probe.can_raise:
             program.expect_errors(probe.checks)
-        self._programs = [*self._programs[1 - _MOST_PROGRAMS :], program]
+        # What leads elsewhere hardly leads back, and what it led to may be let go.
+        known = [each for each in self._programs if each.reads.leads_to_the_same()]
+        self._programs = [*known[1 - _MOST_PROGRAMS :], program]
         return program, traced if program is probe else None
 
     def _reachable(self) -> list[Any]:

@@ -20,6 +20,7 @@ from .._core import (
     as_partitioned,
     can_raise,
     commit,
+    follow,
     merge_output,
     refuse_shared_arrays,
     reraise,
@@ -180,6 +181,8 @@ class Program:
         self.host.on_trace(self, (values, restored_args, restored_kwargs))
         captured = run(fun, restored_args, restored_kwargs, values=values, reads=self.reads)
         self.reads.finish_trace(captured.touched)
+        targets = {id(node) for node in (*self.touched, *captured.touched, *self.reads.nodes)}
+        self.reads.follow(*follow(targets, [fun, *self.reads.values]))
         self._is_new_trace = True
         touched = captured.closed_over
         if not values.keys() >= set(touched) or not set(self.donated) <= set(captured.writes.cells):

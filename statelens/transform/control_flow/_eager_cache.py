@@ -115,7 +115,7 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     seen[id(value)] = value
     # What a function itself assigns, a count of its runs say, is not what it depends on.
     own = _stored_names(value.__code__) if isinstance(value, FunctionType) else ()
-    for name, each in named_in(value):
+    for name, each, _ in named_in(value):
         if name not in own:
             yield _weakly(each)
             if "." not in name:

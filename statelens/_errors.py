@@ -83,6 +83,10 @@ class TracerLeakError(StateLensError, TypeError):
     """A traced value that would outlive the transform that it belongs to."""
 
 
+class EndedFrameError(StateLensError, RuntimeError):
+    """Code goes on in a transform or an overlay that has ended, as a task may."""
+
+
 class NonFiniteError(StateLensError, FloatingPointError):
     """A derivative has a nan or inf."""
 

@@ -221,11 +221,5 @@ class overlay:
             TracerLeakError: A value is traced and no enclosing frame would take it.
         """
         writes = self._frame.writes()
-        if active_frame.get() is not self._frame:
-            writes.commit()
-            return
-        token = active_frame.set(self._frame._parent)
-        try:
-            writes.commit()
-        finally:
-            active_frame.reset(token)
+        frame = active_frame.get()
+        writes.commit_to(self._frame.parent if frame is self._frame else frame)

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from ..state import Frame, Reads, active_frame
@@ -22,7 +23,8 @@ class CachedLookup:
         self._reads = Reads()
         outer = active_reads()
         try:
-            with Frame(reads=self._reads):
+            frame = Frame(reads=self._reads)
+            with closing(frame), frame:
                 self.found = look()
         finally:
             if outer is not None:

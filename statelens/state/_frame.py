@@ -1,12 +1,12 @@
 """Frames: overlays on all states, and what is written in them.
 
 While a frame is open, reads look in it first and writes stay in it; the cells themselves
-are not touched. When a transform runs a function, `capture` opens a frame inside the trace
-and takes what was written out of the trace as ordinary outputs; `Writes.commit` gives them
-to the enclosing frame, or to the cells, after the transform has succeeded.
+are not touched. What was written in a frame is given to the enclosing one, or to the cells, by
+`Writes.commit`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
@@ -16,11 +16,11 @@ import jax.core
 import jax.tree_util as jtu
 import numpy as np
 
-from .._errors import FrozenTreeError, TracerLeakError
+from .._errors import ArgumentError, EndedFrameError, FrozenTreeError, TracerLeakError
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
-from ._state import ENDED, State, held_value, refuse_leak
+from ._state import ENDED, State, described, held_value, refuse_leak, store_all
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.
@@ -50,19 +50,17 @@ class Writes:
             FrozenTreeError: A cell belongs to a frozen tree of an enclosing frame.
             TracerLeakError: A value is traced and there is no enclosing frame.
         """
-        frame = active_frame.get()
-        pairs = list(zip(self.cells, self.values, strict=True))
-        is_plain = frame is None and current_trace() == TOP and not has_tracers(self.values)
-        for cell, value in pairs if not is_plain else ():
-            if frame is None:
+        self.commit_to(active_frame.get())
+
+    def commit_to(self, frame: "Frame | None") -> None:
+        """Gives the writes to a frame, or to the cells; see `commit`."""
+        if frame is not None:
+            frame.write_all(self.cells, self.values)
+            return
+        if current_trace() != TOP or has_tracers(self.values):
+            for cell, value in zip(self.cells, self.values, strict=True):
                 refuse_leak(cell, value)
-            else:
-                frame.check(cell)
-        for cell, value in pairs:
-            if frame is None:
-                cell.store(value)
-            else:
-                frame.write(cell, value)
+        store_all(self.cells, self.values)
 
 
 class Frame:
@@ -107,26 +105,64 @@ class Frame:
         self.reads = reads
         self.can_raise = False
         self.checks: dict[Any, None] = {}
+        self.is_open = False
+        self._parent: Frame | None = None
 
     def __enter__(self) -> Self:
-        self._parent: Frame | None = active_frame.get()  # type: ignore[assignment]
-        if self._parent is not None and self.reads is None:
-            self.reads = self._parent.reads
+        if self.is_open:
+            raise ArgumentError(
+                "asked to open an overlay",
+                "it is open already",
+                "another overlay, as in statelens.overlay(values)",
+            )
+        parent = active_frame.get()
+        if parent is not None:
+            parent.require_open("asked for another transform or overlay")
+            self.reads = self.reads or parent.reads
+        self._parent = parent
         self._trace = current_trace()
-        self._token = active_frame.set(self)
+        self.is_open = True
+        active_frame.set(self)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        active_frame.reset(self._token)
-        for cell in self.made:
-            self._release(cell)
+        self.close()
+
+    def close(self) -> None:
+        """Ends the overlay; what is closed already stays so."""
+        # An interrupt may have cut short an earlier attempt, so nothing here depends on its state.
+        if active_frame.get() is self:
+            active_frame.set(self.parent)
+        if self.is_open:
+            for cell in self.made:
+                self._release(cell)
+            self.is_open = False
+
+    @property
+    def parent(self) -> "Frame | None":
+        """The enclosing frame that is open: generators may close theirs in any order."""
+        frame = self._parent
+        while frame is not None and not frame.is_open:
+            frame = frame._parent
+        return frame
+
+    def require_open(self, asked: str, cell: State | None = None) -> None:
+        """Refuses to go on in a frame that has ended, as a task that was started in it may."""
+        if not self.is_open:
+            raise EndedFrameError(
+                asked if cell is None else f"{asked} {described(cell)}",
+                "this task, thread or generator was started in a transform or an overlay that has "
+                "ended since: what it would read is gone, and what it writes would be lost",
+                "start it outside of the transform or the overlay",
+                "contextvars.Context().run(...), in which it inherits nothing",
+            )
 
     def _release(self, cell: State) -> None:
         """Lets go of a cell that was made in this frame; only traced values end with it."""
         value = self.values[cell]
-        is_traced = has_tracers(value)
-        if self._parent is not None and (self._trace == self._parent._trace or not is_traced):
-            self._parent.adopt(cell, value)
+        parent, is_traced = self.parent, has_tracers(value)
+        if parent is not None and (self._trace == parent._trace or not is_traced):
+            parent.adopt(cell, value)
         elif is_traced:
             cell.store(ENDED)
         elif current_trace() == TOP:
@@ -149,11 +185,12 @@ class Frame:
 
     def peek(self, cell: State) -> Any:
         """Returns the cell's value in this frame, without touching it."""
+        self.require_open("asked for the value of", cell)
         frame: Frame | None = self
         while frame is not None:
             if cell in frame.values:
                 return frame.values[cell]
-            frame = frame._parent
+            frame = frame.parent
         return held_value(cell)
 
     def look(self, cell: State) -> Any:
@@ -165,7 +202,7 @@ class Frame:
         if self.reads is not None:
             outer: Frame | None = self
             while outer is not None and outer.reads is self.reads:
-                outer = outer._parent
+                outer = outer.parent
             value = held_value(cell) if outer is None else outer.peek(cell)
             if value is not ENDED:
                 self.reads.record_type(cell, value)
@@ -178,12 +215,13 @@ class Frame:
         if cell not in self.values:
             if self._on_touch is not None:
                 self._on_touch(cell)
-            if self._parent is not None:
-                self._parent.touch(cell)
+            if self.parent is not None:
+                self.parent.touch(cell)
         self.touched[cell] = None
 
     def read(self, cell: State) -> Any:
         """Returns the cell's value in this frame, for the function that runs in it."""
+        self.require_open("asked for the value of", cell)
         if cell not in self.touched:
             self.touch(cell)
         value = self.values[cell] if cell in self.values else self.peek(cell)
@@ -206,15 +244,19 @@ class Frame:
         while frame is not None:
             frame.can_raise = True
             frame.checks.update(dict.fromkeys(checks))
-            frame = frame._parent
+            frame = frame.parent
 
     def check(self, cell: State) -> None:
         """Refuses a write that would be lost, or that would leak a traced value."""
+        self.require_open("asked to assign a value to", cell)
+        self._check(cell)
+
+    def _check(self, cell: State) -> None:
         frame: Frame | None = self
         while frame is not None:
             if cell in frame.frozen:
                 raise _frozen_write(cell, frame.frozen[cell])
-            frame = None if cell in frame.made else frame._parent
+            frame = None if cell in frame.made else frame.parent
         if current_trace() != self._trace and not cell.is_at_home:
             raise TracerLeakError(
                 f"asked to assign a value to {cell!r}",
@@ -228,17 +270,24 @@ class Frame:
 
     def write(self, cell: State, value: Any) -> None:
         """Sets the cell's value in this frame."""
-        self.check(cell)
-        self.touched[cell] = None
-        self._written[cell] = None
-        self._lent.pop(cell, None)
-        self.values[cell] = value
+        self.write_all((cell,), (value,))
+
+    def write_all(self, cells: Sequence[State], values: Sequence[Any]) -> None:
+        """Sets the values of several cells in this frame, or of none of them."""
+        for cell in cells:
+            self.check(cell)
+        # All values last and at once, so that an interrupt leaves all or none of them.
+        self.touched |= dict.fromkeys(cells)
+        self._written |= dict.fromkeys(cells)
+        for cell in cells:
+            self._lent.pop(cell, None)
+        self.values.update(zip(cells, values, strict=True))
 
     def writes(self) -> Writes:
         """Returns what was written so far to cells that were made outside this frame."""
         for cell, lent in self._lent.items():
             if _has_changed(lent, jax.tree.flatten(self.values[cell])):
-                self.check(cell)
+                self._check(cell)
                 self._written[cell] = None
         written = tuple(cell for cell in self._written if cell not in self.made)
         return Writes(written, tuple(self.values[cell] for cell in written))
@@ -306,7 +355,7 @@ def capture(
         What it returned, what it wrote and what it touched. States in the output are new
         states with the values at the end.
     """
-    with frame:
+    with closing(frame), frame:  # twice, since an interrupt may cut short the first exit
         out = fun(*args, **kwargs)
         # States in the output must be opened inside the frame, which has their values, and
         # made again outside of it. A state that is only handed through isn't touched by that.

@@ -13,6 +13,7 @@ and then it is an ordinary value.
     State(f32[2], name='count')
 """
 
+from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
@@ -20,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
-from .._errors import StateTypeError, TracerLeakError, user_facing
+from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
 
@@ -123,11 +124,14 @@ class State(Cell, Generic[T]):
         _register(cls)
 
     @property
-    @user_facing
     def value(self) -> T:
         """The value: any pytree of arrays."""
-        frame = active_frame.get()
-        return self._alive(frame, held_value(self) if frame is None else frame.read(self))
+        try:  # what `user_facing` does, which would take as long as the rest three times
+            frame = active_frame.get()
+            return self._alive(frame, held_value(self) if frame is None else frame.read(self))
+        except Exception as error:
+            hide_own_frames(error)
+            raise
 
     def look(self) -> T:
         """Returns the value for a look at its structure, shapes and dtypes.
@@ -258,6 +262,16 @@ class State(Cell, Generic[T]):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+_set_value = State._value.__set__  # type: ignore[attr-defined]
+
+
+def store_all(cells: Iterable[State[Any]], values: Iterable[Any]) -> None:
+    """Puts values in the cells themselves, all at once: no interrupt comes in between."""
+    # One call of C. There are as many values as cells, and to have that checked takes as long
+    # as to store ten.
+    deque(map(_set_value, cells, values), maxlen=0)
+
+
 def _refuse_use(operation: str) -> Any:
     @user_facing
     def refuse(self: State[Any], *args: Any) -> NoReturn:
@@ -313,11 +327,15 @@ def refuse_leak(cell: State[Any], value: Any) -> None:
         )
 
 
+def described(cell: State[Any]) -> str:
+    """Returns what to call a state in a message where its value may be gone."""
+    return f"a {type(cell).__name__}" + (f" named {cell.name!r}" if cell.name else "")
+
+
 def refuse_ended(cell: State[Any]) -> NoReturn:
     """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(
-        f"asked for the value of a {type(cell).__name__}"
-        + (f" named {cell.name!r}" if cell.name else ""),
+        f"asked for the value of {described(cell)}",
         "the state was made inside a transformed function, and its traced value ended "
         "with the call",
         "make the state before the call",

@@ -78,7 +78,7 @@ class Dispatch:
             else:
                 inputs = self._inputs(args, kwargs)
             try:
-                result = self._staged(*inputs)
+                result = self._program.call(inputs) if self._donated else self._staged(*inputs)
             except _RUN_ERRORS as error:
                 return self._failed(error, inputs)
             # A trace for other arguments may have read other attributes, or brought checks.
@@ -90,11 +90,9 @@ class Dispatch:
                 return self._program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
-                out = merge_output(out)
+                out = merge_output(self._program.output(result))
             if values:
-                # There are as many, and to have that checked takes as long as to store ten.
-                for cell, value in zip(self._program.cells_written(result), values):  # noqa: B905
-                    cell._value = value
+                self._program.keep(result)
             return out
         except Exception as error:
             hide_own_frames(error)

@@ -208,8 +208,8 @@ class JitFunction(Generic[P, R]):
         Returns:
             The output with a `jax.ShapeDtypeStruct` in place of each array.
         """
-        _, traced = self._look(args, kwargs)
-        return merge_static(traced.out_info[0])
+        program, traced = self._look(args, kwargs)
+        return merge_static(program.output(traced.out_info))
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
         args, kwargs = self._split(args, kwargs)
@@ -317,7 +317,8 @@ class JitFunction(Generic[P, R]):
         traced = _traced(probe, args, kwargs)
         probe.look_for_callbacks((), traced)
         donated: list[State] = []
-        if not self._donation.is_empty:
+        # A check that fails must leave the values that there were.
+        if not self._donation.is_empty and not probe.can_raise:
             donated = [cell for cell in probe.written if cell in self._donation]
         kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
         if donated or kept != cells:

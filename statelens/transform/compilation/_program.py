@@ -6,16 +6,19 @@ program is made that repeats the equations of the first one; the function isn't 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
 import jax.core
 import jax.extend.core
+from jax.tree_util import treedef_is_leaf
 
 from ..._tree import TreeDef
-from ...state import Reads, State, Writes, active_frame, has_tracers, peek
+from ...state import Reads, State, Writes, active_frame, has_tracers, peek, store_all
 from .._core import (
     PROGRAM_ERRORS,
+    Partitioned,
     UndeclaredStates,
     as_partitioned,
     can_raise,
@@ -47,6 +50,23 @@ def signature_of(args: Any) -> Signature:
     return Signature(treedef, tuple(map(jax.typeof, leaves)))
 
 
+class Layout(NamedTuple):
+    """How what a staged function gives is laid out: in tuples of arrays, which C receives alone.
+
+    Attributes:
+        cells: The states that it has written.
+        statics: For each of their values that isn't one array, the static half; it is given as
+            the list of the dynamic leaves.
+        treedef: The structure of the output.
+        is_array: Whether that is one array.
+    """
+
+    cells: tuple[State, ...]
+    statics: dict[int, Any]
+    treedef: TreeDef
+    is_array: bool
+
+
 class Program:
     """A function staged with states as inputs.
 
@@ -57,9 +77,9 @@ class Program:
         touched: The states that the function was found to touch.
         written: Those of them that it wrote.
         staged: The staged function of `Inputs`. It gives the output, the values that were written,
-            and as many times None as there are sets before theirs in `written_sets`: the states
+            and as many times None as there are layouts before theirs in `layouts`: the states
             themselves, in an output's structure, would be kept alive by JAX's caches.
-        written_sets: The sets of states that its traces have written.
+        layouts: How its traces have laid out what they give.
         reads: What the function has read of mutable modules.
         signatures: What it was traced for, by the arguments alone.
         can_raise: Whether it may raise an error while it runs.
@@ -79,12 +99,14 @@ class Program:
         self.touched: dict[State, None] = {}
         self.written: dict[State, None] = {}
         self.signatures: set[Signature] = set()
-        self.written_sets: list[tuple[State, ...]] = []
+        self.layouts: list[Layout] = []
         self.can_raise: bool = False
         self.checks: dict[Any, None] = {}
         self.host = host
         self.reads: Reads = Reads() if replay is None else replay.reads
         self._replay = replay
+        # While a call runs that donates: what it has to give back if it is cut short.
+        self._backup: list[Any] | None = None
         # Whether it was traced since it was last looked for callbacks.
         self._is_new_trace = False
         self.staged: Any = host.stage(self._pure)
@@ -100,10 +122,56 @@ class Program:
             tuple([input_of(peek(cell), cell) for cell in cells])
             for cells in (self.donated, self.kept)
         )
-        if donated and active_frame.get() is not None:
-            # What lies outside of the frame must survive a call whose writes are dropped.
+        if donated and self._needs_copies:
             donated = jax.tree.map(_copied, donated)
         return lay_out(donated, kept, args, kwargs, self.host.donated_args)
+
+    def call(self, inputs: tuple[Any, ...], staged: Callable[..., Any] | None = None) -> Any:
+        """Calls the staged function, or a later stage of it; what it donates is never lost."""
+        staged = staged or self.staged
+        if not self.donated or self._needs_copies:
+            return staged(*inputs)
+        results: list[Any] = []
+        self._backup = []
+        try:
+            # One call of C, which receives the result too: no interrupt comes in between.
+            results.extend(starmap(staged, (inputs,)))
+            if self._backup:
+                self.look_for_callbacks(inputs)
+                jax.block_until_ready(results if self.can_raise else ())
+            self._keep_concrete(results)
+        except BaseException:
+            if self._backup and any(map(_is_deleted, jax.tree.leaves(inputs[0].states))):
+                store_all(self.donated, self._backup)
+            else:
+                self._keep_concrete(results)
+            raise
+        self._backup = None
+        return results[0]
+
+    def _keep_concrete(self, results: list[Any]) -> None:
+        for result in results:
+            if not has_tracers(result[1]):
+                self.keep(result)
+
+    @property
+    def _needs_copies(self) -> bool:
+        """Whether the values of states have to survive the call."""
+        # What lies outside of a frame must do so if its writes are dropped, and what there was
+        # before a failed check.
+        return active_frame.get() is not None or self.can_raise
+
+    def _back_up(self) -> None:
+        """Copies what is going to be donated, if a running call traces the program."""
+        # From here to the end of the first run it is Python that receives what is computed.
+        if self._backup is not None:
+            with jax.ensure_compile_time_eval():
+                self._backup = [jax.tree.map(_copied, peek(cell)) for cell in self.donated]
+
+    def keep(self, result: tuple[Any, ...]) -> None:
+        """Stores what was written in the states themselves."""
+        writes = self.writes(result)
+        store_all(writes.cells, writes.values)
 
     def expect_errors(self, checks: Iterable[Any]) -> None:
         """Notes that the program may raise an error while it runs."""
@@ -126,7 +194,7 @@ class Program:
         """Runs the staged function, or one of its later stages; nothing is committed yet."""
         inputs = self.inputs(args, kwargs)
         try:
-            result = (staged or self.staged)(*inputs)
+            result = self.call(inputs, staged)
             self.look_for_callbacks(inputs)
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
@@ -142,10 +210,8 @@ class Program:
 
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""
-        out, values, *_ = result
-        cells = self.cells_written(result)
         # Before anything is committed: nodes of other libraries may refuse to be made.
-        out = merge_output(out)
+        out = merge_output(self.output(result))
         frame = active_frame.get()
         if frame is not None:
             for cell in self.touched:
@@ -154,20 +220,34 @@ class Program:
                 frame.reads.update(self.reads)
             if self.can_raise:
                 frame.expect_errors(self.checks)
-        if frame is None and not has_tracers(values):
+        if frame is None and not has_tracers(result[1]):
             # Whatever transform of JAX is running, the program has run, and just once. Values
             # are merged when someone looks at them.
-            for cell, value in zip(cells, values, strict=True):
-                cell.store(value)
+            self.keep(result)
         else:
-            commit(None, Writes(cells, values))
+            commit(None, self.writes(result))
         return out
 
-    def cells_written(self, result: tuple[Any, ...]) -> tuple[State, ...]:
-        """Returns the states whose values are in what the staged function has given."""
-        return self.written_sets[len(result) - 2]
+    def output(self, result: tuple[Any, ...]) -> Any:
+        """Returns what the function has returned, still split."""
+        layout = self._layout(result)
+        return result[0] if layout.is_array else layout.treedef.unflatten(result[0])
+
+    def writes(self, result: tuple[Any, ...]) -> Writes:
+        """Returns what the function has written, still split."""
+        cells, statics, *_ = self._layout(result)
+        values = result[1]
+        if statics:
+            values = list(values)
+            for place, static in statics.items():
+                values[place] = Partitioned(values[place], static)
+        return Writes(cells, values)
+
+    def _layout(self, result: tuple[Any, ...]) -> Layout:
+        return self.layouts[len(result) - 2]
 
     def _pure(self, *given: Any) -> Any:
+        self._back_up()
         inputs = Inputs(*given)
         args, kwargs = inputs.arguments(self.host.donated_args)
         values = dict(zip(self.taken, inputs.values, strict=True))
@@ -198,9 +278,16 @@ class Program:
         self.signatures.add(signature_of(args))
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)
-        if writes.cells not in self.written_sets:
-            self.written_sets.append(writes.cells)
-        return out, writes.values, *(None,) * self.written_sets.index(writes.cells)
+        values, statics = list(writes.values), {}
+        for place, value in enumerate(values):
+            if isinstance(value, Partitioned):
+                values[place], statics[place] = value.dynamic, value.static
+        leaves, treedef = jax.tree.flatten(out)
+        layout = Layout(writes.cells, statics, treedef, bool(leaves) and treedef_is_leaf(treedef))
+        if layout not in self.layouts:
+            self.layouts.append(layout)
+        given = leaves[0] if layout.is_array else tuple(leaves)
+        return given, tuple(values), *(None,) * self.layouts.index(layout)
 
 
 class Replay:
@@ -224,7 +311,7 @@ class Replay:
         self._signature = signature_of(args)
         self._run = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
         self._out_tree = jax.tree.structure(traced.out_info)
-        self._cells_written = program.cells_written
+        self._program = program
 
     def fits(self, values: Mapping[State, Any], args: Any) -> bool:
         """Says whether a trace with these values and arguments would be the same."""
@@ -241,9 +328,13 @@ class Replay:
             leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
         leaves += jax.tree.leaves((inputs.args, inputs.kwargs))
         result = self._out_tree.unflatten(self._run(*leaves))
-        return result[0], Writes(self._cells_written(result), result[1])
+        return self._program.output(result), self._program.writes(result)
 
 
 def _copied(leaf: Any) -> Any:
     is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     return jax.numpy.copy(leaf) if is_concrete else leaf
+
+
+def _is_deleted(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()

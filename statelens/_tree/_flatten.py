@@ -61,14 +61,12 @@ def _flatten_plainly(
     # (An error from within would end it early, but makes JAX lose count of its recursion.)
     probe = CellProbe()
     try:
-        flat = jtu.tree_flatten(tree, is_leaf)
+        flat = probe.run(jtu.tree_flatten, tree, is_leaf)
     except Exception:
         # A node that flattens cells by itself may choke on what they give to a probe.
         if not probe.met:
             raise
         return None
-    finally:
-        probe.end()
     return None if probe.met else flat
 
 

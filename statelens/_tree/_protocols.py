@@ -3,8 +3,10 @@
 import abc
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Self
+from contextvars import ContextVar, copy_context
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 MISSING: Any = object()
 """Stands for an attribute or a child that isn't there."""
@@ -93,14 +95,19 @@ def open_hidden(cell: Cell) -> Any:
 class CellProbe:
     """Notices in `met` whether a flattening passes through a leaf of lenses or a mutable node."""
 
-    __slots__ = ("_token", "met")
+    __slots__ = ("met",)
 
     def __init__(self) -> None:
         self.met = False
-        self._token = _probe.set(self)
 
-    def end(self) -> None:
-        _probe.reset(self._token)
+    def run(self, flatten: Callable[..., T], *args: Any) -> T:
+        """Flattens under the probe."""
+        # In a context of its own, which C leaves: no interrupt leaves the probe behind.
+        return copy_context().run(self._run, flatten, *args)
+
+    def _run(self, flatten: Callable[..., T], *args: Any) -> T:
+        _probe.set(self)
+        return flatten(*args)
 
 
 _probe: ContextVar[CellProbe | None] = ContextVar("statelens_probe", default=None)

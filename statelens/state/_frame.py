@@ -357,10 +357,7 @@ def capture(
     """
     with closing(frame), frame:  # twice, since an interrupt may cut short the first exit
         out = fun(*args, **kwargs)
-        # States in the output must be opened inside the frame, which has their values, and
-        # made again outside of it. A state that is only handed through isn't touched by that.
-        leaves, treedef = ([], None) if is_array(out) else flatten(out)
-        inside = {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
+        leaves, treedef, inside = _opened(out, frame)
         writes = frame.writes()
         made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
     if treedef is not None:
@@ -369,6 +366,14 @@ def capture(
         out = treedef.unflatten(leaves)
     touched = tuple(cell for cell in frame.touched if cell not in frame.made)
     return Captured(out, writes, touched, made, frame.frozen, frame.can_raise, tuple(frame.checks))
+
+
+def _opened(out: Any, frame: Frame) -> tuple[list[Any], TreeDef | None, dict[State, Any]]:
+    """Returns the leaves of an output, their structure, and the values of states among them."""
+    # States in the output must be opened inside the frame, which has their values, and
+    # made again outside of it. A state that is only handed through isn't touched by that.
+    leaves, treedef = ([], None) if is_array(out) else flatten(out)
+    return leaves, treedef, {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
 
 
 def this_frame() -> Frame:

@@ -1,21 +1,27 @@
-"""An interrupt at a chosen place: before the n-th instruction that Python runs."""
+"""An interrupt at a chosen place: before the n-th instruction of this library that Python runs."""
 
+import pathlib
 import sys
 
+import statelens
 
-class Interrupt(KeyboardInterrupt):
-    """Stands for a Ctrl-C."""
+OURS = str(pathlib.Path(statelens.__file__).parent)
 
 
 class InterruptAt:
-    """Interrupts what runs in its block before the n-th instruction, if there are as many.
+    """Interrupts what runs in its block before the n-th instruction; counts them without one.
+
+    JAX's own instructions aren't counted: a trace of JAX's that is cut short may leave JAX
+    itself in pieces.
 
     Attributes:
-        has_come: Whether it did.
+        count: How many instructions there were.
+        has_come: Whether the interrupt did.
     """
 
-    def __init__(self, number):
-        self._left = number
+    def __init__(self, number=None):
+        self._number = number
+        self.count = 0
         self.has_come = False
 
     def __enter__(self):
@@ -25,19 +31,19 @@ class InterruptAt:
 
     def __exit__(self, kind, *_):
         sys.settrace(self._before)
-        return self.has_come  # JAX raises another error in its place at times
+        return self.has_come  # where it passes through JAX, another error may have taken its place
 
     def _enter(self, frame, event, arg):
-        if frame.f_code is InterruptAt.__exit__.__code__:
+        if not frame.f_code.co_filename.startswith(OURS):
             return None
         frame.f_trace_opcodes = True
         return self._step
 
     def _step(self, frame, event, arg):
         if event == "opcode":
-            self._left -= 1
-            if self._left < 0 and not self.has_come:
+            self.count += 1
+            if self.count - 1 == self._number:
                 self.has_come = True
                 sys.settrace(None)
-                raise Interrupt
+                raise KeyboardInterrupt
         return self._step

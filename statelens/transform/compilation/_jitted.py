@@ -14,7 +14,7 @@ import jax
 
 from ..._errors import ArgumentTypeError, user_facing
 from ...lens import combine
-from ...state import State, is_alive
+from ...state import State, is_alive, peek
 from .._core import (
     Arguments,
     Choice,
@@ -38,7 +38,7 @@ from ._ahead_of_time import AheadOfTime
 from ._arguments import InputSignature
 from ._dispatch import Dispatch
 from ._methods import BoundMethod, Method
-from ._program import Program, Replay, signature_of
+from ._program import Program, Replay, is_key, signature_of
 from ._trace_guard import TraceGuard
 
 
@@ -319,7 +319,12 @@ class JitFunction(Generic[P, R]):
         donated: list[State] = []
         # A check that fails must leave the values that there were.
         if not self._donation.is_empty and not probe.can_raise:
-            donated = [cell for cell in probe.written if cell in self._donation]
+            # A program gives keys as numbers, which don't fit where a key was.
+            donated = [
+                cell
+                for cell in probe.written
+                if cell in self._donation and not any(map(is_key, jax.tree.leaves(peek(cell))))
+            ]
         kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
         if donated or kept != cells:
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))

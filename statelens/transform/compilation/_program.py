@@ -57,12 +57,14 @@ class Layout(NamedTuple):
         cells: The states that it has written.
         statics: For each of their values that isn't one array, the static half; it is given as
             the list of the dynamic leaves.
+        impls: For each leaf that is a random key given as numbers, what kind of key it is.
         treedef: The structure of the output.
         is_array: Whether that is one array.
     """
 
     cells: tuple[State, ...]
     statics: dict[int, Any]
+    impls: dict[int, Any]
     treedef: TreeDef
     is_array: bool
 
@@ -129,8 +131,10 @@ class Program:
     def call(self, inputs: tuple[Any, ...], staged: Callable[..., Any] | None = None) -> Any:
         """Calls the staged function, or a later stage of it; what it donates is never lost."""
         staged = staged or self.staged
-        if not self.donated or self._needs_copies:
+        if not self.donated:
             return staged(*inputs)
+        if self._needs_copies:
+            return self._with_keys(staged(*inputs))
         results: list[Any] = []
         self._backup = []
         try:
@@ -147,12 +151,22 @@ class Program:
                 self._keep_concrete(results)
             raise
         self._backup = None
-        return results[0]
+        return self._with_keys(results[0])
 
     def _keep_concrete(self, results: list[Any]) -> None:
         for result in results:
             if not has_tracers(result[1]):
-                self.keep(result)
+                self.keep(self._with_keys(result))
+
+    def _with_keys(self, result: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Makes random keys again of their numbers."""
+        impls = self._layout(result).impls
+        if not impls:
+            return result
+        leaves, treedef = jax.tree.flatten(result)
+        for place, impl in impls.items():
+            leaves[place] = _wrap_key_data(leaves[place], impl=impl)
+        return treedef.unflatten(leaves)
 
     @property
     def _needs_copies(self) -> bool:
@@ -283,11 +297,18 @@ class Program:
             if isinstance(value, Partitioned):
                 values[place], statics[place] = value.dynamic, value.static
         leaves, treedef = jax.tree.flatten(out)
-        layout = Layout(writes.cells, statics, treedef, bool(leaves) and treedef_is_leaf(treedef))
+        is_one = bool(leaves) and treedef_is_leaf(treedef)
+        given, impls = (leaves[0] if is_one else tuple(leaves), tuple(values)), {}
+        if self.donated:
+            # JAX makes keys in Python: an interrupt there would lose all that a call gives.
+            flat, structure = jax.tree.flatten(given)
+            impls = {place: jax.random.key_impl(x) for place, x in enumerate(flat) if is_key(x)}
+            raw = [jax.random.key_data(x) if n in impls else x for n, x in enumerate(flat)]
+            given = structure.unflatten(raw)
+        layout = Layout(writes.cells, statics, impls, treedef, is_one)
         if layout not in self.layouts:
             self.layouts.append(layout)
-        given = leaves[0] if layout.is_array else tuple(leaves)
-        return given, tuple(values), *(None,) * self.layouts.index(layout)
+        return *given, *(None,) * self.layouts.index(layout)
 
 
 class Replay:
@@ -334,6 +355,15 @@ class Replay:
 def _copied(leaf: Any) -> Any:
     is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     return jax.numpy.copy(leaf) if is_concrete else leaf
+
+
+# Compiled, so that an interrupt meets none of JAX's own Python, which it may leave in pieces.
+_wrap_key_data = jax.jit(jax.random.wrap_key_data, static_argnames="impl", inline=True)
+
+
+def is_key(leaf: Any) -> bool:
+    """Says whether a leaf is a typed random key."""
+    return jax.numpy.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
 
 
 def _is_deleted(leaf: Any) -> bool:

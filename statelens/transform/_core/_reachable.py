@@ -92,11 +92,11 @@ class Followed(NamedTuple):
     """What led from functions to states and modules.
 
     Attributes:
-        names: The names that did.
+        names: The names that did, what each leads to, and what looks there again.
         containers: The containers that did, and that hold nothing but states and modules.
     """
 
-    names: list[Step]
+    names: list[tuple[str, Any, Callable[[], Any]]]
     containers: list[Any]
 
 
@@ -127,7 +127,7 @@ def follow(targets: Container[int], roots: list[Any]) -> Followed:
             if uniform[source]:
                 found.containers.append(seen[source])
             elif step.look is not None:
-                found.names.append(step)
+                found.names.append((step.name, step.value, step.look))
     return found
 
 

@@ -130,16 +130,16 @@ class Program:
 
     def call(self, inputs: tuple[Any, ...], staged: Callable[..., Any] | None = None) -> Any:
         """Calls the staged function, or a later stage of it; what it donates is never lost."""
-        staged = staged or self.staged
+        fun = self.staged if staged is None else staged
         if not self.donated:
-            return staged(*inputs)
+            return fun(*inputs)
         if self._needs_copies:
-            return self._with_keys(staged(*inputs))
+            return self._with_keys(fun(*inputs))
         results: list[Any] = []
         self._backup = []
         try:
             # One call of C, which receives the result too: no interrupt comes in between.
-            results.extend(starmap(staged, (inputs,)))
+            results.extend(starmap(fun, (inputs,)))
             if self._backup:
                 self.look_for_callbacks(inputs)
                 jax.block_until_ready(results if self.can_raise else ())
@@ -252,9 +252,10 @@ class Program:
         cells, statics, *_ = self._layout(result)
         values = result[1]
         if statics:
-            values = list(values)
+            split = list(values)
             for place, static in statics.items():
-                values[place] = Partitioned(values[place], static)
+                split[place] = Partitioned(split[place], static)
+            values = tuple(split)
         return Writes(cells, values)
 
     def _layout(self, result: tuple[Any, ...]) -> Layout:
@@ -363,7 +364,8 @@ _wrap_key_data = jax.jit(jax.random.wrap_key_data, static_argnames="impl", inlin
 
 def is_key(leaf: Any) -> bool:
     """Says whether a leaf is a typed random key."""
-    return jax.numpy.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _is_deleted(leaf: Any) -> bool:

@@ -38,7 +38,16 @@ from .lens import (
     tagged,
     tie,
 )
-from .state import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, State, params
+from .state import (
+    BatchState,
+    HiddenState,
+    LongTermState,
+    ParamState,
+    ShortTermState,
+    State,
+    params,
+    trainable,
+)
 from .thread import functionalize, overlay, thread
 from .transform import grad, jit, value_and_grad
 
@@ -93,6 +102,7 @@ __all__ = [
     "tagged",
     "thread",
     "tie",
+    "trainable",
     "transform",
     "value_and_grad",
 ]

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -24,6 +24,9 @@ class Cell(LensLeaf):
     value: Any
     name: str | None
     tag: frozenset[str]
+
+    # Whether a lens of the class (not of one derived from it) takes in the arrays of layers.
+    stands_for_layers: ClassVar[bool] = False
 
     @abc.abstractmethod
     def look(self) -> Any:

@@ -17,6 +17,7 @@ from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 from ._state_forms import StateForm, is_bound, overlaid_values, units_of
 from ._tie import tie
+from ._trained import Trained
 from ._units import View
 
 __all__ = [

@@ -65,8 +65,8 @@ class BoundLens(UnitMapping[U_co]):
     @cached_property
     def _can_keep(self) -> bool:
         # What depends on values or labels of cells can't be kept.
-        is_by_class = key_depth_of(self.selector) == CacheKeyDepth.CLASSES
-        return is_by_class and isinstance(self.module, MutableNode)
+        is_kept = key_depth_of(self.selector) <= CacheKeyDepth.FREE_ARRAYS
+        return is_kept and isinstance(self.module, MutableNode)
 
     def _look(self, required_by: str | None) -> dict[Path, Any]:
         with looking():
@@ -90,6 +90,7 @@ class BoundLens(UnitMapping[U_co]):
             "there is an array in an immutable tree, which has no cell to write to",
             "pass the tree as an argument and give the lens itself, unbound",
             "narrow the lens to the states, as in lens & State",
+            "a layer beside modules in a list: make it an attribute of its own in its module",
         )
 
     @user_facing

@@ -114,12 +114,14 @@ class CacheKeyDepth(enum.IntEnum):
 
     CLASSES = enum.auto()
     """The classes of leaves."""
+    FREE_ARRAYS = enum.auto()
+    """Shapes and dtypes of arrays outside of cells."""
     LABELS = enum.auto()
     """Names and tags of cells."""
     VALUES = enum.auto()
     """The structure of cells' values."""
     ARRAYS = enum.auto()
-    """Shapes and dtypes of arrays, outside of cells and inside."""
+    """Shapes and dtypes of arrays inside of cells."""
 
 
 class Selector(abc.ABC):

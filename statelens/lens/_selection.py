@@ -125,7 +125,7 @@ def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
     """Lists what a selection depends on beyond the tree's structure."""
     types, cells, arrays = list(map(type, leaves)), [], leaves
     if [kind for kind in set(types) if issubclass(kind, Cell)]:
-        arrays = list(leaves)
+        arrays = [leaf for leaf in leaves if not isinstance(leaf, Cell)]
         first: dict[int, int] = {}
         for position, leaf in enumerate(leaves):
             if isinstance(leaf, Cell):
@@ -135,8 +135,8 @@ def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
                 if depth >= CacheKeyDepth.VALUES:
                     inner, structure = flatten(leaf.look())
                     cells.append((structure, list(map(type, inner))))
-                    arrays += inner
-    return types, cells, kinds(arrays) if depth >= CacheKeyDepth.ARRAYS else []
+                    arrays += inner if depth >= CacheKeyDepth.ARRAYS else []
+    return types, cells, kinds(arrays) if depth >= CacheKeyDepth.FREE_ARRAYS else []
 
 
 def _select_uncached(selector: Selector, tree: Any) -> Selection:

@@ -14,6 +14,7 @@ from ._algebra import Not, Optional, Or
 from ._coverage import Selector
 from ._selectors import Everything, Masked, OfArrays, OfClass, Predicate
 from ._text import parse_selector
+from ._trained import Trained
 
 LensSpec: TypeAlias = Any
 """A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or
@@ -39,7 +40,8 @@ def _selector_of(spec: LensSpec) -> Selector:
     # `State[int]` is no class, but stands for one.
     cls = get_origin(spec) or spec
     if isinstance(cls, type):
-        return OfClass(cls)
+        is_of_layers = issubclass(cls, Cell) and vars(cls).get("stands_for_layers", False)
+        return Trained(cls, only_layers=True) if is_of_layers else OfClass(cls)
     if isinstance(spec, Cell):
         raise StateTypeError(
             f"asked for a lens of {spec!r}",

@@ -23,11 +23,10 @@ import abc
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, overload
 
-import jax
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, user_facing
-from .._tree import MISSING, Cell, MutableNode, Path, is_array, open_hidden
+from .._tree import MISSING, Cell, MutableNode, Path, open_hidden
 from ..lens import BoundLens, LensSpec, first_match, selector_of
 from ..state import Readers, State, active_frame, own, owned
 from ._cached_lookup import CachedLookup, active_reads
@@ -37,19 +36,13 @@ from ._graph import (
     contains_mutables,
     flatten_graph,
     flatten_graph_with_keys,
-    is_mutable,
     nodes_with_path,
     unflatten_graph,
 )
+from ._hidden import HiddenCell, is_hidden
+from ._layers import refuse_mode
 
 __all__ = ["Module"]
-
-
-class _HiddenCell(State[Any]):
-    """The state behind an attribute that holds arrays, such as an Equinox layer."""
-
-    def __repr__(self) -> str:
-        return f"the attribute {self.name!r}"
 
 
 # What `vars` and `getattr` give, past the `__getattribute__` that they would go through.
@@ -61,7 +54,7 @@ _STRUCTURE = "_statelens_structure"
 _READERS = "_statelens_readers"
 
 
-def _hidden_in(module: "Module") -> dict[str, _HiddenCell]:
+def _hidden_in(module: "Module") -> dict[str, HiddenCell]:
     return _vars(module).get(_HIDDEN, {})
 
 
@@ -116,21 +109,21 @@ class Module(MutableNode, abc.ABC):
                 "another name",
             )
         before = self._read_attribute(name)
-        if isinstance(before, _HiddenCell) and not contains_mutables(value):
+        if isinstance(before, HiddenCell) and not contains_mutables(value):
             before.value = value
             self._forget_structure()
             return
         reads = active_reads()
         if reads is not None:
             reads.rerecord(self, name, value)
-        hides = _is_hidden(value)
+        hides = is_hidden(value)
         if hides or contains_mutables(value) or contains_mutables(before):
             self._refuse_inside_frames(name)
         try:
             _hidden_in(self).pop(name, None)
             _vars(self).pop(name, None)
             if hides:
-                _vars(self).setdefault(_HIDDEN, {})[name] = _HiddenCell(value, name=name)
+                _vars(self).setdefault(_HIDDEN, {})[name] = HiddenCell(value, name=name)
             else:
                 _vars(self)[name] = value
         finally:
@@ -155,6 +148,13 @@ class Module(MutableNode, abc.ABC):
                     # What is found in the class, or nowhere, may be set here before the next call.
                     frame.reads.record(self, name, MISSING)
             return _getattribute(self, name) if cell is None else cell.value
+
+        @user_facing
+        def __getattr__(self, name: str) -> Any:
+            if name == "inference":
+                refuse_mode(self)
+            missing = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(missing, name=name, obj=self)
 
     def _refuse_inside_frames(self, name: str) -> None:
         """Refuses to add or remove states in a call that might yet fail, or be traced."""
@@ -256,12 +256,12 @@ class Module(MutableNode, abc.ABC):
     def _restore(self, attributes: dict[str, Any], structure: Structure) -> None:
         """Fills a blank module with attributes."""
         own(self)
-        hidden = {name: value for name, value in attributes.items() if _is_hidden(value)}
+        hidden = {name: value for name, value in attributes.items() if is_hidden(value)}
         for name, value in attributes.items():
             if name not in hidden:
                 _vars(self)[name] = value
         if hidden:
-            _vars(self)[_HIDDEN] = {k: _HiddenCell(value, name=k) for k, value in hidden.items()}
+            _vars(self)[_HIDDEN] = {k: HiddenCell(value, name=k) for k, value in hidden.items()}
         _vars(self)[_STRUCTURE] = structure
 
     def __getstate__(self) -> dict[str, Any]:
@@ -385,9 +385,3 @@ def _register(cls: type[Module]) -> None:
 
 
 _register(Module)
-
-
-def _is_hidden(value: Any) -> bool:
-    """Says whether a value is arrays alone, so that a hidden state holds it."""
-    has_arrays = any(map(is_array, jax.tree.leaves(value, is_leaf=is_mutable)))
-    return has_arrays and not contains_mutables(value)

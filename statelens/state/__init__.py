@@ -18,7 +18,15 @@ from ._context import (
 )
 from ._dependencies import Readers, Reads, is_same
 from ._frame import Captured, Frame, Writes, capture, this_frame
-from ._kinds import BatchState, HiddenState, LongTermState, ParamState, ShortTermState, params
+from ._kinds import (
+    BatchState,
+    HiddenState,
+    LongTermState,
+    ParamState,
+    ShortTermState,
+    params,
+    trainable,
+)
 from ._state import ENDED, LazyValue, State, is_alive, peek, refuse_ended, store_all
 
 __all__ = [
@@ -29,4 +37,5 @@ __all__ = [
     "ShortTermState",
     "State",
     "params",
+    "trainable",
 ]

@@ -1,6 +1,8 @@
 """The kinds of states, by what they are for and how long they live."""
 
-from ..lens import Lens, lens
+from typing import ClassVar
+
+from ..lens import Lens, Trained, lens
 from ._state import State, T
 
 
@@ -21,8 +23,21 @@ class BatchState(LongTermState[T]):
 
 
 class ParamState(LongTermState[T]):
-    """A trainable parameter."""
+    """A trainable parameter.
+
+    As a lens it selects the floating-point arrays of Equinox layers too, where an `nn.Module`
+    holds them, but for what Equinox holds as state.
+    """
+
+    stands_for_layers: ClassVar[bool] = True
 
 
 params: Lens = lens(ParamState)
-"""All `ParamState` in a tree."""
+"""All `ParamState` in a tree, and the parameters of Equinox layers that an `nn.Module` holds."""
+
+trainable: Lens = Lens(Trained(ParamState, only_layers=False))
+"""What is trained: each `ParamState`, and the floating-point arrays outside of any state.
+
+Never another kind of state, a random key, or what Equinox holds as state. It selects the same in
+a model of either style.
+"""

@@ -1,7 +1,7 @@
 """What the lens layers know of states: that one is a unit, with a value inside."""
 
 import abc
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, ClassVar, Self, TypeVar
@@ -37,9 +37,10 @@ class Cell(LensLeaf):
     def with_value(self, value: Any) -> Self:
         """Returns a new cell that differs in its value only."""
 
+    @staticmethod
     @abc.abstractmethod
-    def check_write(self, value: Any) -> None:
-        """Refuses a value that assigning would refuse, without assigning it."""
+    def write_all(cells: Sequence[Any], values: Sequence[Any]) -> None:
+        """Assigns the values of several cells, or of none of them if one is refused."""
 
     @property
     @abc.abstractmethod

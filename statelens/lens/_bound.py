@@ -8,15 +8,16 @@ import jax.tree_util as jtu
 from .._errors import SelectionError, StateTypeError, StructureError, user_facing
 from .._tree import Cell, MutableNode, Path, ancestors, format, looking
 from ._algebra import And, Not, Or
+from ._assignment import WritableMapping
 from ._coverage import CacheKeyDepth, Selector, key_depth_of
 from ._replace import read_all
 from ._selection import Entry, focus_on
 from ._selectors import Everything
 from ._spec import LensSpec, selector_of
-from ._units import U_co, Unit, UnitMapping, View
+from ._units import U_co, Unit, View
 
 
-class BoundLens(UnitMapping[U_co]):
+class BoundLens(WritableMapping[U_co]):
     """The cells that a lens selects in a module: a mapping from path to cell.
 
     It looks at the module again at each use, so that a parameter added later is seen. Keys

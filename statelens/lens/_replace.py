@@ -2,9 +2,13 @@
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import jax
+import jax.core
+import jax.dtypes
 import jax.numpy as jnp
+import numpy as np
 
 from .._errors import StructureError
 from .._tree import Cell, Path, flatten, format, is_array, kinds
@@ -101,6 +105,60 @@ def like(path: Path, old: Any, new: Any) -> Any:
         if is_array(before) and before.dtype != after.dtype:
             _refuse_change(path, "dtype", before.dtype, after.dtype)
     return new_structure.unflatten(news)
+
+
+def added(path: Path, value: Any, step: Any) -> Any:
+    """Returns a value with an update added, of the value's dtypes."""
+    if jax.tree.structure(value) != jax.tree.structure(step):
+        there = "no update" if step is None else "an update of another structure"
+        _refuse_step(
+            path, f"there is {there} for it", "a lens that selects just what was optimised"
+        )
+    return jax.tree.map(lambda old, new: _added_leaf(path, old, new), value, step)
+
+
+def _added_leaf(path: Path, value: Any, step: Any) -> Any:
+    if not (is_array(value) and is_array(step)):
+        return jnp.add(value, step)
+    if value.shape != step.shape:
+        found = f"it has shape {value.shape}, and its update {step.shape}"
+        _refuse_step(path, found, "an update of the same shape")
+    total = jnp.add(value, step)
+    # A wider float is rounded, as Optax does it; an integer or a real number is something else.
+    are_floats = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (value, step))
+    if total.dtype != value.dtype and not are_floats:
+        found = f"it has dtype {value.dtype}, and its update {step.dtype}"
+        _refuse_step(path, found, f"an update of dtype {value.dtype}")
+    return total.astype(value.dtype)
+
+
+def _refuse_step(path: Path, found: str, remedy: str) -> NoReturn:
+    raise StructureError(f"asked to apply updates to '{format(path)}'", found, remedy)
+
+
+def placed_as(old: Any, new: Any) -> Any:
+    """Returns a value that shares no memory with NumPy, on the devices of what it replaces."""
+    olds, old_structure = flatten(old)
+    news, structure = flatten(new)
+    olds = olds if old_structure == structure else [None] * len(news)
+    return structure.unflatten(map(_placed_as, olds, news))
+
+
+def _placed_as(old: Any, new: Any) -> Any:
+    if new is old or not isinstance(new, (np.ndarray, jax.Array)):
+        return new
+    # JAX, too, may keep what it is given.
+    new = new.copy() if isinstance(new, np.ndarray) else new
+    traced = isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer)
+    if traced or not isinstance(old, jax.Array) or old.shape != new.shape:
+        return new
+    if isinstance(new, jax.Array) and new.sharding.is_equivalent_to(old.sharding, old.ndim):
+        return new
+    if jax.dtypes.canonicalize_dtype(new.dtype) != new.dtype:
+        return new  # JAX would cast it
+    # What isn't committed to its devices stays so.
+    is_free = isinstance(new, np.ndarray) and not old.committed
+    return jnp.asarray(new) if is_free else jax.device_put(new, old.sharding)
 
 
 def _are_alike(olds: list[Any], news: list[Any]) -> bool:

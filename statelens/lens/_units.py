@@ -84,7 +84,7 @@ class UnitMapping(Mapping[Path, U_co]):
 
     @user_facing
     def __getitem__(self, path: Path | str) -> U_co:
-        return _find(self.units(), path)[1]
+        return find(self.units(), path)[1]
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.units())
@@ -126,33 +126,9 @@ class UnitMapping(Mapping[Path, U_co]):
         """
         return {path: unit.value for path, unit in self.items()}
 
-    @user_facing
-    def assign(self, values: Mapping[Any, Any], *, replace: bool = False) -> None:
-        """Assigns values by path: all of them, or none if one is refused.
 
-        Args:
-            values: New values (or states that have them) by path, tuple or text. Paths
-                that are left out keep their values.
-            replace: Whether a value may differ in structure, shape or dtype.
-
-        Raises:
-            PathError: A path isn't there.
-            StructureError: A value differs in structure, shape or dtype.
-        """
-        units = self.units()
-        ready: list[tuple[Unit, Any]] = []
-        for key, value in values.items():
-            path, unit = _find(units, key)
-            value = value.value if isinstance(value, (Cell, View)) else value
-            free = replace and isinstance(unit, Cell)
-            ready.append((unit, value if free else like(path, unit.value, value)))
-        for unit, value in ready:
-            (unit if isinstance(unit, Cell) else unit.cell).check_write(value)
-        for unit, value in ready:
-            unit.value = value
-
-
-def _find(units: Mapping[Path, U_co], key: Any) -> tuple[Path, U_co]:
+def find(units: Mapping[Path, U_co], key: Any) -> tuple[Path, U_co]:
+    """Returns a unit with its path, which may be given as text."""
     path = as_path(key)
     if path in units:
         return path, units[path]

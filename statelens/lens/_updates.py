@@ -20,7 +20,7 @@ from .._tree import (
 )
 from ._coverage import Selector
 from ._messages import a_leaf, difference
-from ._replace import replace_in, values_of
+from ._replace import added, replace_in, values_of
 from ._selection import Entry, Selection, focus_on
 from ._selectors import is_inexact
 
@@ -113,10 +113,11 @@ class TreeUpdates:
             updates: A tree of the focus' structure, as an Optax optimiser gives it.
 
         Returns:
-            The new tree. Nothing is cast: an update of a wider dtype is refused.
+            The new tree. Sums have the dtypes that the values had.
 
         Raises:
-            StructureError: The updates don't fit the focus.
+            StructureError: The updates don't fit the focus, or would turn integers or real
+                numbers into something else.
 
         Example:
             >>> import jax.numpy as jnp, statelens as sl
@@ -230,15 +231,7 @@ def _add(value: Any, entry: Entry, steps: list[Any]) -> Any:
     if entry.atom is not None and isinstance(step, Cell):
         step = flatten(step.value)[0][entry.atom]
     step = step.value if isinstance(step, Cell) else step
-    asked = f"asked to apply updates to '{format(entry.path)}'"
-    if jax.tree.structure(value) != jax.tree.structure(step):
-        there = "no update" if step is None else "an update of another structure"
-        remedy = "a lens that selects just what was optimised"
-        raise StructureError(asked, f"there is {there} for it", remedy)
-    if is_array(value) and is_array(step) and value.shape != step.shape:
-        found = f"it has shape {value.shape}, and its update {step.shape}"
-        raise StructureError(asked, found, "an update of the same shape")
-    return jax.tree.map(jnp.add, value, step)
+    return added(entry.path, value, step)
 
 
 def _refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 
-from .._tree import is_array
+from .._errors import StateTypeError
+from .._tree import Cell, is_array, is_numeric
 from ..state import State
 from ._graph import contains_mutables, is_mutable
 
@@ -20,3 +22,29 @@ def is_hidden(value: Any) -> bool:
     """Says whether a value is arrays alone, so that a hidden state holds it."""
     has_arrays = any(map(is_array, jax.tree.leaves(value, is_leaf=is_mutable)))
     return has_arrays and not contains_mutables(value)
+
+
+def refuse_dropping(module: Any, name: str, before: Any, value: Any) -> None:
+    """Refuses to set an attribute of states to values for them, by which the states would go."""
+    if is_mutable(value) or not _are_values_of(before, value):
+        return
+    kind = type(before).__name__ if isinstance(before, Cell) else "container of states"
+    raise StateTypeError(
+        f"asked to set the attribute {name!r} of a {type(module).__name__} to "
+        f"{eqx.tree_pformat(value)}",
+        f"it is a {kind}, which would be dropped: nothing would train or save it any more",
+        f"for a new value: model.{name}.value = ..., or model.assign({{{name!r}: ...}})",
+        f"for another state: model.{name} = {kind if isinstance(before, Cell) else 'State'}(...)",
+        f"for an array that is no state: del model.{name}, before it is set",
+    )
+
+
+def _are_values_of(before: Any, value: Any) -> bool:
+    if isinstance(before, Cell) and is_numeric(value):
+        return True
+    cells, structure = jax.tree.flatten(before, is_leaf=is_mutable)
+    if not any(isinstance(cell, Cell) for cell in cells):
+        return False
+    values = [cell.look() if isinstance(cell, Cell) else cell for cell in cells]
+    same = jax.tree.structure(structure.unflatten(values)) == jax.tree.structure(value)
+    return same and any(map(is_numeric, jax.tree.leaves(value)))

@@ -39,7 +39,7 @@ from ._graph import (
     nodes_with_path,
     unflatten_graph,
 )
-from ._hidden import HiddenCell, is_hidden
+from ._hidden import HiddenCell, is_hidden, refuse_dropping
 from ._layers import refuse_mode
 
 __all__ = ["Module"]
@@ -113,11 +113,14 @@ class Module(MutableNode, abc.ABC):
             before.value = value
             self._forget_structure()
             return
+        held = contains_mutables(before)
+        if held:
+            refuse_dropping(self, name, before, value)
         reads = active_reads()
         if reads is not None:
             reads.rerecord(self, name, value)
         hides = is_hidden(value)
-        if hides or contains_mutables(value) or contains_mutables(before):
+        if hides or held or contains_mutables(value):
             self._refuse_inside_frames(name)
         try:
             _hidden_in(self).pop(name, None)
@@ -344,15 +347,22 @@ class Module(MutableNode, abc.ABC):
         return {path: node for path, node in found if not filters or isinstance(node, filters)}
 
     @user_facing
-    def assign(self, values: Mapping[Any, Any], *, replace: bool = False) -> None:
+    def assign(
+        self, values: Mapping[Any, Any], *, strict: bool = False, replace: bool = False
+    ) -> None:
         """Assigns values by path: all of them, or none if one is refused.
+
+        Arrays of NumPy are copied, and arrays are placed on the devices where those lie that they
+        replace.
 
         Args:
             values: New values by path, tuple or text, of states and of arrays.
+            strict: Whether there must be a value for each state and array. Otherwise those that
+                are left out keep their values.
             replace: Whether a value may differ in structure, shape or dtype.
 
         Raises:
-            PathError: A path isn't there.
+            PathError: A path isn't there, is given twice, or is missing and `strict`.
             StructureError: A value differs in structure, shape or dtype.
 
         Example:
@@ -363,7 +373,7 @@ class Module(MutableNode, abc.ABC):
             >>> model.scale.value
             Array([0., 0.], dtype=float32)
         """
-        BoundLens(selector_of(...), self).assign(values, replace=replace)
+        BoundLens(selector_of(...), self).assign(values, strict=strict, replace=replace)
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Assigns values by path, as `assign` does.

@@ -14,12 +14,13 @@ and then it is an ordinary value.
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
+import numpy as np
 
 from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
@@ -153,30 +154,39 @@ class State(Cell, Generic[T]):
     @value.setter
     @user_facing
     def value(self, value: T) -> None:
-        self.check_write(value)
-        frame = active_frame.get()
-        if frame is None:
-            self.store(value)
-        else:
-            frame.write(self, value)
-
-    def check_write(self, value: Any) -> None:
-        """Refuses a value that assigning would refuse, without assigning it.
-
-        Args:
-            value: What is going to be assigned.
-
-        Raises:
-            StateTypeError: The value contains a state.
-            TracerLeakError: No transform of statelens would take the value out again.
-            FrozenTreeError: The state belongs to a tree that was passed as an argument.
-        """
+        # What `write_all` does, in half the time.
         _refuse_states(type(self), value)
         frame = active_frame.get()
         if frame is None:
             refuse_leak(self, value)
+            self.store(value)
         else:
-            frame.check(self)
+            frame.write(self, value)
+
+    @staticmethod
+    def write_all(cells: Sequence["State[Any]"], values: Sequence[Any]) -> None:
+        """Assigns the values of several states, or of none of them.
+
+        Not even an interrupt comes in between.
+
+        Args:
+            cells: The states, each once.
+            values: One for each.
+
+        Raises:
+            StateTypeError: A value contains a state.
+            TracerLeakError: No transform of statelens would take a value out again.
+            FrozenTreeError: A state belongs to a tree that was passed as an argument.
+        """
+        for cell, value in zip(cells, values, strict=True):
+            _refuse_states(type(cell), value)
+        frame = active_frame.get()
+        if frame is not None:
+            frame.write_all(cells, values)
+            return
+        for cell, value in zip(cells, values, strict=True):
+            refuse_leak(cell, value)
+        store_all(cells, values)
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
@@ -229,12 +239,12 @@ class State(Cell, Generic[T]):
         return None
 
     def copy(self) -> Self:
-        """Returns a new state with the same value.
+        """Returns a new state with a copy of the value.
 
         Returns:
-            A state that is assigned independently of this one.
+            A state that shares nothing with this one: donating one leaves the other.
         """
-        return self.with_value(jax.tree.map(lambda leaf: leaf, self.value))
+        return self.with_value(jax.tree.map(_copied, self.value))
 
     __copy__ = copy
 
@@ -260,6 +270,11 @@ class State(Cell, Generic[T]):
             tags = sorted(self.tag)
             shown.append(f"tag={tags[0]!r}" if len(tags) == 1 else f"tag={tags!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _copied(leaf: Any) -> Any:
+    """Returns an array that shares no memory with this one; anything else as it is."""
+    return leaf.copy() if isinstance(leaf, (jax.Array, np.ndarray)) else leaf
 
 
 _set_value = State._value.__set__  # type: ignore[attr-defined]

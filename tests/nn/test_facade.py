@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import written
 
 
 class Scale(sl.nn.Module):
@@ -295,3 +296,72 @@ def test_jit_does_not_retrace_a_module():
     step(Scale())
     # Another object's own method and dictionary are no other structure.
     assert len(traces) == 1
+
+
+# An attribute that holds states.
+
+
+@pytest.mark.parametrize("value", [jnp.zeros(()), np.zeros(()), 0.0, 1])
+@pytest.mark.parametrize("kind", [sl.ParamState, sl.BatchState])
+def test_a_number_in_the_place_of_a_state_is_refused(kind, value):
+    module = sl.nn.Module()
+    module.scale = kind(jnp.ones(()))
+    match = rf"is a {kind.__name__}, which would be dropped(.|\n)*model.scale.value = "
+    with pytest.raises(sl.StateTypeError, match=match):
+        module.scale = value
+    assert written(module.states()) == ["scale"]
+
+
+@pytest.mark.parametrize("states", [lambda w: [w], lambda w: {"a": (w, 1.0)}], ids=["list", "dict"])
+def test_values_in_the_place_of_states_are_refused(states):
+    module = sl.nn.Module()
+    module.parts = states(sl.State({"w": jnp.ones(2)}))
+    with pytest.raises(sl.StateTypeError, match=r"a container of states, which would be dropped"):
+        module.parts = states({"w": jnp.ones(2)})
+    module.whole = sl.State({"w": jnp.ones(2)})
+    with pytest.raises(sl.StateTypeError, match=r"is a State, which would be dropped"):
+        module.whole = {"w": jnp.zeros(2)}
+
+
+def test_a_state_may_be_replaced_removed_and_then_be_an_array():
+    module = sl.nn.Module()
+    module.scale = sl.State(jnp.ones(()))
+    module.scale = sl.State(jnp.zeros(()))
+    module.scale = None
+    module.scale = sl.State(jnp.zeros(()))
+    module.scale = lambda: 1.0
+    module.scale = sl.State(jnp.zeros(()))
+    del module.scale
+    module.scale = jnp.ones(())
+    assert written(module.states()) == []
+
+
+def test_a_number_in_the_place_of_a_state_is_refused_in_a_call_too():
+    module = sl.nn.Module()
+    module.scale = sl.State(jnp.ones(()))
+
+    @sl.jit
+    def step(x):
+        module.scale = x
+
+    with pytest.raises(sl.StateTypeError, match=r"model.scale.value = "):
+        step(1.0)
+
+
+# assign.
+
+
+def test_assign_is_strict_where_that_is_asked():
+    module = Scale()
+    module.other = sl.State(jnp.zeros(()))
+    match = r"there is none for 'other'(.|\n)*without strict=True"
+    for target in (module, module.states()):
+        with pytest.raises(sl.PathError, match=match):
+            target.assign({"factor": jnp.zeros(())}, strict=True)
+        assert module.factor.value == 1.0
+        target.assign(module.states().values_dict(), strict=True)
+
+
+def test_assign_refuses_two_values_for_one_path():
+    with pytest.raises(sl.PathError, match=r"as 'factor' and as \('factor',\)"):
+        Scale().assign({"factor": jnp.zeros(()), ("factor",): jnp.ones(())})

@@ -44,6 +44,11 @@ class Cell(LensLeaf):
 
     @property
     @abc.abstractmethod
+    def _readers(self) -> Any:
+        """The traces that depend on the metadata."""
+
+    @property
+    @abc.abstractmethod
     def metadata(self) -> Hashable:
         """All but the value, as JAX keeps it in a tree structure."""
 

@@ -27,7 +27,8 @@ from ._kinds import (
     params,
     trainable,
 )
-from ._state import ENDED, LazyValue, State, is_alive, peek, refuse_ended, store_all
+from ._refusals import refuse_ended
+from ._state import ENDED, LazyValue, State, is_alive, peek, store_all
 
 __all__ = [
     "BatchState",

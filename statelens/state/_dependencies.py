@@ -85,6 +85,8 @@ class Reads:
         self._names: list[_Name] = []
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
         self._cell_types: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
+        # Cells that were met, with their names, tags and further attributes.
+        self._labels: dict[int, tuple[weakref.ref[Cell], dict[str, Any]]] = {}
 
     def record(self, node: MutableNode, name: str | None, value: Any) -> None:
         """Records that an attribute was read; None for the names of all that there are."""
@@ -126,6 +128,18 @@ class Reads:
         if known is None or known[0]() is not cell:
             self._cell_types[id(cell)] = weakref.ref(cell), _type_of(value)
 
+    def record_labels(self, cell: Cell) -> None:
+        """Records that a cell was met: its name, tags and further attributes may have been read."""
+        known = self._labels.get(id(cell))
+        if known is None or known[0]() is not cell:
+            cell._readers.add(None, self)
+            self._note_labels(cell)
+
+    def _note_labels(self, cell: Cell) -> None:
+        self._labels[id(cell)] = weakref.ref(cell), dict(vars(cell))
+        for value in vars(cell).values():
+            self._record_containers(value)
+
     def rerecord(self, node: MutableNode, name: str, value: Any) -> None:
         """Records what the traced function itself has set; JAX takes that for done."""
         if (id(node), name) in self._attributes:
@@ -140,6 +154,8 @@ class Reads:
         """
         for cell in touched:
             self._cell_types.pop(id(cell), None)
+        for cell in _living(self._labels.values()):
+            self._note_labels(cell)
         for container, _ in list(self._containers.values()):
             self._record_containers(container)
 
@@ -152,10 +168,10 @@ class Reads:
                 node._readers.add(read.name, self)
         self._containers.update(other._containers)
         # Where this trace runs, they may have other values: it looks for itself.
-        for ref, _ in other._cell_types.values():
-            cell = ref()
-            if cell is not None:
-                cell.look()
+        for cell in _living(other._cell_types.values()):
+            cell.look()
+        for cell in _living(other._labels.values()):
+            self.record_labels(cell)
 
     def attributes_unchanged(self) -> bool:
         """Says whether all attributes are what they were."""
@@ -183,7 +199,7 @@ class Reads:
         ]
         return changes
 
-    def _changed(self) -> Iterator[tuple[MutableNode, str | None, Any, Any]]:
+    def _changed(self) -> Iterator[tuple[MutableNode | Cell, str | None, Any, Any]]:
         """Gives what was read and is no longer the same, before and now."""
         for ref, name, value in list(self._attributes.values()):
             node = ref()
@@ -192,6 +208,13 @@ class Reads:
                 before, now = value(), node._read_attribute(name)
                 if not is_same(before, now):
                     yield node, name, before, now
+        for ref, labels in list(self._labels.values()):
+            cell = ref()
+            if cell is not None:
+                for name in {**labels, **vars(cell)}:
+                    before, now = labels.get(name, MISSING), vars(cell).get(name, MISSING)
+                    if not is_same(before, now):
+                        yield cell, name, before, now
 
     def leads_to_the_same(self) -> bool:
         """Says whether names and containers lead to what they led to."""
@@ -220,11 +243,16 @@ class Reads:
     def _record_containers(self, value: Any) -> None:
         if isinstance(value, _OWNERS):
             return
-        if isinstance(value, (list, dict, set, deque)):
+        if isinstance(value, (list, dict, set, deque, bytearray)):
             self._containers[id(value)] = value, _items_of(value)
         if isinstance(value, (list, tuple, dict, deque)):
             for item in _items_of(value):
                 self._record_containers(item)
+
+
+def _living(entries: Iterable[tuple[weakref.ref[Cell], Any]]) -> list[Cell]:
+    """Lists the cells that are still there."""
+    return [cell for ref, _ in list(entries) if (cell := ref()) is not None]
 
 
 def _items_of(container: Any) -> list[Any]:

@@ -20,7 +20,8 @@ from .._errors import ArgumentError, EndedFrameError, FrozenTreeError, TracerLea
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
-from ._state import ENDED, State, described, held_value, refuse_leak, store_all
+from ._refusals import described
+from ._state import ENDED, State, held_value, refuse_leak, store_all
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.
@@ -212,6 +213,8 @@ class Frame:
         """Notes that the function has read a cell."""
         if cell in self.touched:
             return
+        if self.reads is not None:
+            self.reads.record_labels(cell)
         if cell not in self.values:
             if self._on_touch is not None:
                 self._on_touch(cell)

@@ -15,7 +15,7 @@ and then it is an ordinary value.
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import equinox as eqx
 import jax
@@ -25,6 +25,8 @@ import numpy as np
 from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
+from ._dependencies import Readers
+from ._refusals import NoArray, refuse_ended
 
 if TYPE_CHECKING:
     # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
@@ -74,7 +76,7 @@ def is_alive(cell: "State[Any]") -> bool:
     return not cell.is_of_a_trace or cell.is_at_home or not has_tracers(value)
 
 
-class State(Cell, Generic[T]):
+class State(NoArray, Cell, Generic[T]):
     """A mutable cell that holds a pytree of arrays.
 
     Reading and assigning ``.value`` is all there is to it. Any value may be assigned, of
@@ -100,15 +102,15 @@ class State(Cell, Generic[T]):
 
     # What compiled functions read and write at each call is found faster in a slot. What
     # `State[int](0)` notes must not be among the attributes, which are part of the structure.
-    __slots__ = ("__orig_class__", "_home", "_value")
+    __slots__ = ("__orig_class__", "_home", "_label_readers", "_value")
 
     tag: frozenset[str]
 
     @user_facing
     def __init__(self, value: T, name: str | None = None, tag: str | Iterable[str] | None = None):
         _refuse_states(type(self), value)
-        self.name = name
-        self.tag = frozenset([tag] if isinstance(tag, str) else tag or ())
+        vars(self)["name"] = name
+        vars(self)["tag"] = frozenset([tag] if isinstance(tag, str) else tag or ())
         self._start(value, current_trace())
 
     def _start(self, value: Any, home: Any) -> None:
@@ -152,16 +154,41 @@ class State(Cell, Generic[T]):
         return value
 
     @value.setter
-    @user_facing
     def value(self, value: T) -> None:
-        # What `write_all` does, in half the time.
-        _refuse_states(type(self), value)
-        frame = active_frame.get()
-        if frame is None:
-            refuse_leak(self, value)
-            self.store(value)
-        else:
-            frame.write(self, value)
+        try:  # what `write_all` does, in half the time
+            _refuse_states(type(self), value)
+            frame = active_frame.get()
+            if frame is None:
+                refuse_leak(self, value)
+                self.store(value)
+            else:
+                frame.write(self, value)
+        except Exception as error:
+            hide_own_frames(error)
+            raise
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in self.__dict__:
+            self._relabelled()
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._relabelled()
+
+    def _relabelled(self) -> None:
+        """Is called when a label was set: all attributes but the value are."""
+        readers = getattr(self, "_label_readers", None)
+        if readers is not None:
+            readers.notify_all()
+
+    @property
+    def _readers(self) -> Readers:
+        """The traces that depend on the labels."""
+        readers = getattr(self, "_label_readers", None)
+        if readers is None:
+            readers = self._label_readers = Readers()
+        return readers
 
     @staticmethod
     def write_all(cells: Sequence["State[Any]"], values: Sequence[Any]) -> None:
@@ -190,7 +217,7 @@ class State(Cell, Generic[T]):
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""
-        self._value = value
+        _set_value(self, value)
 
     @property
     def is_of_a_trace(self) -> bool:
@@ -221,6 +248,9 @@ class State(Cell, Generic[T]):
     @property
     def metadata(self) -> Hashable:
         """Name, tags and further attributes: all but the value."""
+        frame = active_frame.get()
+        if frame is not None and frame.reads is not None:
+            frame.reads.record_labels(self)
         if len(vars(self)) == 2:  # nothing further
             return ("name", self.name), ("tag", self.tag)
         return tuple(sorted(vars(self).items()))
@@ -287,30 +317,6 @@ def store_all(cells: Iterable[State[Any]], values: Iterable[Any]) -> None:
     deque(map(_set_value, cells, values), maxlen=0)
 
 
-def _refuse_use(operation: str) -> Any:
-    @user_facing
-    def refuse(self: State[Any], *args: Any) -> NoReturn:
-        raise StateTypeError(
-            f"asked to use {self!r} as an array, by '__{operation}__'",
-            "a state is a cell that holds the array",
-            "write .value, as in state.value + 1",
-        )
-
-    return refuse
-
-
-# What an array can do and a cell can't; == stays identity, so that states can be keys.
-_BINARY = "add sub mul truediv floordiv mod divmod pow matmul and or xor lshift rshift"
-_OTHER = (
-    "neg pos abs invert lt le gt ge getitem setitem len iter float int complex index round "
-    "array jax_array"
-)
-for _operation in f"{_BINARY} {_OTHER}".split():
-    setattr(State, f"__{_operation}__", _refuse_use(_operation))
-for _operation in _BINARY.split():
-    setattr(State, f"__r{_operation}__", _refuse_use(_operation))
-
-
 def _refuse_states(cls: type, value: Any) -> None:
     # The common value, one array, needs no walk.
     if isinstance(value, jax.Array):
@@ -340,22 +346,6 @@ def refuse_leak(cell: State[Any], value: Any) -> None:
             "takes, and that gives the new values back",
             "statelens.thread(fun), if the state is in the first argument",
         )
-
-
-def described(cell: State[Any]) -> str:
-    """Returns what to call a state in a message where its value may be gone."""
-    return f"a {type(cell).__name__}" + (f" named {cell.name!r}" if cell.name else "")
-
-
-def refuse_ended(cell: State[Any]) -> NoReturn:
-    """Refuses to give the value of a state that ended with the call in which it was made."""
-    raise TracerLeakError(
-        f"asked for the value of {described(cell)}",
-        "the state was made inside a transformed function, and its traced value ended "
-        "with the call",
-        "make the state before the call",
-        "return the state, or its value, from the function",
-    )
 
 
 def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:

@@ -1,0 +1,54 @@
+"""What a state isn't: an array, or there for ever."""
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .._errors import StateTypeError, TracerLeakError, user_facing
+
+if TYPE_CHECKING:
+    from ._state import State
+
+
+def _refuse_use(operation: str) -> Any:
+    @user_facing
+    def refuse(self: Any, *args: Any) -> NoReturn:
+        raise StateTypeError(
+            f"asked to use {self!r} as an array, by '__{operation}__'",
+            "a state is a cell that holds the array",
+            "write .value, as in state.value + 1",
+        )
+
+    return refuse
+
+
+class NoArray:
+    """A cell that holds an array, and isn't one."""
+
+    __slots__ = ()
+
+
+# What an array can do and a cell can't; == stays identity, so that states can be keys.
+_BINARY = "add sub mul truediv floordiv mod divmod pow matmul and or xor lshift rshift"
+_OTHER = (
+    "neg pos abs invert lt le gt ge getitem setitem len iter float int complex index round "
+    "array jax_array"
+)
+for _operation in f"{_BINARY} {_OTHER}".split():
+    setattr(NoArray, f"__{_operation}__", _refuse_use(_operation))
+for _operation in _BINARY.split():
+    setattr(NoArray, f"__r{_operation}__", _refuse_use(_operation))
+
+
+def described(cell: "State[Any]") -> str:
+    """Returns what to call a state in a message where its value may be gone."""
+    return f"a {type(cell).__name__}" + (f" named {cell.name!r}" if cell.name else "")
+
+
+def refuse_ended(cell: "State[Any]") -> NoReturn:
+    """Refuses to give the value of a state that ended with the call in which it was made."""
+    raise TracerLeakError(
+        f"asked for the value of {described(cell)}",
+        "the state was made inside a transformed function, and its traced value ended "
+        "with the call",
+        "make the state before the call",
+        "return the state, or its value, from the function",
+    )

@@ -38,6 +38,19 @@ for _operation in _BINARY.split():
     setattr(NoArray, f"__r{_operation}__", _refuse_use(_operation))
 
 
+def refuse_equality(cls: type) -> NoReturn:
+    """Refuses a class whose states would be taken for one another."""
+    owner = next((c for c in cls.__mro__ if {"__eq__", "__hash__"} & vars(c).keys()), cls)
+    raise StateTypeError(
+        f"asked for a {cls.__name__}",
+        f"{owner.__name__} defines __eq__ or __hash__, and states are told apart by identity: two "
+        "that are equal would be taken for one",
+        "a method of another name, as in state.is_like(other)",
+        "a comparison of the values, as in a.value == b.value",
+        "@dataclass(eq=False), if it is a dataclass",
+    )
+
+
 def described(cell: "State[Any]") -> str:
     """Returns what to call a state in a message where its value may be gone."""
     return f"a {type(cell).__name__}" + (f" named {cell.name!r}" if cell.name else "")

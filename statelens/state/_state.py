@@ -26,7 +26,7 @@ from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_fac
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Readers
-from ._refusals import NoArray, refuse_ended
+from ._refusals import NoArray, refuse_ended, refuse_equality
 
 if TYPE_CHECKING:
     # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
@@ -84,13 +84,15 @@ class State(NoArray, Cell, Generic[T]):
     ways are `Lens.set` and ``model.states().assign``. What is refused is a `State` inside
     the value, and a traced value where no transform of statelens would take it out again.
 
+    States are told apart by identity, as keys of dictionaries too: a subclass can't define ``==``.
+
     Args:
         value: Any pytree of arrays.
         name: What to call the state in messages.
         tag: A tag or several, for `tagged` to select by.
 
     Raises:
-        StateTypeError: The value is or contains a `State`.
+        StateTypeError: The value is or contains a `State`, or the class defines ``==``.
 
     Example:
         >>> import jax.numpy as jnp, statelens as sl
@@ -114,6 +116,9 @@ class State(NoArray, Cell, Generic[T]):
         self._start(value, current_trace())
 
     def _start(self, value: Any, home: Any) -> None:
+        cls = type(self)
+        if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
+            refuse_equality(cls)
         # Where the state was made; a traced value may be assigned there even without a frame.
         self._home = None if home == TOP else home
         frame = active_frame.get()

@@ -1,6 +1,7 @@
 """The state as a ported program finds it."""
 
 import copy
+import dataclasses
 import operator
 import pickle
 
@@ -227,3 +228,59 @@ def test_a_dictionary_that_is_differentiated_may_be_changed_in_place():
 
     assert sl.grad(loss, state)() == {"a": 4.0}
     assert state.value == {"a": 4.0}
+
+
+# Identity.
+
+
+class Equal(sl.State):
+    def __eq__(self, other):
+        return bool(jnp.all(self.value == other.value))
+
+    __hash__ = sl.State.__hash__
+
+
+class Unhashable(sl.ParamState):
+    def __eq__(self, other):
+        return True
+
+
+class Hashed(sl.State):
+    def __hash__(self):
+        return hash(self.name)
+
+
+@dataclasses.dataclass
+class Record(sl.State):
+    decay: jax.Array
+
+    def __post_init__(self):
+        super().__init__(jnp.ones(()))
+
+
+class Like(np.lib.mixins.NDArrayOperatorsMixin, sl.State):
+    pass
+
+
+class Below(Equal):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Equal, Unhashable, Hashed, Record, Like, Below])
+def test_states_that_are_not_told_apart_by_identity_are_refused(kind):
+    with pytest.raises(sl.StateTypeError, match=r"__eq__ or __hash__, .* would be taken for one"):
+        kind(jnp.ones(()))
+
+
+def test_a_class_with_an_inherited_identity_is_taken():
+    class Named:
+        def __repr__(self):
+            return "named"
+
+    class Both(Named, sl.State):
+        pass
+
+    a, b = Both(jnp.ones(())), Both(jnp.ones(()))
+    assert a == a
+    assert a != b
+    assert len({a, b}) == 2

@@ -87,6 +87,10 @@ class EndedFrameError(StateLensError, RuntimeError):
     """Code goes on in a transform or an overlay that has ended, as a task may."""
 
 
+class StaleStateWarning(StateLensError, UserWarning):  # noqa: N818  (a warning)
+    """A value of a state that a trace of plain JAX takes for a constant, and may use again."""
+
+
 class NonFiniteError(StateLensError, FloatingPointError):
     """A derivative has a nan or inf."""
 

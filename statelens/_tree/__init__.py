@@ -5,6 +5,7 @@ how a path is written and matched, and how a tree comes apart into units with th
 knows nothing of states beyond the protocol that a cell fulfils.
 """
 
+from ._bound_method import METHODS, BoundMethod
 from ._flatten import (
     Site,
     TreeDef,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import jax.tree_util as jtu
 
 from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, user_facing
-from .._tree import MISSING, Cell, MutableNode, Path, open_hidden
+from .._tree import MISSING, BoundMethod, Cell, MutableNode, Path, open_hidden
 from ..lens import BoundLens, LensSpec, first_match, selector_of
 from ..state import Readers, State, active_frame, own, owned
 from ._cached_lookup import CachedLookup, active_reads
@@ -150,7 +150,8 @@ class Module(MutableNode, abc.ABC):
                 elif not hasattr(Module, name):
                     # What is found in the class, or nowhere, may be set here before the next call.
                     frame.reads.record(self, name, MISSING)
-            return _getattribute(self, name) if cell is None else cell.value
+            found = _getattribute(self, name) if cell is None else cell.value
+            return found if hasattr(Module, name) else BoundMethod.of(self, found)
 
         @user_facing
         def __getattr__(self, name: str) -> Any:

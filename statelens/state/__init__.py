@@ -17,7 +17,7 @@ from ._context import (
     owned,
 )
 from ._dependencies import Readers, Reads, is_same
-from ._frame import Captured, Frame, Writes, capture, this_frame
+from ._frame import Captured, Frame, Writes, capture, note_reads, this_frame
 from ._kinds import (
     BatchState,
     HiddenState,
@@ -27,6 +27,7 @@ from ._kinds import (
     params,
     trainable,
 )
+from ._plain_jax import explain_untouched
 from ._refusals import refuse_ended
 from ._state import ENDED, LazyValue, State, is_alive, peek, store_all
 

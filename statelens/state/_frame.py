@@ -14,14 +14,15 @@ from weakref import WeakValueDictionary
 import jax
 import jax.core
 import jax.tree_util as jtu
-import numpy as np
 
 from .._errors import ArgumentError, EndedFrameError, FrozenTreeError, TracerLeakError
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
-from ._refusals import described
-from ._state import ENDED, State, held_value, refuse_leak, store_all
+from ._lent import Lent, can_change
+from ._plain_jax import explain_reuse, note_read
+from ._refusals import described, refuse_leak
+from ._state import ENDED, State, held_value, peek, store_all
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.
@@ -83,6 +84,7 @@ class Frame:
         reads: What is read of mutable nodes, if that matters.
         can_raise: Whether the function has checks that may fail when it runs.
         checks: The checks among them that keep the errors which they raise.
+        trace: The trace in which the frame was opened.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Frame:
         # Mutable nodes that were made while the frame was open, by id.
         self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
-        self._lent: dict[State, tuple[list[Any], TreeDef]] = {}
+        self._lent: dict[State, Lent] = {}
         self.frozen = frozen
         self._on_touch = on_touch
         self._undo = undo
@@ -121,7 +123,7 @@ class Frame:
             parent.require_open("asked for another transform or overlay")
             self.reads = self.reads or parent.reads
         self._parent = parent
-        self._trace = current_trace()
+        self.trace = current_trace()
         self.is_open = True
         active_frame.set(self)
         return self
@@ -162,7 +164,7 @@ class Frame:
         """Lets go of a cell that was made in this frame; only traced values end with it."""
         value = self.values[cell]
         parent, is_traced = self.parent, has_tracers(value)
-        if parent is not None and (self._trace == parent._trace or not is_traced):
+        if parent is not None and (self.trace == parent.trace or not is_traced):
             parent.adopt(cell, value)
         elif is_traced:
             cell.store(ENDED)
@@ -228,18 +230,18 @@ class Frame:
         if cell not in self.touched:
             self.touch(cell)
         value = self.values[cell] if cell in self.values else self.peek(cell)
-        if value is ENDED or isinstance(value, (jax.core.Tracer, jax.Array, int, float)):
+        if value is ENDED:
             return value
-        if cell in self._lent or cell in self._written or cell in self.made:
+        if current_trace() != self.trace:
+            note_read(cell, value)
+        if not can_change(value) or cell in self._lent or cell in self._written:
             return value
-        # A container or a NumPy array could be changed in place, past the frame: lend a copy,
-        # and look at it again when the writes are taken out.
-        leaves, treedef = jax.tree.flatten(value)
-        self._lent[cell] = leaves, treedef
-        self.values[cell] = treedef.unflatten(
-            [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
-        )
-        return self.values[cell]
+        if cell in self.made:
+            return value
+        # What is changed in place is looked at again when the writes are taken out.
+        lent = self._lent[cell] = Lent(value)
+        self.values[cell] = lent.copy
+        return lent.copy
 
     def expect_errors(self, checks: Iterable[Any] = ()) -> None:
         """Notes that the function has checks that may fail when it runs."""
@@ -260,7 +262,7 @@ class Frame:
             if cell in frame.frozen:
                 raise _frozen_write(cell, frame.frozen[cell])
             frame = None if cell in frame.made else frame.parent
-        if current_trace() != self._trace and not cell.is_at_home:
+        if current_trace() != self.trace and not cell.is_at_home:
             raise TracerLeakError(
                 f"asked to assign a value to {cell!r}",
                 "a plain JAX transform is running inside a transform of statelens: it would "
@@ -289,20 +291,11 @@ class Frame:
     def writes(self) -> Writes:
         """Returns what was written so far to cells that were made outside this frame."""
         for cell, lent in self._lent.items():
-            if _has_changed(lent, jax.tree.flatten(self.values[cell])):
+            if lent.has_changed():
                 self._check(cell)
                 self._written[cell] = None
         written = tuple(cell for cell in self._written if cell not in self.made)
         return Writes(written, tuple(self.values[cell] for cell in written))
-
-
-def _has_changed(lent: tuple[list[Any], TreeDef], now: tuple[list[Any], TreeDef]) -> bool:
-    def differs(before: Any, after: Any) -> bool:
-        if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
-            return before is not after
-        return before.dtype != after.dtype or before.tobytes() != after.tobytes()
-
-    return lent[1] != now[1] or any(map(differs, lent[0], now[0]))
 
 
 def _frozen_write(cell: State, path: Path) -> FrozenTreeError:
@@ -359,7 +352,11 @@ def capture(
         states with the values at the end.
     """
     with closing(frame), frame:  # twice, since an interrupt may cut short the first exit
-        out = fun(*args, **kwargs)
+        try:
+            out = fun(*args, **kwargs)
+        except jax.errors.UnexpectedTracerError as error:
+            explain_reuse(error)
+            raise
         leaves, treedef, inside = _opened(out, frame)
         writes = frame.writes()
         made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))
@@ -377,6 +374,14 @@ def _opened(out: Any, frame: Frame) -> tuple[list[Any], TreeDef | None, dict[Sta
     # made again outside of it. A state that is only handed through isn't touched by that.
     leaves, treedef = ([], None) if is_array(out) else flatten(out)
     return leaves, treedef, {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
+
+
+def note_reads(cells: Iterable[State]) -> None:
+    """Notes that a program has taken the values of states, in whatever trace is running."""
+    frame = active_frame.get()
+    if current_trace() != (TOP if frame is None else frame.trace):
+        for cell in cells:
+            note_read(cell, peek(cell))
 
 
 def this_frame() -> Frame:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._errors import StateTypeError, TracerLeakError, user_facing
+from ._context import TOP, current_trace, has_tracers
 
 if TYPE_CHECKING:
     from ._state import State
@@ -64,4 +65,30 @@ def refuse_ended(cell: "State[Any]") -> NoReturn:
         "with the call",
         "make the state before the call",
         "return the state, or its value, from the function",
+    )
+
+
+def refuse_leak(cell: "State[Any]", value: Any) -> None:
+    """Refuses a write inside a plain JAX transform, where no frame takes it out again."""
+    # A traced value would leak; any other would be written once, while tracing, and never when
+    # the compiled function runs, or into a copy that JAX throws away.
+    if not cell.is_at_home and (current_trace() != TOP or has_tracers(value)):
+        _refuse_write(f"asked to assign a value to {cell!r}")
+
+
+def refuse_change_in_place(cell: "State[Any]") -> NoReturn:
+    """Refuses what was written inside a plain JAX transform to a copy of the state's value."""
+    _refuse_write(f"asked to change in place what {described(cell)} holds")
+
+
+def _refuse_write(asked: str) -> NoReturn:
+    raise TracerLeakError(
+        asked,
+        "a plain JAX transform is running, or was: it would leave its tracer in the state, or "
+        "lose the value",
+        "the transform of the same name that knows of states, such as statelens.jit, "
+        "statelens.transform.vmap or statelens.transform.scan",
+        "statelens.functionalize(fun, states), a pure function that any JAX transform "
+        "takes, and that gives the new values back",
+        "statelens.thread(fun), if the state is in the first argument",
     )

@@ -22,11 +22,13 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from .._errors import StateTypeError, TracerLeakError, hide_own_frames, user_facing
+from .._errors import StateTypeError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Readers
-from ._refusals import NoArray, refuse_ended, refuse_equality
+from ._lent import Lent, can_change
+from ._plain_jax import note_read
+from ._refusals import NoArray, refuse_change_in_place, refuse_ended, refuse_equality, refuse_leak
 
 if TYPE_CHECKING:
     # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
@@ -104,7 +106,7 @@ class State(NoArray, Cell, Generic[T]):
 
     # What compiled functions read and write at each call is found faster in a slot. What
     # `State[int](0)` notes must not be among the attributes, which are part of the structure.
-    __slots__ = ("__orig_class__", "_home", "_label_readers", "_value")
+    __slots__ = ("__orig_class__", "_home", "_label_readers", "_lent", "_value")
 
     tag: frozenset[str]
 
@@ -121,6 +123,7 @@ class State(NoArray, Cell, Generic[T]):
             refuse_equality(cls)
         # Where the state was made; a traced value may be assigned there even without a frame.
         self._home = None if home == TOP else home
+        self._lent: Lent | None = None
         frame = active_frame.get()
         if frame is None:
             self.store(value)
@@ -136,10 +139,27 @@ class State(NoArray, Cell, Generic[T]):
         """The value: any pytree of arrays."""
         try:  # what `user_facing` does, which would take as long as the rest three times
             frame = active_frame.get()
-            return self._alive(frame, held_value(self) if frame is None else frame.read(self))
+            if frame is not None:
+                return self._alive(frame, frame.read(self))
+            value = self._alive(frame, held_value(self))
+            if self._lent is not None or current_trace() != TOP:
+                return self._read_in_plain_jax(value)
+            return value
         except Exception as error:
             hide_own_frames(error)
             raise
+
+    def _read_in_plain_jax(self, value: T) -> T:
+        """Returns a value of which a plain transform may not change what lies in the cell."""
+        lent, self._lent = self._lent, None
+        if lent is not None and lent.has_changed():
+            refuse_change_in_place(self)
+        if current_trace() != TOP:
+            note_read(self, value)
+            if can_change(value) and not self.is_at_home:
+                self._lent = Lent(value)
+                return self._lent.copy
+        return value
 
     def look(self) -> T:
         """Returns the value for a look at its structure, shapes and dtypes.
@@ -334,23 +354,6 @@ def _refuse_states(cls: type, value: Any) -> None:
                 "its value, as in State(other.value)",
                 "a plain list or dictionary of states, without a state around it",
             )
-
-
-def refuse_leak(cell: State[Any], value: Any) -> None:
-    """Refuses a write inside a plain JAX transform, where no frame takes it out again."""
-    # A traced value would leak; any other would be written once, while tracing, and never when
-    # the compiled function runs, or into a copy that JAX throws away.
-    if not cell.is_at_home and (current_trace() != TOP or has_tracers(value)):
-        raise TracerLeakError(
-            f"asked to assign a value to {cell!r}",
-            "a plain JAX transform is running: it would leave its tracer in the state, or "
-            "lose the value",
-            "the transform of the same name that knows of states, such as statelens.jit, "
-            "statelens.transform.vmap or statelens.transform.scan",
-            "statelens.functionalize(fun, states), a pure function that any JAX transform "
-            "takes, and that gives the new values back",
-            "statelens.thread(fun), if the state is in the first argument",
-        )
 
 
 def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:

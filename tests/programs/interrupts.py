@@ -5,6 +5,7 @@ import sys
 
 import statelens
 
+LOCKS = {"_lock", "_splitting"}
 OURS = str(pathlib.Path(statelens.__file__).parent)
 
 
@@ -34,7 +35,10 @@ class InterruptAt:
         return self.has_come  # where it passes through JAX, another error may have taken its place
 
     def _enter(self, frame, event, arg):
-        if not frame.f_code.co_filename.startswith(OURS):
+        code = frame.f_code
+        # A trace function may interrupt between the taking of a lock and its block, where no
+        # signal can: the lock would be taken for ever.
+        if not code.co_filename.startswith(OURS) or not LOCKS.isdisjoint(code.co_names):
             return None
         frame.f_trace_opcodes = True
         return self._step

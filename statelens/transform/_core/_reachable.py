@@ -13,17 +13,17 @@ import weakref
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import numpy as np
 
-from ..._tree import MISSING, MutableNode, cells, format
+from ..._tree import METHODS, MISSING, MutableNode, cells, format
 from ...state import State
 
-FUNCTIONS = (FunctionType, MethodType, functools.partial)
+FUNCTIONS = (FunctionType, *METHODS, functools.partial)
 
 # What has nothing below it.
 _ENDS = (
@@ -209,7 +209,7 @@ _STEPS: list[tuple[Any, Callable[[Any], Iterable[Step]]]] = [
 
 def named_in(function: Any) -> Iterator[Step]:
     """Gives what a function reaches in one step."""
-    if isinstance(function, MethodType):
+    if isinstance(function, METHODS):
         yield Step("__self__", function.__self__)
         yield Step("__func__", function.__func__)
     elif isinstance(function, functools.partial):
@@ -306,7 +306,7 @@ def labels_of(function: Callable[..., Any]) -> dict[State, str]:
 
 def _unwrapped(function: Any) -> Iterator[Any]:
     """Goes from a bound method or a partial function to the function inside."""
-    while isinstance(function, (functools.partial, MethodType)):
+    while isinstance(function, (functools.partial, *METHODS)):
         yield function
         function = function.func if isinstance(function, functools.partial) else function.__func__
     yield function

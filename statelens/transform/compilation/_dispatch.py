@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..._errors import hide_own_frames
-from ...state import State, active_frame, are_concrete, concrete_types, has_tracers
+from ...state import State, active_frame, are_concrete, concrete_types, has_tracers, note_reads
 from .._core import (
     PROGRAM_ERRORS,
     Arguments,
@@ -90,6 +90,7 @@ class Dispatch:
                 return self._program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
+                note_reads(self._cells)
                 out = merge_output(self._program.output(result))
             if values:
                 self._program.keep(result)

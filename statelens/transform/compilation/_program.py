@@ -15,7 +15,16 @@ import jax.extend.core
 from jax.tree_util import treedef_is_leaf
 
 from ..._tree import TreeDef
-from ...state import Reads, State, Writes, active_frame, has_tracers, peek, store_all
+from ...state import (
+    Reads,
+    State,
+    Writes,
+    active_frame,
+    has_tracers,
+    note_reads,
+    peek,
+    store_all,
+)
 from .._core import (
     PROGRAM_ERRORS,
     Partitioned,
@@ -226,6 +235,7 @@ class Program:
         """Commits what a call has written, and gives what it has returned."""
         # Before anything is committed: nodes of other libraries may refuse to be made.
         out = merge_output(self.output(result))
+        note_reads(self.taken)
         frame = active_frame.get()
         if frame is not None:
             for cell in self.touched:

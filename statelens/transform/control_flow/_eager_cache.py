@@ -9,14 +9,14 @@ import dis
 import functools
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
 from ..._lru_cache import LruCache
-from ..._tree import MutableNode
+from ..._tree import METHODS, MutableNode
 from ...state import TOP, State, current_trace, is_same
 from .._core import FUNCTIONS, inner_codes, named_in
 from ..compilation import JitFunction
@@ -156,12 +156,12 @@ def _weakly(value: Any) -> Any:
 
 
 def _identity(function: Callable[..., Any]) -> Hashable:
-    if isinstance(function, MethodType):
+    if isinstance(function, METHODS):
         return id(function.__self__), function.__func__
     return id(function)
 
 
 def _reference(function: Callable[..., Any], ended: Callable[[Any], None]) -> Callable[[], Any]:
-    if isinstance(function, MethodType):
+    if isinstance(function, METHODS):
         return weakref.WeakMethod(function, ended)
     return weakref.ref(function, ended)

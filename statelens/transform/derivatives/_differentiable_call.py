@@ -55,7 +55,7 @@ class DifferentiableCall:
         self.argnums = argnums
         # The number of arguments that are a method's object, closed over: none or one.
         self._first = first
-        self._untouched: str | None = None
+        self._untouched: tuple[str, str] | None = None
         self.targets: list[Target] = []
         if isinstance(where, Selector):
             self.targets.append(TreeTarget(where, args, allowed))
@@ -130,9 +130,10 @@ class DifferentiableCall:
     def check_touched(self) -> None:
         """Refuses a state to be differentiated that the function never touched."""
         if self._untouched is not None:
+            name, found = self._untouched
             raise UntouchedStateError(
-                f"asked {self._asked_by} for the derivative by the state '{self._untouched}'",
-                "the function never read or wrote it",
+                f"asked {self._asked_by} for the derivative by the state '{name}'",
+                found,
                 "leave it out of grad_states",
                 "check_states=False, for a derivative of zeros",
             )

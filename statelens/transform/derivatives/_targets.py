@@ -13,7 +13,7 @@ from typing import Any
 from ..._errors import ArgumentError
 from ..._tree import Cell, Path, cells, format, has_owners
 from ...lens import Selector, StateForm, combine, focus_on, read_all, split
-from ...state import State, peek
+from ...state import State, explain_untouched, peek
 from .._core import parse_argnum, states_in
 from ._dtypes import Differentiable
 
@@ -48,10 +48,13 @@ class Call:
             if found[path] is not cell:
                 self.values[cell] = peek(found[path])
 
-    def first_untouched(self, touched: Iterable[State]) -> str | None:
-        """Names a state that had to be touched and wasn't."""
+    def first_untouched(self, touched: Iterable[State]) -> tuple[str, str] | None:
+        """Names a state that had to be touched and wasn't, and says what is known of it."""
         missing = self.watched.keys() - set(touched)
-        return next((label(cell) for cell, label in self.watched.items() if cell in missing), None)
+        for cell, label in self.watched.items():
+            if cell in missing:
+                return label(cell), explain_untouched(cell)
+        return None
 
 
 class Target(abc.ABC):

@@ -1,0 +1,317 @@
+"""What plain JAX transforms may do to states: read them, which warns, and never leave a tracer."""
+
+import copy
+import inspect
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import statelens as sl
+
+T = sl.transform
+
+X = jnp.arange(3.0)
+
+# Each is given a function of one number, and calls it once it has traced it.
+TRACING = {
+    "jit": lambda f: jax.jit(f),
+    "scan": lambda f: lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, jnp.zeros(2))[0],
+    "while_loop": lambda f: lambda x: jax.lax.while_loop(lambda y: y < 0, f, x),
+    "fori_loop": lambda f: lambda x: jax.lax.fori_loop(0, 2, lambda _, y: f(y), x),
+    "cond": lambda f: lambda x: jax.lax.cond(x > 0, f, lambda y: y, x),
+    "map": lambda f: lambda x: jax.lax.map(f, x[None]),
+    "checkpoint": lambda f: jax.checkpoint(f),
+    "filter_jit": lambda f: eqx.filter_jit(lambda x: f(x)),
+    "vmap of jit": lambda f: lambda x: jax.vmap(jax.jit(f))(x[None]),
+    "grad of jit": lambda f: jax.grad(jax.jit(f)),
+    "jit of grad": lambda f: jax.jit(jax.grad(f)),
+}
+# These run the function each time.
+RUNNING = {
+    "grad": lambda f: jax.grad(f),
+    "vmap": lambda f: lambda x: jax.vmap(f)(x[None]),
+    "jvp": lambda f: lambda x: jax.jvp(f, (x,), (x,)),
+    "vjp": lambda f: lambda x: jax.vjp(f, x),
+}
+ONE = jnp.array(1.0)
+
+
+class Net(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = sl.ParamState(jnp.array(2.0))
+        self.layer = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+        self.gains = {"a": [jnp.ones(2)], "n": np.zeros(2)}
+        self.tree = sl.State({"a": [jnp.ones(2)], "n": np.zeros(2)})
+
+    def scale(self, x):
+        return x * self.weight.value
+
+    def write(self, x):
+        self.weight.value = x
+
+
+READS = {
+    "state": lambda net: lambda x: x * net.weight.value,
+    "layer": lambda net: lambda x: x * net.layer.bias[0],
+    "container": lambda net: lambda x: x * net.tree.value["a"][0][0],
+    "held container": lambda net: lambda x: x * net.gains["a"][0][0],
+    "method": lambda net: net.scale,
+    "compiled": lambda net: sl.jit(net.scale),
+    "compiled, a pair": lambda net: lambda x: sl.jit(lambda x: (net.scale(x), x))(x)[0],
+}
+
+
+@pytest.mark.parametrize("reads", READS.values(), ids=READS)
+@pytest.mark.parametrize("transform", TRACING.values(), ids=TRACING)
+def test_a_read_in_a_trace_warns(transform, reads):
+    net = Net()
+    fun = transform(reads(net))
+    with pytest.warns(sl.StaleStateWarning, match="the value is a constant of the trace"):
+        fun(ONE)
+
+
+@pytest.mark.parametrize("reads", READS.values(), ids=READS)
+@pytest.mark.parametrize("transform", RUNNING.values(), ids=RUNNING)
+def test_a_read_where_the_function_runs_each_time_does_not(transform, reads):
+    net = Net()
+    transform(reads(net))(ONE)
+
+
+def test_the_warning_names_the_state_the_place_and_the_remedy():
+    rate = sl.State(ONE, name="rate")
+
+    @jax.jit
+    def f(x):
+        return x * rate.value
+
+    with pytest.warns(sl.StaleStateWarning) as caught:
+        f(ONE)
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert warning.lineno == f.__wrapped__.__code__.co_firstlineno + 2
+    assert "State(weak_f32[], name='rate')" in str(warning.message)
+    assert "statelens.transform.scan" in str(warning.message)
+    assert "statelens.functionalize(fun, states)" in str(warning.message)
+
+
+def test_a_place_warns_once():
+    rate = sl.State(ONE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            jax.jit(lambda x: x * rate.value)(ONE)
+    assert len(caught) == 1
+
+
+def test_the_warning_is_an_error_for_those_who_ask():
+    rate = sl.State(ONE)
+    with pytest.raises(sl.StaleStateWarning, match="constant of the trace") as caught:
+        jax.jit(lambda x: x * rate.value)(ONE)
+    assert isinstance(caught.value, sl.StateLensError)
+    assert caught.traceback[-1].path.samefile(__file__)
+
+
+@pytest.mark.parametrize("transform", TRACING.values(), ids=TRACING)
+def test_what_our_transforms_take_as_input_does_not_warn(transform):
+    net = Net()
+    step = sl.jit(lambda x: transform(net.scale)(x) + x * net.layer.bias[0])
+    for weight in (1.0, 3.0):
+        net.weight.value = jnp.array(weight)
+        step(ONE)
+
+
+def test_what_is_passed_in_or_made_in_the_trace_does_not_warn():
+    net = Net()
+    assert jax.jit(lambda net, x: net.scale(x))(net, ONE) == 2
+    assert sl.functionalize(net.scale, net.states())(net.states().values_dict(), ONE)[0] == 2
+
+    @jax.jit
+    def make(x):
+        state = sl.State({"a": x * 2})
+        state.value["a"] += 1
+        return state.value["a"]
+
+    assert make(ONE) == 3
+
+
+@pytest.mark.parametrize("transform", TRACING.values(), ids=TRACING)
+def test_an_untraced_value_inside_of_our_transform_warns(transform):
+    net = Net()
+    run = T.vmap(lambda x: transform(net.scale)(x))
+    with pytest.warns(sl.StaleStateWarning, match="constant of the trace"):
+        run(ONE[None])
+    with sl.overlay(), pytest.warns(sl.StaleStateWarning, match="constant of the trace"):
+        transform(net.scale)(ONE)
+
+
+CHANGES = {
+    "dict": lambda value, x: value.update(a=x),
+    "list": lambda value, x: value["a"].append(x),
+    "item": lambda value, x: value["a"].__setitem__(0, x),
+    "new key": lambda value, x: value.update(b=x),
+    "deleted": lambda value, x: value.pop("a"),
+    "numpy": lambda value, x: value["n"].__setitem__(0, 7.0),
+}
+HOLDERS = {
+    "state": (lambda net: net.tree.value, "a State"),
+    "attribute": (lambda net: net.gains, "named 'gains'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("transform", [*TRACING.values(), *RUNNING.values()], ids=[*TRACING, *RUNNING])
+def test_a_change_in_place_is_refused_and_leaves_the_state_whole(transform, change, holder):
+    net = Net()
+    value_of, named = HOLDERS[holder]
+
+    def fun(x):
+        change(value_of(net), x)
+        return x
+
+    transform(fun)(ONE)
+    with pytest.raises(sl.TracerLeakError, match=f"asked to change in place what .*{named}.* holds"):
+        value_of(net)
+    value = value_of(net)
+    assert value.keys() == {"a", "n"}
+    assert len(value["a"]) == 1
+    assert (value["a"][0] == 1).all()
+    assert (value["n"] == 0).all()
+
+
+def test_a_change_in_place_is_refused_at_once_where_the_state_is_read_again():
+    net = Net()
+
+    @jax.grad
+    def fun(x):
+        net.tree.value["a"] = x
+        return net.tree.value["a"]
+
+    with pytest.raises(sl.TracerLeakError, match="asked to change in place"):
+        fun(ONE)
+
+
+def test_a_body_with_a_trace_in_another_program_says_so():
+    weight = sl.ParamState(ONE, name="weight")
+
+    def body(c, x):
+        return c * weight.value, None
+
+    def loss(x):
+        return jax.lax.scan(body, x, jnp.zeros(2))[0]
+
+    sl.jit(loss)(ONE)
+    with pytest.raises(Exception, match="unexpected tracer|taken up|takes up") as caught:
+        sl.grad(loss, grad_states=weight)(ONE)
+    notes = "".join(getattr(caught.value, "__notes__", ())) + str(caught.value)
+    assert "'body'" in notes
+    assert "takes up" in notes
+    assert "statelens.transform.scan" in notes
+
+
+class Decay(sl.nn.Module):
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = sl.ParamState(jnp.array(rate))
+        self.count = sl.State(jnp.array(0))
+
+    def field(self, t, y, args):
+        """What `diffrax` integrates."""
+        return -self.rate.value * y
+
+    def counted(self, y):
+        self.count.value += 1
+        return y
+
+
+class Term(eqx.Module):
+    """Keeps a function as a leaf, as `diffrax.ODETerm` does."""
+
+    field: object
+
+
+@eqx.filter_jit
+def euler(term, y):
+    return y + 0.1 * term.field(0.0, y, None)
+
+
+def test_a_method_takes_its_states_along():
+    decay = Decay(1.0)
+    solve = lambda y: euler(Term(decay.field), y)  # noqa: E731
+    compiled, other = sl.jit(solve), sl.jit(lambda y: 2 * solve(y))
+    by_rate = sl.grad(solve, grad_states=decay.rate)
+    for rate in (1.0, 3.0):
+        decay.rate.value = jnp.array(rate)
+        expected = np.float32(1 - 0.1 * rate)
+        assert np.isclose(solve(1.0), expected)
+        assert np.isclose(compiled(1.0), expected)
+        assert np.allclose(compiled(jnp.ones(2)), expected)
+        assert np.isclose(other(1.0), 2 * expected)
+        assert np.isclose(by_rate(1.0), -0.1)
+        assert np.isclose(sl.jit(by_rate)(1.0), -0.1)
+
+
+def test_a_solver_of_diffrax_takes_a_method():
+    diffrax = pytest.importorskip("diffrax")
+    decay = Decay(1.0)
+
+    def solve(y):
+        term = diffrax.ODETerm(decay.field)
+        solution = diffrax.diffeqsolve(term, diffrax.Euler(), 0.0, 1.0, 0.1, y, max_steps=20)
+        return solution.ys[0]
+
+    compiled = sl.jit(solve)
+    for rate in (1.0, 3.0):
+        decay.rate.value = jnp.array(rate)
+        for fun in (solve, compiled, sl.jit(lambda y: solve(y) + 0)):
+            assert np.isclose(fun(1.0), (1 - 0.1 * rate) ** 10)
+
+
+def test_a_write_of_a_method_that_plain_jax_has_made_anew_is_refused():
+    decay = Decay(1.0)
+    with pytest.raises(sl.TracerLeakError, match="asked to assign a value to State"):
+        eqx.filter_jit(lambda method, y: method(y))(decay.counted, ONE)
+
+
+def test_a_method_is_what_a_method_of_python_is():
+    decay = Decay(1.0)
+    method = decay.field
+    assert method == decay.field
+    assert hash(method) == hash(decay.field)
+    assert method != Decay(1.0).field
+    assert method != decay.counted
+    assert method.__self__ is decay
+    assert method.__name__ == "field"
+    assert method.__func__ is Decay.field
+    assert repr(method) == "<bound method Decay.field of a Decay>"
+    assert list(inspect.signature(method).parameters) == ["t", "y", "args"]
+
+
+def test_a_method_that_a_module_holds_moves_with_it():
+    decay = Decay(1.0)
+    decay.callback = decay.field
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, decay)
+    assert doubled.callback.__self__ is doubled
+    assert doubled.callback(0.0, 1.0, None) == -2
+    assert copy.deepcopy(decay).callback(0.0, 1.0, None) == -1
+    assert "callback=<bound method Decay.field of a Decay>" in repr(decay)
+
+
+def test_a_loop_over_a_method_traces_it_once():
+    runs = []
+
+    class Counter(Decay):
+        def step(self, x):
+            runs.append(1)
+            return self.rate.value * x
+
+    counter = Counter(2.0)
+    for _ in range(3):
+        assert (T.for_loop(counter.step, X) == 2 * X).all()
+    assert len(runs) == 1

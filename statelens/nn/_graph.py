@@ -10,14 +10,14 @@ part of its structure. `None` counts as a child, so that a tree and its two halv
 same structure.
 """
 
+import copy
 import weakref
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
-import jax.tree_util as jtu
 
 from .._tree import (
     Cell,
@@ -26,11 +26,11 @@ from .._tree import (
     MutableNode,
     Path,
     TreeDef,
-    from_jax,
     is_array,
     is_probed,
     looking,
 )
+from . import _attribute_tree as tree
 
 if TYPE_CHECKING:
     from ._module import Module
@@ -53,7 +53,7 @@ class Static(NamedTuple):
     """A leaf that is part of the structure; its type too, since 1 == 1.0 == True."""
 
     kind: type
-    value: Hashable
+    value: Any
 
 
 Leaf: TypeAlias = Child | Reference | Static
@@ -108,13 +108,16 @@ _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
 def contains_mutables(value: Any) -> bool:
     """Says whether there are states or mutable nodes in a value."""
     # Counters and flags are what is set again and again.
-    return type(value) not in _PLAIN and any(
-        map(is_mutable, jax.tree.leaves(value, is_leaf=is_mutable))
-    )
+    return type(value) not in _PLAIN and any(map(is_mutable, tree.leaves(value, is_mutable)))
 
 
 def _is_stop(value: Any) -> bool:
     return value is None or isinstance(value, (MutableNode, LensLeaf))
+
+
+# What has items that change in place, though JAX takes it for a leaf: a structure has those
+# that there were.
+_CONTAINERS = (list, dict, set, deque, bytearray)
 
 
 def _is_method(value: Any) -> bool:
@@ -128,7 +131,7 @@ def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
     # Most attributes are leaves themselves, for which there is no need of JAX.
     if isinstance(value, (MutableNode, LensLeaf)) or type(value) in _PLAIN:
         return [value], _LEAF
-    return jax.tree.flatten(value, is_leaf=_is_stop)
+    return tree.flatten(value, _is_stop)
 
 
 class _Walk:
@@ -167,7 +170,7 @@ class _Walk:
                 self._cells[id(leaf)] = len(self.children)
             self.children.append(leaf)
             return Child(len(self.children) - 1)
-        return Static(type(leaf), leaf)
+        return Static(type(leaf), copy.copy(leaf) if isinstance(leaf, _CONTAINERS) else leaf)
 
     def structure(self) -> Structure:
         return Structure(tuple(record for record in self._records if record is not None))
@@ -207,7 +210,9 @@ def _children_as_before(root: "Module", structure: Structure) -> list[Any] | Non
                 value = attributes[name]
                 values = [value] if treedef is _LEAF else treedef.flatten_up_to(value)
             except (ValueError, TypeError):
-                return None
+                return (
+                    None  # or a dictionary that JAX can't sort, which isn't worth a way of its own
+                )
             for leaf, value in zip(leaves, values, strict=True):
                 if not _is_as_before(leaf, value, children, nodes):
                     return None
@@ -251,7 +256,7 @@ def _filled(leaves: tuple[Leaf, ...], nodes: list[Any], children: list[Any]) -> 
                 node = nodes[number]
                 yield node if function is None else MethodType(function, node)
             case Static(_, value):
-                yield value
+                yield copy.copy(value) if isinstance(value, _CONTAINERS) else value
 
 
 def flatten_graph_with_keys(root: "Module") -> tuple[list[tuple[GraphKey, Any]], Structure]:
@@ -282,8 +287,8 @@ def _collect_paths(
     above = (*above, number)
     for name, treedef, leaves in structure.records[number].attributes:
         positions = treedef.unflatten(range(len(leaves)))
-        for keys, position in jtu.tree_flatten_with_path(positions)[0]:
-            below = (*path, name, *from_jax(keys)[0])
+        for inner, position in tree.leaves_with_path(positions, _is_stop):
+            below = (*path, name, *inner)
             match leaves[position]:
                 case Child(child):
                     paths[child].append(below)
@@ -304,8 +309,8 @@ def nodes_with_path(root: "Module") -> Iterator[tuple[Path, "Module"]]:
         with looking():
             attributes = node._attributes()
         for name, value in attributes.items():
-            for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_is_stop)[0]:
+            for inner, leaf in tree.leaves_with_path(value, _is_stop):
                 if isinstance(leaf, MutableNode):
-                    yield from visit(leaf, (*path, name, *from_jax(keys)[0]))
+                    yield from visit(leaf, (*path, name, *inner))
 
     return visit(root, ())

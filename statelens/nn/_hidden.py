@@ -3,11 +3,11 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 
 from .._errors import StateTypeError
 from .._tree import Cell, is_array, is_numeric
 from ..state import State
+from . import _attribute_tree as tree
 from ._graph import contains_mutables, is_mutable
 
 
@@ -20,13 +20,13 @@ class HiddenCell(State[Any]):
 
 def is_hidden(value: Any) -> bool:
     """Says whether a value is arrays alone, so that a hidden state holds it."""
-    has_arrays = any(map(is_array, jax.tree.leaves(value, is_leaf=is_mutable)))
+    has_arrays = any(map(is_array, tree.leaves(value, is_mutable)))
     return has_arrays and not contains_mutables(value)
 
 
 def refuse_dropping(module: Any, name: str, before: Any, value: Any) -> None:
     """Refuses to set an attribute of states to values for them, by which the states would go."""
-    if is_mutable(value) or not _are_values_of(before, value):
+    if contains_mutables(value) or not _are_values_of(before, value):
         return
     kind = type(before).__name__ if isinstance(before, Cell) else "container of states"
     raise StateTypeError(
@@ -42,9 +42,10 @@ def refuse_dropping(module: Any, name: str, before: Any, value: Any) -> None:
 def _are_values_of(before: Any, value: Any) -> bool:
     if isinstance(before, Cell) and is_numeric(value):
         return True
-    cells, structure = jax.tree.flatten(before, is_leaf=is_mutable)
+    cells, structure = tree.flatten(before, is_mutable)
     if not any(isinstance(cell, Cell) for cell in cells):
         return False
     values = [cell.look() if isinstance(cell, Cell) else cell for cell in cells]
-    same = jax.tree.structure(structure.unflatten(values)) == jax.tree.structure(value)
-    return same and any(map(is_numeric, jax.tree.leaves(value)))
+    news, new_structure = tree.flatten(value, is_mutable)
+    is_same = tree.flatten(structure.unflatten(values), is_mutable)[1] == new_structure
+    return is_same and any(map(is_numeric, news))

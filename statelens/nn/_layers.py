@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.tree_util as jtu
-
 from .._errors import ArgumentTypeError
-from .._tree import Path, format, from_jax, looking
+from .._tree import Path, format, looking
+from . import _attribute_tree as tree
 from ._graph import contains_mutables, is_mutable, nodes_with_path
 
 _MODE = "inference"
@@ -33,12 +31,12 @@ def layers_with_mode(root: Any) -> Iterator[Path]:
             attributes = node._attributes()
         for name, value in attributes.items():
             if not contains_mutables(value):
-                if any(map(_has_mode, jax.tree.leaves(value, is_leaf=_has_mode))):
+                if any(map(_has_mode, tree.leaves(value, _has_mode))):
                     yield (*path, name)
                 continue
-            for keys, leaf in jtu.tree_flatten_with_path(value, is_leaf=_stops)[0]:
+            for inner, leaf in tree.leaves_with_path(value, _stops):
                 if _has_mode(leaf):
-                    yield (*path, name, *from_jax(keys)[0])
+                    yield (*path, name, *inner)
 
 
 def _has_mode(node: Any) -> bool:

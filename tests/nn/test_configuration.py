@@ -1,0 +1,136 @@
+"""Attributes that are plain configuration: dictionaries of any keys, and containers that change."""
+
+import collections
+import copy
+import enum
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import statelens as sl
+from tests.helpers import written
+
+
+class Side(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+
+
+def model(table):
+    module = sl.nn.Module()
+    module.w, module.table = sl.State(jnp.ones(())), table
+    return module
+
+
+TABLES = {
+    "mixed": {3: 4, "a": 5},
+    "enum": {Side.RIGHT: 1, Side.LEFT: 2},
+    "none": {None: 1, "a": 2},
+    "classes": {int: 1, float: 2},
+    "frozensets": {frozenset({1}): 1, frozenset({"a"}): 2},
+    "complex": {1j: 1, 2j: 2},
+    "default": collections.defaultdict(list, {3: [4], "a": [5]}),
+    "ordered": collections.OrderedDict({3: 4, "a": 5}),
+    "nested": [{"x": {1: {2: 3, "b": 4}, "a": 3}}, ({"c": 1, 4: 2},)],
+    "set": {3, "a", None},
+    "set of enum": {Side.LEFT, Side.RIGHT},
+}
+USES = {
+    "tree_map": lambda m: jax.tree.map(lambda x: x, m),
+    "twice": lambda m: jax.tree.map(lambda x: x, jax.tree.map(lambda x: x, m)),
+    "deepcopy": copy.deepcopy,
+    "jit": lambda m: sl.jit(lambda m: m)(m),
+    "jax.jit": lambda m: jax.jit(lambda m: m)(m),
+    "set": lambda m: sl.lens("w").set(m, {"w": jnp.zeros(())}),
+    "halves": lambda m: sl.combine(*sl.lens("w").partition(m)),
+    "grad": lambda m: sl.grad(lambda m: m.w.value, "w")(m),
+    "thread": lambda m: sl.thread(lambda m: None)(m)[1],
+    "equinox": lambda m: eqx.combine(*eqx.partition(m, eqx.is_array)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("name", TABLES)
+def test_it_may_have_any_keys(name, use):
+    table = TABLES[name]
+    again = USES[use](model(table)).table
+    assert again == table
+    assert type(again) is type(table)
+    assert list(again) == list(table) or isinstance(table, set)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_module_of_any_configuration_is_looked_at_and_run(name):
+    module = model(TABLES[name])
+    assert written(module.states()) == written(sl.lens("**").paths(module)) == ["w"]
+    assert jax.tree.structure(module) == jax.tree.structure(model(copy.deepcopy(TABLES[name])))
+    assert "table=" in repr(module)
+    assert sl.jit(lambda: module.w.value * len(module.table))() == len(TABLES[name])
+
+
+def test_another_order_or_class_of_keys_is_another_structure():
+    structures = [
+        jax.tree.structure(model(table))
+        for table in ({3: 1, "a": 2}, {"a": 2, 3: 1}, {3.0: 1, "a": 2}, {3: 1, "a": 2.0})
+    ]
+    assert len(set(map(id, structures))) == 4
+    assert [a == b for a in structures for b in structures].count(True) == 4
+
+
+def test_states_and_modules_may_be_under_any_keys():
+    module = model({3: sl.State(jnp.ones(2)), "a": model({}), Side.LEFT: [sl.State(jnp.ones(1))]})
+    assert len(module.states()) == 4
+    assert {path[1] for path in module.states() if path[0] == "table"} == {3, "a", Side.LEFT}
+    again = jax.tree.map(lambda x: 2 * x, module)
+    assert again.table[3].value.tolist() == [2, 2]
+    assert again.table["a"].w.value == 2
+    module.table[3].value = jnp.zeros(2)
+    assert sl.grad(lambda: module.table["a"].w.value ** 2, module.table["a"].w)() == 2
+
+
+def test_a_table_may_be_set_again():
+    module = model({3: sl.State(jnp.ones(2)), "a": 5})
+    module.table = {3: sl.State(jnp.ones(2)), "a": 6}
+    with pytest.raises(sl.StateTypeError, match="a container of states, which would be dropped"):
+        module.table = {3: jnp.ones(2), "a": 6}
+
+
+# Containers that JAX takes for leaves.
+
+
+class Stack(list):
+    pass
+
+
+CHANGES = {
+    "set": ({1}, lambda x: x.add(2)),
+    "bytearray": (bytearray(b"a"), lambda x: x.append(2)),
+    "deque": (collections.deque([1]), lambda x: x.append(2)),
+    "counter": (collections.Counter("a"), lambda x: x.update("b")),
+    "subclass": (Stack([1]), lambda x: x.append(2)),
+}
+
+
+@pytest.mark.parametrize("jit", [jax.jit, sl.jit])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_in_place_is_seen_in_an_argument(name, jit):
+    container, change = CHANGES[name]
+    module = model(copy.copy(container))
+    f = jit(lambda m: m.w.value * len(m.table))
+    assert f(module) == 1
+    change(module.table)
+    assert f(module) == 2
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_jax_makes_has_containers_of_its_own(name):
+    container, change = CHANGES[name]
+    module = model(copy.copy(container))
+    leaves, structure = jax.tree.flatten(module)
+    one, other = structure.unflatten(leaves), structure.unflatten(leaves)
+    change(one.table)
+    assert other.table == module.table == container
+    assert jax.tree.structure(one) != structure
+    assert type(one.table) is type(container)

@@ -59,6 +59,8 @@ def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> list[Any]:
 
 def leaves_with_path(value: Any, is_leaf: Callable[[Any], bool]) -> list[tuple[Path, Any]]:
     """Lists the leaves of the value of an attribute with their first paths."""
+    if not isinstance(value, (list, tuple, dict)) and (is_leaf(value) or jtu.all_leaves([value])):
+        return [((), value)]
     found = jtu.tree_flatten_with_path(sortable(value, is_leaf), is_leaf=is_leaf)[0]
     return [(from_jax(keys)[0], leaf) for keys, leaf in found]
 

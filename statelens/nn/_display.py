@@ -10,31 +10,42 @@ from .._tree import Cell, MutableNode, flatten, is_array, looking
 from ..state import State
 from ._graph import contains_mutables
 
+# What lies deeper is only named.
+_MOST_LEVELS = 30
 
-def shown(module: Any, above: frozenset[int] = frozenset()) -> str:
-    """Returns the text of a module, in the modules whose ids are `above`."""
-    if id(module) in above:
-        return f"<{type(module).__name__} again>"
-    lines = []
+
+def shown(module: Any) -> str:
+    """Returns the text of a module; what is shared is shown where it comes first."""
+    return _shown_module(module, set(), 0)
+
+
+def _shown_module(module: Any, seen: set[int], level: int) -> str:
+    kind = type(module).__name__
+    if id(module) in seen:
+        return f"<{kind} again>"
+    if level == _MOST_LEVELS:
+        return f"{kind}(...)"
+    seen.add(id(module))
     with looking():
         attributes = module._attributes()
+    lines = []
     for name, value in attributes.items():
-        text = _shown_value(value, above | {id(module)})
+        text = _shown_value(value, seen, level + 1)
         lines.append("  " + f"{name}={text},".replace("\n", "\n  "))
     if not lines:
-        return f"{type(module).__name__}()"
-    counts = f"  # {_counted(module)}" if not above else ""
-    return "\n".join([f"{type(module).__name__}({counts}", *lines, ")"])
+        return f"{kind}()"
+    counts = f"  # {_counted(module)}" if level == 0 else ""
+    return "\n".join([f"{kind}({counts}", *lines, ")"])
 
 
-def _shown_value(value: Any, above: frozenset[int]) -> str:
+def _shown_value(value: Any, seen: set[int], level: int) -> str:
     if isinstance(value, MutableNode):
-        return shown(value, above)
+        return _shown_module(value, seen, level)
     if isinstance(value, (list, tuple)) and contains_mutables(value):
-        inside = [_shown_value(item, above) for item in value]
+        inside = [_shown_value(item, seen, level) for item in value]
         opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
     elif isinstance(value, dict) and contains_mutables(value):
-        inside = [f"{key!r}: {_shown_value(item, above)}" for key, item in value.items()]
+        inside = [f"{key!r}: {_shown_value(item, seen, level)}" for key, item in value.items()]
         opening, closing = "{", "}"
     else:
         return repr(value) if isinstance(value, State) else eqx.tree_pformat(value)

@@ -134,6 +134,21 @@ def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
     return tree.flatten(value, _is_stop)
 
 
+_Steps: TypeAlias = Iterator["_Steps"]
+"""A walk that gives further walks, each to be made to its end before it goes on."""
+
+
+def _make(walk: _Steps) -> None:
+    # On a stack of its own: modules may lie deeper than Python's calls may.
+    stack = [walk]
+    while stack:
+        inner = next(stack[-1], None)
+        if inner is None:
+            stack.pop()
+        else:
+            stack.append(inner)
+
+
 class _Walk:
     """One walk over a graph, which collects its children and its structure."""
 
@@ -145,7 +160,7 @@ class _Walk:
         # An id is only good as long as its object lives.
         self._kept: list[Any] = []
 
-    def visit(self, node: Any) -> Reference:
+    def visit(self, node: Any) -> _Steps:
         number = len(self._records)
         self._nodes[id(node)] = number
         self._records.append(None)
@@ -153,16 +168,20 @@ class _Walk:
         for name, value in node._attributes().items():
             leaves, treedef = _flatten(value)
             self._kept.append(value)
-            attributes.append(Attribute(name, treedef, tuple(map(self._leaf, leaves))))
+            found = []
+            for leaf in leaves:
+                owner = leaf.__self__ if _is_method(leaf) else leaf
+                if isinstance(owner, MutableNode) and id(owner) not in self._nodes:
+                    yield self.visit(owner)
+                found.append(self._leaf(leaf))
+            attributes.append(Attribute(name, treedef, tuple(found)))
         self._records[number] = Record(type(node), tuple(attributes))
-        return Reference(number)
 
     def _leaf(self, leaf: Any) -> Leaf:
         if isinstance(leaf, MutableNode):
-            known = self._nodes.get(id(leaf))
-            return self.visit(leaf) if known is None else Reference(known)
+            return Reference(self._nodes[id(leaf)])
         if _is_method(leaf):
-            return Reference(self._leaf(leaf.__self__).number, leaf.__func__)  # type: ignore[union-attr]
+            return Reference(self._nodes[id(leaf.__self__)], leaf.__func__)
         if isinstance(leaf, Cell) and id(leaf) in self._cells:
             return Child(self._cells[id(leaf)])
         if leaf is None or isinstance(leaf, LensLeaf) or is_array(leaf):
@@ -189,7 +208,7 @@ def flatten_graph(root: "Module") -> tuple[list[Any], Structure]:
         if children is not None:
             return children, structure
     walk = _Walk()
-    walk.visit(root)
+    _make(walk.visit(root))
     return walk.children, walk.structure()
 
 
@@ -263,7 +282,7 @@ def flatten_graph_with_keys(root: "Module") -> tuple[list[tuple[GraphKey, Any]],
     """Flattens a graph as `flatten_graph` does, with all paths of each child as its key."""
     children, structure = flatten_graph(root)
     paths: list[list[Path]] = [[] for _ in children]
-    _collect_paths(structure, 0, (), (), Counter(), paths)
+    _make(_collect_paths(structure, 0, (), frozenset(), Counter(), paths))
     keys = [GraphKey(tuple(found)) for found in paths]
     return list(zip(keys, children, strict=True)), structure
 
@@ -277,16 +296,16 @@ def _collect_paths(
     structure: Structure,
     number: int,
     path: Path,
-    above: tuple[int, ...],
+    above: frozenset[int],
     visits: Counter[int],
     paths: list[list[Path]],
-) -> None:
+) -> _Steps:
     if number in above or visits[number] == _MOST_PATHS:
         return
     visits[number] += 1
-    above = (*above, number)
+    above = above | {number}
     for name, treedef, leaves in structure.records[number].attributes:
-        positions = treedef.unflatten(range(len(leaves)))
+        positions = 0 if treedef == _LEAF else treedef.unflatten(range(len(leaves)))
         for inner, position in tree.leaves_with_path(positions, _is_stop):
             below = (*path, name, *inner)
             match leaves[position]:
@@ -294,23 +313,26 @@ def _collect_paths(
                     paths[child].append(below)
                 case Reference(node, function):
                     below = below if function is None else (*below, "__self__")
-                    _collect_paths(structure, node, below, above, visits, paths)
+                    yield _collect_paths(structure, node, below, above, visits, paths)
 
 
 def nodes_with_path(root: "Module") -> Iterator[tuple[Path, "Module"]]:
     """Lists each node of a graph once, with the first path that leads to it."""
     seen: set[int] = set()
-
-    def visit(node: Any, path: Path) -> Iterator[tuple[Path, "Module"]]:
+    stack: list[tuple[Path, Any]] = [((), root)]
+    while stack:
+        path, node = stack.pop()
         if id(node) in seen:
-            return
+            continue
         seen.add(id(node))
         yield path, node
         with looking():
             attributes = node._attributes()
-        for name, value in attributes.items():
-            for inner, leaf in tree.leaves_with_path(value, _is_stop):
-                if isinstance(leaf, MutableNode):
-                    yield from visit(leaf, (*path, name, *inner))
-
-    return visit(root, ())
+        stack += reversed(
+            [
+                ((*path, name, *inner), leaf)
+                for name, value in attributes.items()
+                for inner, leaf in tree.leaves_with_path(value, _is_stop)
+                if isinstance(leaf, MutableNode)
+            ]
+        )

@@ -362,3 +362,44 @@ def test_super_init_may_be_forgotten():
 
 def test_a_name_is_kept():
     assert jax.tree.map(lambda x: x, sl.nn.Module(name="encoder")).name == "encoder"
+
+
+# Depth and sharing.
+
+
+class Block(sl.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.weight = sl.ParamState(jnp.ones(()))
+
+
+def nested(depth, make=Block):
+    module = None
+    for _ in range(depth):
+        module = make(module)
+    return module
+
+
+@pytest.mark.parametrize("make", [Block, lambda inner: Block([inner]), lambda m: Block({"a": m})])
+def test_modules_may_be_nested_deeply(make):
+    depth = 900
+    module = nested(depth, make)
+    assert len(module.states()) == len(module.nodes()) == depth
+    assert len(jax.tree.leaves(jax.tree.map(lambda x: x, module))) == depth
+    assert sl.grad(lambda: module.weight.value**2, module.states("weight"))()["weight",] == 2
+    assert sl.jit(lambda module: module.weight.value)(module) == 1
+    deepest = sl.path.format(max(module.states(), key=len))
+    assert written(sl.lens(deepest).paths(module)) == [deepest]
+    assert "Block(...)" in repr(module)
+
+
+def test_repr_of_modules_that_share_modules_shows_each_once():
+    module = Linear(1, 1)
+    for _ in range(20):
+        pair, module = module, sl.nn.Module()
+        module.one = module.other = pair
+    text = repr(module)
+    assert text.count("weight=") == 1
+    assert text.count("<Module again>") == 19
+    assert text.count("<Linear again>") == 1

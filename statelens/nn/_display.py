@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 
 from .._tree import Cell, MutableNode, flatten, is_array, looking
+from ..lens import BoundLens
 from ..state import State
 from ._graph import contains_mutables
 
@@ -41,6 +42,8 @@ def _shown_module(module: Any, seen: set[int], level: int) -> str:
 def _shown_value(value: Any, seen: set[int], level: int) -> str:
     if isinstance(value, MutableNode):
         return _shown_module(value, seen, level)
+    if isinstance(value, BoundLens):
+        return f"states({value.selector.written()!r})"
     if isinstance(value, (list, tuple)) and contains_mutables(value):
         inside = [_shown_value(item, seen, level) for item in value]
         opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")

@@ -31,6 +31,7 @@ from .._tree import (
     looking,
 )
 from . import _attribute_tree as tree
+from ._attribute_tree import Held, is_mutable
 
 if TYPE_CHECKING:
     from ._module import Module
@@ -56,7 +57,13 @@ class Static(NamedTuple):
     value: Any
 
 
-Leaf: TypeAlias = Child | Reference | Static
+class Look(NamedTuple):
+    """A leaf at which a bound lens looks, wherever it belongs."""
+
+    at: Child | Reference | Static
+
+
+Leaf: TypeAlias = Child | Reference | Static | Look
 
 
 class Attribute(NamedTuple):
@@ -65,6 +72,8 @@ class Attribute(NamedTuple):
     name: str
     treedef: TreeDef
     leaves: tuple[Leaf, ...]
+    # Whether the structure is of a tree in which other nodes stand for what JAX doesn't flatten.
+    has_stand_ins: bool
 
 
 class Record(NamedTuple):
@@ -96,11 +105,6 @@ class Structure:
         return f"Structure({', '.join(record.cls.__name__ for record in self.records)})"
 
 
-def is_mutable(value: Any) -> bool:
-    """Says whether a value is a state or a mutable node."""
-    return isinstance(value, (Cell, MutableNode))
-
-
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """The classes of most attributes: nothing lies in their objects."""
 
@@ -127,10 +131,10 @@ def _is_method(value: Any) -> bool:
 _LEAF = jax.tree.structure(0)
 
 
-def _flatten(value: Any) -> tuple[list[Any], TreeDef]:
+def _flatten(value: Any) -> tree.Flat:
     # Most attributes are leaves themselves, for which there is no need of JAX.
     if isinstance(value, (MutableNode, LensLeaf)) or type(value) in _PLAIN:
-        return [value], _LEAF
+        return tree.Flat([value], _LEAF, False)
     return tree.flatten(value, _is_stop)
 
 
@@ -159,6 +163,7 @@ class _Walk:
         self._records: list[Record | None] = []
         # An id is only good as long as its object lives.
         self._kept: list[Any] = []
+        self._has_held = False
 
     def visit(self, node: Any) -> _Steps:
         number = len(self._records)
@@ -166,7 +171,7 @@ class _Walk:
         self._records.append(None)
         attributes = []
         for name, value in node._attributes().items():
-            leaves, treedef = _flatten(value)
+            leaves, treedef, has_stand_ins = _flatten(value)
             self._kept.append(value)
             found = []
             for leaf in leaves:
@@ -174,10 +179,14 @@ class _Walk:
                 if isinstance(owner, MutableNode) and id(owner) not in self._nodes:
                     yield self.visit(owner)
                 found.append(self._leaf(leaf))
-            attributes.append(Attribute(name, treedef, tuple(found)))
+            attributes.append(Attribute(name, treedef, tuple(found), has_stand_ins))
         self._records[number] = Record(type(node), tuple(attributes))
 
-    def _leaf(self, leaf: Any) -> Leaf:
+    def _leaf(self, leaf: Any) -> Any:
+        if isinstance(leaf, Held):
+            # What is only looked at may be met later on, where it belongs.
+            self._has_held = True
+            return leaf
         if isinstance(leaf, MutableNode):
             return Reference(self._nodes[id(leaf)])
         if _is_method(leaf):
@@ -192,7 +201,25 @@ class _Walk:
         return Static(type(leaf), copy.copy(leaf) if isinstance(leaf, _CONTAINERS) else leaf)
 
     def structure(self) -> Structure:
-        return Structure(tuple(record for record in self._records if record is not None))
+        records = [record for record in self._records if record is not None]
+        return Structure(tuple(map(self._settled, records) if self._has_held else records))
+
+    def _settled(self, record: Record) -> Record:
+        """Returns a record in which what is looked at is what it is in the graph."""
+        attributes = [
+            each._replace(leaves=tuple(map(self._settled_leaf, each.leaves)))
+            for each in record.attributes
+        ]
+        return record._replace(attributes=tuple(attributes))
+
+    def _settled_leaf(self, leaf: Any) -> Leaf:
+        if not isinstance(leaf, Held):
+            return leaf
+        owner = leaf.owner
+        if id(owner) in self._nodes:
+            return Look(Reference(self._nodes[id(owner)]))
+        number = self._cells.get(id(owner))
+        return Look(Static(type(owner), owner) if number is None else Child(number))
 
 
 _NOTHING = Structure(())
@@ -224,14 +251,13 @@ def _children_as_before(root: "Module", structure: Structure) -> list[Any] | Non
         names = [attribute.name for attribute in record.attributes]
         if type(node) is not record.cls or list(attributes) != names:
             return None
-        for name, treedef, leaves in record.attributes:
+        for name, treedef, leaves, has_stand_ins in record.attributes:
             try:
                 value = attributes[name]
+                value = tree.with_stand_ins(value, _is_stop) if has_stand_ins else value
                 values = [value] if treedef is _LEAF else treedef.flatten_up_to(value)
             except (ValueError, TypeError):
-                return (
-                    None  # or a dictionary that JAX can't sort, which isn't worth a way of its own
-                )
+                return None
             for leaf, value in zip(leaves, values, strict=True):
                 if not _is_as_before(leaf, value, children, nodes):
                     return None
@@ -250,6 +276,8 @@ def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[
             return known and nodes.setdefault(number, node) is node
         case Static(kind, static):
             return type(value) is kind and bool(value == static)
+        case Look(at):
+            return isinstance(value, Held) and _is_as_before(at, value.owner, children, nodes)
 
 
 def unflatten_graph(structure: Structure, children: Any) -> Any:
@@ -259,7 +287,7 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
     nodes: list[Any] = [object.__new__(record.cls) for record in structure.records]
     for node, record in zip(nodes, structure.records, strict=True):
         attributes = {}
-        for name, treedef, leaves in record.attributes:
+        for name, treedef, leaves, _ in record.attributes:
             attributes[name] = treedef.unflatten(_filled(leaves, nodes, children))
         node._restore(attributes, structure)
     structure.root = weakref.ref(nodes[0])
@@ -268,7 +296,7 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
 
 def _filled(leaves: tuple[Leaf, ...], nodes: list[Any], children: list[Any]) -> Iterator[Any]:
     for leaf in leaves:
-        match leaf:
+        match leaf.at if isinstance(leaf, Look) else leaf:
             case Child(number):
                 yield children[number]
             case Reference(number, function):
@@ -304,7 +332,7 @@ def _collect_paths(
         return
     visits[number] += 1
     above = above | {number}
-    for name, treedef, leaves in structure.records[number].attributes:
+    for name, treedef, leaves, _ in structure.records[number].attributes:
         positions = 0 if treedef == _LEAF else treedef.unflatten(range(len(leaves)))
         for inner, position in tree.leaves_with_path(positions, _is_stop):
             below = (*path, name, *inner)

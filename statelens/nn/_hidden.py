@@ -8,7 +8,8 @@ from .._errors import StateTypeError
 from .._tree import Cell, is_array, is_numeric
 from ..state import State
 from . import _attribute_tree as tree
-from ._graph import contains_mutables, is_mutable
+from ._attribute_tree import is_mutable
+from ._graph import contains_mutables
 
 
 class HiddenCell(State[Any]):
@@ -42,10 +43,10 @@ def refuse_dropping(module: Any, name: str, before: Any, value: Any) -> None:
 def _are_values_of(before: Any, value: Any) -> bool:
     if isinstance(before, Cell) and is_numeric(value):
         return True
-    cells, structure = tree.flatten(before, is_mutable)
+    cells, structure, _ = tree.flatten(before, is_mutable)
     if not any(isinstance(cell, Cell) for cell in cells):
         return False
     values = [cell.look() if isinstance(cell, Cell) else cell for cell in cells]
-    news, new_structure = tree.flatten(value, is_mutable)
-    is_same = tree.flatten(structure.unflatten(values), is_mutable)[1] == new_structure
+    news, new_structure, _ = tree.flatten(value, is_mutable)
+    is_same = tree.flatten(structure.unflatten(values), is_mutable).treedef == new_structure
     return is_same and any(map(is_numeric, news))

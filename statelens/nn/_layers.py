@@ -6,7 +6,8 @@ from typing import Any
 from .._errors import ArgumentTypeError
 from .._tree import Path, format, looking
 from . import _attribute_tree as tree
-from ._graph import contains_mutables, is_mutable, nodes_with_path
+from ._attribute_tree import is_mutable
+from ._graph import contains_mutables, nodes_with_path
 
 _MODE = "inference"
 

@@ -202,7 +202,8 @@ class Frame:
         That doesn't touch the cell, but a program that follows from the look is good as long
         as these are what they were.
         """
-        if self.reads is not None:
+        # What was made in a trace, such as the states of an argument, ends with it.
+        if self.reads is not None and not cell.is_of_a_trace:
             outer: Frame | None = self
             while outer is not None and outer.reads is self.reads:
                 outer = outer.parent

@@ -212,3 +212,20 @@ def test_lanes_of_a_vmap_look_at_their_own_shapes_and_cost_one_trace(inner):
     state.value = state.value + 1
     np.testing.assert_allclose(mapped(jnp.ones(3)), [3.0, 7.0, 11.0])
     assert len(traces) == once
+
+
+@pytest.mark.parametrize(
+    "look", [lambda m: m.states("**"), sl.lens("**").paths], ids=["states", "lens"]
+)
+@pytest.mark.parametrize("inner", [lambda f: f, T.vmap, T.checkpoint], ids=["jit", "vmap", "remat"])
+def test_a_look_at_a_module_that_is_an_argument_ends_with_the_call(look, inner):
+    module = sl.nn.Module()
+    module.layer, module.w = jnp.ones(2), sl.State(jnp.ones(2))
+    module.myself = module  # so that it isn't gone at once
+
+    @sl.jit
+    def f(module, x):
+        return inner(lambda x: x * len(look(module)))(x)
+
+    for _ in range(2):
+        assert f(module, jnp.ones(1)) == 2

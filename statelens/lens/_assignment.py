@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from .._errors import PathError, user_facing
-from .._tree import Cell, Path, as_path, format
+from .._tree import Cell, Path, format
 from ._replace import added, like, placed_as
 from ._state_forms import overlaid_values
-from ._units import U_co, UnitMapping, View, find
+from ._units import U_co, UnitMapping, View
 
 
 class WritableMapping(UnitMapping[U_co]):
@@ -35,9 +35,9 @@ class WritableMapping(UnitMapping[U_co]):
         units = self.units()
         given: dict[Path, Any] = {}
         for key, value in values.items():
-            path, unit = find(units, key)
+            path, unit = self._find(key)
             if path in given:
-                _refuse_twice(path, values)
+                _refuse_twice(path, [key for key in values if self._find(key)[0] == path])
             value = value.value if isinstance(value, (Cell, View)) else value
             free = replace and isinstance(unit, Cell)
             given[path] = value if free else like(path, unit.value, value)
@@ -96,16 +96,15 @@ class WritableMapping(UnitMapping[U_co]):
             Array([0., 0.], dtype=float32)
         """
         units = self.units()
-        steps = {find(units, key)[0]: step for key, step in updates.items()}
+        steps = {self._find(key)[0]: step for key, step in updates.items()}
         news = {p: added(p, units[p].value, step) for p, step in steps.items()}
         self.assign(news, strict=True)
 
 
-def _refuse_twice(path: Path, values: Mapping[Any, Any]) -> NoReturn:
-    keys = " and as ".join(repr(key) for key in values if as_path(key) == path)
+def _refuse_twice(path: Path, keys: list[Any]) -> NoReturn:
     raise PathError(
         f"asked to assign the state at '{format(path)}'",
-        f"there are two values for it, as {keys}",
+        f"there are two values for it, as {' and as '.join(map(repr, keys))}",
         "one value for each path",
     )
 

@@ -76,16 +76,23 @@ class BoundLens(WritableMapping[U_co]):
                 return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
             return {entry.path: self._unit_at(entry, leaves) for entry in entries}
 
+    def _listed_as(self, path: Path) -> Path | None:
+        for depth, node in enumerate(ancestors(self.module, path)):
+            cell, inner = _cell_at(node, path[depth:])
+            if cell is not None:
+                found = [p for p, unit in self.units().items() if _is_in(unit, cell, inner)]
+                return found[0] if found else None
+        return None
+
     def _unit_at(self, entry: Entry, leaves: list[Any]) -> Unit:
         unit = leaves[entry.positions[0]]
         if isinstance(unit, Cell):
             return unit if entry.atom is None else View(unit, entry.inner, entry.index)
         nodes = ancestors(self.module, entry.path)
         for depth in reversed(range(len(entry.path))):
-            node = nodes[depth]
-            cell = node._cell_of(entry.path[depth]) if isinstance(node, MutableNode) else None
+            cell, inner = _cell_at(nodes[depth], entry.path[depth:])
             if cell is not None:
-                return View(cell, entry.path[depth + 1 :], entry.index)
+                return View(cell, inner, entry.index)
         raise StateTypeError(
             f"asked for the cell at '{format(entry.path)}'",
             "there is an array in an immutable tree, which has no cell to write to",
@@ -146,16 +153,32 @@ class BoundLens(WritableMapping[U_co]):
         return other.selector
 
 
+def _cell_at(node: Any, path: Path) -> tuple[Cell | None, Path]:
+    """Returns the cell that a node is, or has behind an attribute, and what is left of a path."""
+    if isinstance(node, Cell):
+        return node, path
+    return node._cell_of(path[0]) if path and isinstance(node, MutableNode) else None, path[1:]
+
+
+def _is_in(unit: Unit, cell: Cell, inner: Path) -> bool:
+    """Says whether a unit is a cell, or its part at a path inside it."""
+    if isinstance(unit, Cell):
+        return unit is cell and not inner
+    return unit.cell is cell and unit.inner == inner and unit.index is None
+
+
 def _flatten_bound(bound: BoundLens[Any]) -> tuple[list[Any], tuple[Path, ...]]:
     units = bound.units()
     return [x if isinstance(x, Cell) else x.value for x in units.values()], tuple(units)
 
 
 def _unflatten_bound(paths: tuple[Path, ...], cells: Any) -> Any:
-    return dict(zip(paths, cells, strict=True))
+    values = [cell.value if isinstance(cell, Cell) else cell for cell in cells]
+    return dict(zip(paths, values, strict=True))
 
 
-# To JAX a bound lens is what it reads as: states by path. A plain dictionary comes back.
+# To JAX a bound lens is what it reads as: states by path. What JAX makes of it is no live state,
+# so that values come back, as `values_dict` gives them and as gradients are given.
 jtu.register_pytree_node(BoundLens, _flatten_bound, _unflatten_bound)
 
 

@@ -84,7 +84,7 @@ class UnitMapping(Mapping[Path, U_co]):
 
     @user_facing
     def __getitem__(self, path: Path | str) -> U_co:
-        return find(self.units(), path)[1]
+        return self._find(path)[1]
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.units())
@@ -126,16 +126,22 @@ class UnitMapping(Mapping[Path, U_co]):
         """
         return {path: unit.value for path, unit in self.items()}
 
+    def _find(self, key: Any) -> tuple[Path, U_co]:
+        """Returns a unit with the path under which it is listed."""
+        path, units = as_path(key), self.units()
+        if path in units:
+            return path, units[path]
+        listed = self._listed_as(path)
+        if listed in units:
+            return listed, units[listed]
+        written = format(path)
+        near = closest(written, units)
+        raise PathError(
+            f"asked for the state at '{written}', which isn't there",
+            f"the closest paths are {', '.join(near)}" if near else f"there are {len(units)} paths",
+            f"'{near[0]}'" if near else "list(states) shows the paths",
+        )
 
-def find(units: Mapping[Path, U_co], key: Any) -> tuple[Path, U_co]:
-    """Returns a unit with its path, which may be given as text."""
-    path = as_path(key)
-    if path in units:
-        return path, units[path]
-    written = format(path)
-    near = closest(written, units)
-    raise PathError(
-        f"asked for the state at '{written}', which isn't there",
-        f"the closest paths are {', '.join(near)}" if near else f"there are {len(units)} paths",
-        f"'{near[0]}'" if near else "list(states) shows the paths",
-    )
+    def _listed_as(self, path: Path) -> Path | None:
+        """Returns the path under which a shared unit is listed that another path leads to."""
+        return None

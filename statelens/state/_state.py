@@ -180,23 +180,25 @@ class State(NoArray, Cell, Generic[T]):
 
     @value.setter
     def value(self, value: T) -> None:
-        try:  # what `write_all` does, in half the time
-            _refuse_states(type(self), value)
-            frame = active_frame.get()
-            if frame is None:
-                refuse_leak(self, value)
-                self.store(value)
-            else:
-                frame.write(self, value)
+        # What `write_all` does, in half the time.
+        _refuse_states(type(self), value)
+        frame = active_frame.get()
+        if frame is None:
+            refuse_leak(self, value)
+            self.store(value)
+        else:
+            frame.write(self, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:  # what `user_facing` does, in less time
+            object.__setattr__(self, name, value)
         except Exception as error:
             hide_own_frames(error)
             raise
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
         if name in self.__dict__:
             self._relabelled()
 
+    @user_facing
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
         self._relabelled()

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import statelens as sl
@@ -77,9 +78,55 @@ def test_repr_lists_the_states():
     assert repr(Net().states(sl.BatchState)) == "{}"
 
 
-def test_jax_maps_over_it():
-    doubled = jax.tree.map(lambda x: 2 * x, Net().states("scale"))
-    assert doubled["scale",].value.tolist() == [2.0] * 4
+def test_jax_maps_over_it_and_gives_values():
+    states = Net().states("scale")
+    assert jax.tree.map(lambda x: 2 * x, states)["scale",].tolist() == [2.0] * 4
+    is_state = lambda x: isinstance(x, sl.State)  # noqa: E731
+    assert jax.tree.map(lambda s: s.value, states, is_leaf=is_state) == states.values_dict()
+
+
+def test_optax_takes_it_for_the_values_of_its_states():
+    net, optimizer = Net(), optax.adamw(0.1)
+    params = net.states(sl.ParamState)
+    memory, by_hand = optimizer.init(params), optimizer.init(params.values_dict())
+    assert jax.tree.structure(memory) == jax.tree.structure(by_hand)
+    grads = sl.grad(lambda: jnp.sum(net.scale.value), params, check_states=False)()
+    updates, _ = optimizer.update(grads, memory, params.values_dict())
+    expected = optax.apply_updates(params.values_dict(), updates)
+    params.apply_updates(updates)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params.values_dict(), expected))
+
+
+def shared():
+    net = sl.nn.Module()
+    net.a = sl.State({"w": jnp.ones(2)})
+    net.z = net.a
+    net.inner = sl.nn.Module()
+    net.inner.layer = jnp.ones(3)
+    net.twins = [net.inner]
+    return net
+
+
+def test_any_path_of_a_shared_state_leads_to_it():
+    net = shared()
+    assert net.states()["z"] is net.states("z")["z"] is net.a
+    assert written(net.states("z")) == ["a"]
+    assert ("z",) in net.states()
+    assert net.states("a.w")["z.w"].cell is net.a
+    assert net.states("**.layer")["twins[0].layer"].value is net.inner.layer
+    for path in ("z.w", "twins[0]", "z.v", "y"):
+        with pytest.raises(sl.PathError, match="which isn't there"):
+            net.states()[path]
+
+
+def test_any_path_of_a_shared_state_assigns_it_once():
+    net = shared()
+    net.states().assign({"z": {"w": jnp.zeros(2)}}, strict=True)
+    assert net.a.value["w"].tolist() == [0, 0]
+    net.assign({"twins[0].layer": jnp.zeros(3)})
+    assert net.inner.layer.tolist() == [0, 0, 0]
+    with pytest.raises(sl.PathError, match="two values for it, as 'z' and as 'a'"):
+        net.assign({"z": {"w": jnp.ones(2)}, "a": {"w": jnp.ones(2)}})
 
 
 # A lens.

@@ -14,6 +14,10 @@ class WritableMapping(UnitMapping[U_co]):
     """A mapping from path to live units that are assigned together."""
 
     @user_facing
+    def __setitem__(self, path: Path | str, value: Any) -> None:
+        self.assign({path: value})
+
+    @user_facing
     def assign(
         self, values: Mapping[Any, Any], *, strict: bool = False, replace: bool = False
     ) -> None:

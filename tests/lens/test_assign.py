@@ -83,6 +83,17 @@ def test_a_copy_of_a_module_s_layer_outlives_what_is_donated():
     assert again.layer.weight.shape == (3, 1)
 
 
+def test_an_item_is_assigned_as_its_value():
+    net = Net()
+    params = net.states(sl.trainable)
+    params["whole"] = np.zeros(3, np.float32)
+    params["layer", "weight"] = jnp.zeros((3, 1))
+    assert net.whole.value.tolist() == [0, 0, 0]
+    assert net.layer.weight.tolist() == [[0], [0], [0]]
+    with pytest.raises(sl.StructureError, match=r"'whole'\nits shape is \(2,\)"):
+        params["whole"] = jnp.zeros(2)
+
+
 # On which devices.
 
 

@@ -1,33 +1,61 @@
-"""Samplers with the arguments that JAX gives them, and some under NumPy's names too.
+"""The samplers of ``jax.random`` whose parameters are what JAX says they are.
 
-They are declared for readers and type checkers. What a sampler takes at run time, the installed
-version of JAX says.
+They are declared for readers and type checkers, in the order that all samplers have: what the
+distribution is made of, the shape, the key, the dtype. What a sampler takes by name at run time is
+what the installed version of JAX says.
 """
 
-from typing import Any, Final, Unpack
+from typing import Any, Final, TypedDict, Unpack
 
 import jax
 from jax import Array
 
-from ._sampler import DType, Numbers, Options, Size, mirrors
+from ._sampler import DType, Key, Measured, Numbers, Size, mirrors
 
 
-class BySize(Options, total=False):
+class BySize(TypedDict, total=False):
     """The other name of ``shape``."""
 
     size: Size
 
 
 class Sharded(BySize, total=False):
-    """What most of them take."""
+    """What almost all of JAX's samplers take."""
 
     out_sharding: Any
 
 
 class Methods(Sharded, total=False):
-    """What those take that draw by one of several methods."""
+    """What those take that newer versions of JAX have several methods for."""
 
     method: str
+
+
+class Bounded(Sharded, total=False):
+    """What JAX's uniform distribution takes."""
+
+    minval: Numbers
+    maxval: Numbers
+
+
+class Chosen(Sharded, total=False):
+    """What choices take."""
+
+    axis: int
+    mode: str | None
+
+
+class Categorical(Sharded, total=False):
+    """What choices by their logits take."""
+
+    replace: bool
+    mode: str | None
+
+
+class Orthogonal(Sharded, total=False):
+    """What orthogonal matrices take, which needn't be square."""
+
+    m: int | None
 
 
 class JaxSamplers:
@@ -37,26 +65,30 @@ class JaxSamplers:
 
     @mirrors(jax.random.ball)
     def ball(
-        self, d: int, p: Numbers = 2, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
-
-    @mirrors(jax.random.bernoulli)
-    def bernoulli(
-        self, p: Numbers = 0.5, shape: Size = None, mode: str = "low", **kw: Unpack[Sharded]
+        self,
+        d: int,
+        p: Numbers = 2,
+        shape: Size = (),
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Sharded],
     ) -> Array: ...
 
     @mirrors(jax.random.beta)
     def beta(
-        self, a: Numbers, b: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
-    ) -> Array: ...
-
-    @mirrors(jax.random.binomial)
-    def binomial(
-        self, n: Numbers, p: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[BySize]
+        self,
+        a: Numbers,
+        b: Numbers,
+        shape: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Methods],
     ) -> Array: ...
 
     @mirrors(jax.random.bits)
-    def bits(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
+    def bits(
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Sharded]
+    ) -> Array: ...
 
     @mirrors(jax.random.categorical)
     def categorical(
@@ -64,42 +96,43 @@ class JaxSamplers:
         logits: Numbers,
         axis: int = -1,
         shape: Size = None,
-        replace: bool = True,
-        mode: str | None = None,
-        **kw: Unpack[Sharded],
+        key: Key = None,
+        **kw: Unpack[Categorical],
     ) -> Array: ...
 
     @mirrors(jax.random.cauchy)
-    def cauchy(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
-
-    @mirrors(jax.random.chisquare)
-    def chisquare(
-        self, df: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
+    def cauchy(
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
     @mirrors(jax.random.choice)
     def choice(
         self,
-        a: Numbers,
+        a: Measured,
         shape: Size = (),
         replace: bool = True,
         p: Numbers | None = None,
-        axis: int = 0,
-        mode: str | None = None,
-        **kw: Unpack[BySize],
+        key: Key = None,
+        **kw: Unpack[Chosen],
     ) -> Array: ...
 
     @mirrors(jax.random.dirichlet)
     def dirichlet(
-        self, alpha: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
+        self,
+        alpha: Numbers,
+        shape: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Sharded],
     ) -> Array: ...
 
     @mirrors(jax.random.double_sided_maxwell)
     def double_sided_maxwell(
         self,
-        loc: Numbers,
-        scale: Numbers,
+        loc: Measured,
+        scale: Measured,
         shape: Size = (),
+        key: Key = None,
         dtype: DType = None,
         **kw: Unpack[BySize],
     ) -> Array: ...
@@ -110,49 +143,34 @@ class JaxSamplers:
         dfnum: Numbers,
         dfden: Numbers,
         shape: Size = None,
+        key: Key = None,
         dtype: DType = None,
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
     @mirrors(jax.random.generalized_normal)
     def generalized_normal(
-        self, p: Numbers, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
-
-    @mirrors(jax.random.geometric)
-    def geometric(
-        self, p: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
+        self,
+        p: Numbers,
+        shape: Size = (),
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Sharded],
     ) -> Array: ...
 
     @mirrors(jax.random.loggamma)
     def loggamma(
-        self, a: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
+        self,
+        a: Numbers,
+        shape: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Methods],
     ) -> Array: ...
 
     @mirrors(jax.random.maxwell)
-    def maxwell(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
-
-    @mirrors(jax.random.multinomial)
-    def multinomial(
-        self,
-        n: Numbers,
-        p: Numbers,
-        *,
-        shape: Size = None,
-        dtype: DType = None,
-        unroll: int | bool = 1,
-        **kw: Unpack[BySize],
-    ) -> Array: ...
-
-    @mirrors(jax.random.multivariate_normal)
-    def multivariate_normal(
-        self,
-        mean: Numbers,
-        cov: Numbers,
-        shape: Size = None,
-        dtype: DType = None,
-        method: str = "cholesky",
-        **kw: Unpack[Sharded],
+    def maxwell(
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
     @mirrors(jax.random.orthogonal)
@@ -160,75 +178,61 @@ class JaxSamplers:
         self,
         n: int,
         shape: Size = (),
+        key: Key = None,
         dtype: DType = None,
-        m: int | None = None,
-        **kw: Unpack[Sharded],
-    ) -> Array: ...
-
-    @mirrors(jax.random.pareto)
-    def pareto(
-        self, b: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
+        **kw: Unpack[Orthogonal],
     ) -> Array: ...
 
     @mirrors(jax.random.permutation)
     def permutation(
-        self, x: Numbers, axis: int = 0, independent: bool = False, **kw: Unpack[Sharded]
+        self,
+        x: Measured,
+        axis: int = 0,
+        independent: bool = False,
+        key: Key = None,
+        **kw: Unpack[Sharded],
     ) -> Array: ...
 
     @mirrors(jax.random.poisson)
     def poisson(
-        self, lam: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
+        self,
+        lam: Numbers = 1.0,
+        shape: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Methods],
     ) -> Array: ...
 
     @mirrors(jax.random.rademacher)
-    def rademacher(self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]) -> Array: ...
+    def rademacher(
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Sharded]
+    ) -> Array: ...
 
     @mirrors(jax.random.rayleigh)
     def rayleigh(
-        self, scale: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
-
-    @mirrors(jax.random.t)
-    def t(
-        self, df: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
-
-    @mirrors(jax.random.triangular)
-    def triangular(
         self,
-        left: Numbers,
-        mode: Numbers,
-        right: Numbers,
+        scale: Measured = 1.0,
         shape: Size = None,
+        key: Key = None,
         dtype: DType = None,
         **kw: Unpack[Sharded],
     ) -> Array: ...
 
-    @mirrors(jax.random.wald)
-    def wald(
-        self, mean: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Sharded]
-    ) -> Array: ...
-
-    @mirrors(jax.random.weibull_min)
-    def weibull_min(
+    @mirrors(jax.random.t)
+    def t(
         self,
-        scale: Numbers,
-        concentration: Numbers,
-        shape: Size = (),
+        df: Numbers,
+        shape: Size = None,
+        key: Key = None,
         dtype: DType = None,
-        **kw: Unpack[BySize],
+        **kw: Unpack[Sharded],
     ) -> Array: ...
 
     # NumPy's names of what JAX has under another one.
 
     @mirrors(jax.random.uniform)
     def random(
-        self,
-        shape: Size = (),
-        dtype: DType = None,
-        minval: Numbers = 0.0,
-        maxval: Numbers = 1.0,
-        **kw: Unpack[Sharded],
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Bounded]
     ) -> Array: ...
 
     random_sample: Final = random
@@ -239,15 +243,20 @@ class JaxSamplers:
 
     @mirrors(jax.random.exponential)
     def standard_exponential(
-        self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...
 
     @mirrors(jax.random.gamma)
     def standard_gamma(
-        self, a: Numbers, shape: Size = None, dtype: DType = None, **kw: Unpack[Methods]
+        self,
+        a: Numbers,
+        shape: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Methods],
     ) -> Array: ...
 
     @mirrors(jax.random.normal)
     def standard_normal(
-        self, shape: Size = (), dtype: DType = None, **kw: Unpack[Sharded]
+        self, shape: Size = (), key: Key = None, dtype: DType = None, **kw: Unpack[Sharded]
     ) -> Array: ...

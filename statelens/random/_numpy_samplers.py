@@ -1,9 +1,9 @@
-"""Samplers with the arguments that NumPy gives them, since ported programs pass these.
+"""Samplers of numbers along a line, with the parameters that NumPy gives them.
 
-JAX computes the numbers of these too. Each is written as a pure function of a key, and is a
-method that takes no key: the state splits one off.
+JAX computes the numbers of these too. A sampler is written as a method that gets a key in any case:
+the state splits one off where the caller passes none. Ported programs pass these parameters by
+position, in NumPy's order, and then the key and the dtype.
 """
-# ruff: noqa: N805 (their first argument is the key)
 
 from typing import Any, Unpack
 
@@ -12,43 +12,27 @@ import jax.numpy as jnp
 from jax import Array
 
 from .._errors import ArgumentError
-from ._sampler import ByShape, Draw, DType, Numbers, Options, Size, as_shape, draws
+from ._parameters import extent, require
+from ._quantities import numbers_of
+from ._sampler import (
+    ByShape,
+    Draw,
+    DType,
+    Key,
+    Measured,
+    Numbers,
+    OfJax,
+    Placed,
+    Size,
+    Squared,
+    Template,
+    as_numbers,
+    as_shape,
+    draws,
+)
 
 _jax: Any = jax.random
 """What JAX draws by, asked at run time which options a sampler takes."""
-
-
-class OfJax(ByShape, total=False):
-    """What the samplers of JAX take."""
-
-    mode: str
-    method: str
-    out_sharding: Any
-
-
-class Common(OfJax, total=False):
-    """What most of them take."""
-
-    dtype: DType
-
-
-def _extent(size: Any, **parameters: Any) -> tuple[Any, ...]:
-    """Returns the shape of the samples: `size`, or that of the parameters together."""
-    shapes = {name: jnp.shape(value) for name, value in parameters.items()}
-    try:
-        joint = jnp.broadcast_shapes(*shapes.values())
-        shape = joint if size is None else size
-        if jnp.broadcast_shapes(shape, joint) == shape:
-            return shape
-    except ValueError:
-        joint = None
-    raise ArgumentError(
-        f"asked for samples of size={size}",
-        ", ".join(f"{name} has shape {shape}" for name, shape in shapes.items()),
-        "parameters of shapes that broadcast to each other"
-        if joint is None
-        else f"a size that they broadcast to, such as size={joint}",
-    )
 
 
 def _affine(samples: Array, loc: Any, scale: Any, dtype: DType) -> Array:
@@ -60,9 +44,11 @@ def _affine(samples: Array, loc: Any, scale: Any, dtype: DType) -> Array:
     return samples if dtype is None else samples.astype(dtype)
 
 
-def _located(standard: Draw, key: Any, loc: Any, scale: Any, size: Any, kw: Common) -> Array:
-    samples = standard(key, _extent(size, loc=loc, scale=scale), **kw)
-    return _affine(samples, loc, scale, kw.get("dtype"))
+def _located(
+    standard: Draw, key: Any, loc: Any, scale: Any, size: Any, dtype: DType, kw: Any
+) -> Array:
+    samples = standard(key, extent(size, loc=loc, scale=scale), dtype, **kw)
+    return _affine(samples, loc, scale, dtype)
 
 
 def _of_lengths(
@@ -78,9 +64,10 @@ def _of_lengths(
 
 
 def _like(standard: Draw, key: Any, x: Any, dtype: DType) -> Array:
-    if dtype is None and jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-        dtype = jnp.result_type(x)
-    return standard(key, jnp.shape(x), dtype)
+    x = jnp.asarray(as_numbers("x", numbers_of(x)))
+    if dtype is None and jnp.issubdtype(x.dtype, jnp.inexact):
+        dtype = x.dtype
+    return standard(key, x.shape, dtype)
 
 
 class NumPySamplers:
@@ -89,121 +76,262 @@ class NumPySamplers:
     __slots__ = ()
 
     @draws
-    def exponential(key, /, scale: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]) -> Array:
+    def chisquare(
+        self,
+        df: Numbers,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        check_valid: bool = True,
+        **kw: Unpack[OfJax],
+    ) -> Array:
+        """Draws from the chi-squared distribution of `df` degrees of freedom."""
+        if check_valid:
+            require(lambda df: df > 0, "df is more than 0", df=df)
+        return _jax.chisquare(key, df, extent(size, df=df), dtype, **kw)
+
+    @draws
+    def exponential(
+        self,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
+    ) -> Array:
         """Draws from the exponential distribution of mean `scale`."""
-        samples = _jax.exponential(key, _extent(size, scale=scale), **kw)
-        return _affine(samples, 0.0, scale, kw.get("dtype"))
+        samples = _jax.exponential(key, extent(size, scale=scale), dtype, **kw)
+        return _affine(samples, 0.0, scale, dtype)
 
     @draws
     def gamma(
-        key, /, a: Numbers, scale: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        a: Numbers,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws from the gamma distribution of mean ``a * scale``; NumPy calls `a` the shape."""
-        samples = _jax.gamma(key, a, _extent(size, a=a, scale=scale), **kw)
-        return _affine(samples, 0.0, scale, kw.get("dtype"))
+        samples = _jax.gamma(key, a, extent(size, a=a, scale=scale), dtype, **kw)
+        return _affine(samples, 0.0, scale, dtype)
 
     @draws
     def gumbel(
-        key, /, loc: Numbers = 0.0, scale: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        loc: Measured = 0.0,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws from the gumbel distribution: ``loc + scale * jax.random.gumbel``."""
-        return _located(_jax.gumbel, key, loc, scale, size, kw)
+        return _located(_jax.gumbel, key, loc, scale, size, dtype, kw)
 
     @draws
     def laplace(
-        key, /, loc: Numbers = 0.0, scale: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        loc: Measured = 0.0,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws from the laplace distribution: ``loc + scale * jax.random.laplace``."""
-        return _located(_jax.laplace, key, loc, scale, size, kw)
+        return _located(_jax.laplace, key, loc, scale, size, dtype, kw)
 
     @draws
     def logistic(
-        key, /, loc: Numbers = 0.0, scale: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        loc: Measured = 0.0,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws from the logistic distribution: ``loc + scale * jax.random.logistic``."""
-        return _located(_jax.logistic, key, loc, scale, size, kw)
+        return _located(_jax.logistic, key, loc, scale, size, dtype, kw)
 
     @draws
     def lognormal(
-        key, /, mean: Numbers = 0.0, sigma: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        mean: Numbers = 0.0,
+        sigma: Numbers = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws numbers whose logarithm is normal, of this mean and deviation."""
-        samples = _jax.normal(key, _extent(size, mean=mean, sigma=sigma), **kw)
-        return jnp.exp(_affine(samples, mean, sigma, kw.get("dtype")))
+        samples = _jax.normal(key, extent(size, mean=mean, sigma=sigma), dtype, **kw)
+        return jnp.exp(_affine(samples, mean, sigma, dtype))
+
+    @draws
+    def multivariate_normal(
+        self,
+        mean: Measured,
+        cov: Squared,
+        size: Size = None,
+        method: str = "cholesky",
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Placed],
+    ) -> Array:
+        """Draws vectors from the normal distribution of this mean and covariance."""
+        return _jax.multivariate_normal(key, mean, cov, size, dtype, method, **kw)
 
     @draws
     def normal(
-        key, /, loc: Numbers = 0.0, scale: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        loc: Measured = 0.0,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws from the normal distribution: ``loc + scale * jax.random.normal``."""
-        return _located(_jax.normal, key, loc, scale, size, kw)
+        return _located(_jax.normal, key, loc, scale, size, dtype, kw)
+
+    @draws
+    def pareto(
+        self,
+        a: Numbers,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Placed],
+    ) -> Array:
+        """Draws from the Pareto distribution that begins at 0: ``jax.random.pareto`` less 1."""
+        return _jax.pareto(key, a, extent(size, a=a), dtype, **kw) - 1
 
     @draws
     def rand(
-        key, /, *lengths: int, size: Size = None, dtype: DType = None, **kw: Unpack[ByShape]
+        self,
+        *lengths: int,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[ByShape],
     ) -> Array:
         """Draws from the standard uniform distribution, given one length for each axis."""
         return _of_lengths(_jax.uniform, key, lengths, size, dtype)
 
     @draws
-    def rand_like(key, /, x: Numbers, *, dtype: DType = None, **kw: Unpack[Options]) -> Array:
+    def rand_like(self, x: Template, *, dtype: DType = None, key: Key = None) -> Array:
         """Draws from the standard uniform distribution, in the shape and dtype of `x`."""
         return _like(_jax.uniform, key, x, dtype)
 
     @draws
-    def randint(
-        key,
-        /,
-        low: Numbers,
-        high: Numbers | None = None,
-        size: Size = None,
-        dtype: DType = None,
-        **kw: Unpack[OfJax],
-    ) -> Array:
-        """Draws integers from `low` to below `high`; without it, from 0 to below `low`."""
-        lower, upper = (0, low) if high is None else (low, high)
-        return _jax.randint(key, _extent(size, low=lower, high=upper), lower, upper, dtype, **kw)
-
-    @draws
     def randn(
-        key, /, *lengths: int, size: Size = None, dtype: DType = None, **kw: Unpack[ByShape]
+        self,
+        *lengths: int,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[ByShape],
     ) -> Array:
         """Draws from the standard normal distribution, given one length for each axis."""
         return _of_lengths(_jax.normal, key, lengths, size, dtype)
 
     @draws
-    def randn_like(key, /, x: Numbers, *, dtype: DType = None, **kw: Unpack[Options]) -> Array:
+    def randn_like(self, x: Template, *, dtype: DType = None, key: Key = None) -> Array:
         """Draws from the standard normal distribution, in the shape and dtype of `x`."""
         return _like(_jax.normal, key, x, dtype)
 
     @draws
-    def shuffle(key, /, x: Numbers, axis: int = 0, **kw: Any) -> Array:
+    def shuffle(self, x: Measured, axis: int = 0, key: Key = None, **kw: Any) -> Array:
         """Returns the array in random order; arrays are immutable, so that `x` stays as it is."""
         return _jax.permutation(key, x, axis, **kw)
 
     @draws
-    def truncated_normal(
-        key,
-        /,
-        lower: Numbers,
-        upper: Numbers,
+    def triangular(
+        self,
+        left: Measured = 0.0,
+        mode: Measured = 0.5,
+        right: Measured = 1.0,
         size: Size = None,
-        loc: Numbers = 0.0,
-        scale: Numbers = 1.0,
-        **kw: Unpack[Common],
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Placed],
+    ) -> Array:
+        """Draws from the triangular distribution between two bounds, highest at `mode`."""
+        shape = extent(size, left=left, mode=mode, right=right)
+        return _jax.triangular(key, left, mode, right, shape, dtype, **kw)
+
+    @draws
+    def truncated_normal(
+        self,
+        lower: Measured,
+        upper: Measured,
+        size: Size = None,
+        loc: Measured = 0.0,
+        scale: Measured = 1.0,
+        key: Key = None,
+        dtype: DType = None,
+        check_valid: bool = True,
+        **kw: Unpack[OfJax],
     ) -> Array:
         """Draws from the normal distribution of `loc` and `scale`, cut at two bounds."""
-        shape = _extent(size, lower=lower, upper=upper, loc=loc, scale=scale)
+        shape = extent(size, lower=lower, upper=upper, loc=loc, scale=scale)
         bounds: Any = lower, upper
         low, high = ((bound - loc) / scale for bound in bounds)
-        samples = _jax.truncated_normal(key, low, high, shape, **kw)
+        if check_valid:
+            require(
+                # Further out the numbers that JAX draws have few digits, or none.
+                lambda a, b, loc, scale: (a - 2 * scale <= loc) & (loc <= b + 2 * scale),
+                "loc is at most two scales beyond lower and upper",
+                lower=lower,
+                upper=upper,
+                loc=loc,
+                scale=scale,
+            )
+        samples = _jax.truncated_normal(key, low, high, shape, dtype, **kw)
         # Moved and stretched, a sample next to a bound may be rounded to what lies beyond it.
         return jnp.clip(_affine(samples, loc, scale, None), *bounds).astype(samples.dtype)
 
     @draws
     def uniform(
-        key, /, low: Numbers = 0.0, high: Numbers = 1.0, size: Size = None, **kw: Unpack[Common]
+        self,
+        low: Measured = 0.0,
+        high: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Placed],
     ) -> Array:
         """Draws numbers between `low`, included, and `high`, excluded."""
-        shape = _extent(size, low=low, high=high)
-        return _jax.uniform(key, shape, minval=low, maxval=high, **kw)
+        shape = extent(size, low=low, high=high)
+        return _jax.uniform(key, shape, dtype, minval=low, maxval=high, **kw)
+
+    @draws
+    def wald(
+        self,
+        mean: Measured,
+        scale: Measured,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Placed],
+    ) -> Array:
+        """Draws from the Wald distribution: ``scale * jax.random.wald`` of ``mean / scale``."""
+        shape = extent(size, mean=mean, scale=scale)
+        mean_of_one: Any = jnp.divide(mean, scale)  # type: ignore[arg-type]
+        return _affine(_jax.wald(key, mean_of_one, shape, dtype, **kw), 0.0, scale, dtype)
+
+    @draws
+    def weibull_min(
+        self,
+        a: Numbers,
+        scale: Measured = 1.0,
+        size: Size = None,
+        key: Key = None,
+        dtype: DType = None,
+        **kw: Unpack[Placed],
+    ) -> Array:
+        """Draws from the Weibull distribution of exponent `a`; JAX calls it the concentration."""
+        return _jax.weibull_min(key, scale, a, extent(size, a=a, scale=scale), dtype, **kw)

@@ -2,8 +2,9 @@
 
 A `RandomState` is a state like any other: transforms take its key in and its next key out,
 so that a compiled function draws other numbers in each call, and a transformed function that
-raises leaves the key as it was. Each sampler of ``jax.random`` is a method, without the key,
-and those that NumPy has too take NumPy's arguments. The functions of this room are the
+raises leaves the key as it was. Each sampler of ``jax.random`` is a method, without the key;
+where NumPy or brainstate have it too, it takes their parameters in their order, then a key, then a
+dtype (``docs/porting_from_brainstate.md`` lists what differs). The functions of this room are the
 methods of `DEFAULT`, the state that programs share.
 
     >>> from statelens import random
@@ -36,6 +37,7 @@ import jax
 
 from .._errors import user_facing
 from ..state import State
+from ._count_samplers import CountSamplers
 from ._jax_samplers import JaxSamplers
 from ._key import SeedOrKey, as_count, as_key, no_key
 from ._numpy_samplers import NumPySamplers
@@ -47,12 +49,13 @@ _LATER: Any = object()
 """A seed for `DEFAULT`: importing the library must not start a JAX backend."""
 
 
-class RandomState(NumPySamplers, JaxSamplers, State[jax.Array]):
+class RandomState(NumPySamplers, CountSamplers, JaxSamplers, State[jax.Array]):
     """A state whose value is a random key, with the samplers of ``jax.random`` as methods.
 
-    A sampler splits the key, keeps the first half and draws with the second. All take a
-    keyword ``key=``, a key or a seed to draw with instead, which leaves the state alone; and
-    ``size=`` and ``shape=`` mean the same.
+    A sampler splits the key, keeps the first half and draws with the second. All take a ``key``,
+    a key or a seed to draw with instead, which leaves the state alone; and ``size=`` and
+    ``shape=`` mean the same. Parameters may be quantities of `saiunit` (or of `brainunit`): then
+    the samples are quantities, in the unit of the first that has one.
 
     Args:
         seed_or_key: An integer; or a key, typed or as raw data; or None, for a seed from the

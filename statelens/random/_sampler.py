@@ -4,7 +4,16 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, ParamSpec, SupportsIndex, TypeAlias, TypedDict, Unpack
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    ParamSpec,
+    SupportsIndex,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+)
 
 import jax
 import jax.export
@@ -20,67 +29,123 @@ from .._errors import (
 )
 from ._docs import docstring
 from ._key import SeedOrKey, as_key
+from ._quantities import Quantity, take_units, with_unit
 
 P = ParamSpec("P")
 
 Draw: TypeAlias = Callable[..., Array]
-"""A pure function of a key, which is its first argument."""
+"""A pure function of a key."""
 
 Numbers: TypeAlias = ArrayLike | list[Any] | tuple[Any, ...]
 """The annotation of what a sampler computes with: a number, an array, or a list of numbers."""
+
+Measured: TypeAlias = Numbers | Quantity
+"""The annotation of numbers that may carry the unit which the samples then have."""
+
+Squared: TypeAlias = Annotated[Measured, "squared"]
+"""The annotation of numbers that may carry the square of that unit."""
+
+Template: TypeAlias = Annotated[Measured, "template"]
+"""The annotation of an array of which only the shape and the dtype are looked at."""
 
 Size: TypeAlias = SupportsIndex | Iterable[SupportsIndex] | None
 """The annotation of the shape of the samples: one length or several."""
 
 DType: TypeAlias = DTypeLike | None
+
 Key: TypeAlias = SeedOrKey | None
+"""The annotation of a key to draw with instead of the state's."""
 
 
-class Options(TypedDict, total=False):
-    """What every sampler takes: a key to draw with instead of the state's."""
-
-    key: Key
-
-
-class ByShape(Options, total=False):
-    """The other name of ``size`` too."""
+class ByShape(TypedDict, total=False):
+    """The other name of ``size``."""
 
     shape: Size
 
 
-_READ_BEFORE = (Unpack[Options], Unpack[ByShape])
-"""Annotations of keywords that a sampler never gets: they are read before it is called."""
+class Placed(ByShape, total=False):
+    """Where the samples shall lie."""
+
+    out_sharding: Any
 
 
-_KEY = inspect.Parameter(
-    "key", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="int | jax.Array | None"
-)
+class OfJax(Placed, total=False):
+    """What some samplers of JAX take by name, in some versions."""
+
+    mode: str
+    method: str
+
+
+_READ_BEFORE = Unpack[ByShape]
+"""The annotation of keywords that a sampler never gets: they are read before it is called."""
+
+_POWERS = {Numbers: 0, Measured: 1, Squared: 2}
+"""Of which power of the samples' unit the unit of a parameter is."""
+
+_OTHER_NAMES = {
+    "gamma": {"shape": "a"},
+    "multinomial": {"p": "pvals"},
+    "pareto": {"b": "a"},
+    "rand_like": {"input": "x"},
+    "randn_like": {"input": "x"},
+    "standard_gamma": {"shape": "a"},
+    "weibull_min": {"concentration": "a"},
+}
+"""What a parameter is called too, by NumPy, by JAX or by brainstate."""
 
 
 def draws(draw: Callable[Concatenate[Any, P], Array]) -> Callable[Concatenate[Any, P], Array]:
-    """Makes a pure function of a key a method, which has the state split a key off."""
-    return _method(draw, declared=draw)
+    """Makes a method draw by the state: where it is called without a key, it gets one."""
+    _, *parameters = inspect.signature(draw).parameters.values()
+    if parameters[-1].annotation == _READ_BEFORE:
+        parameters.pop()
+    sampler = _Sampler(draw.__name__, parameters, draw.__annotations__)
+
+    def call(state: Any, bound: inspect.BoundArguments) -> Array:
+        return draw(state, *bound.args, **bound.kwargs)
+
+    return _method(sampler, call, docstring(sampler.signature, sampler.sized, draw))
 
 
 def mirrors(draw: Draw) -> Callable[[Callable[P, Array]], Callable[P, Array]]:
     """Makes a method that is only declared draw by a function of JAX."""
-    return functools.partial(_method, draw)
+    return functools.partial(_mirror, draw)
 
 
-def _method(draw: Draw, declared: Callable[..., Any]) -> Callable[..., Any]:
-    sampler = _Sampler(draw, declared)
+def _mirror(draw: Draw, declared: Callable[..., Any]) -> Callable[..., Any]:
+    # What is declared has a position. What else this version of JAX takes has a name only.
+    of_jax = dict(inspect.signature(draw).parameters)
+    del of_jax["key"]
+    parameters = []
+    for ours in list(inspect.signature(declared).parameters.values())[1:]:
+        if ours.kind is ours.POSITIONAL_OR_KEYWORD:
+            theirs = of_jax.pop(ours.name, ours)
+            has_default = theirs.default is not theirs.empty
+            parameters.append(ours.replace(default=theirs.default) if has_default else ours)
+    parameters += [p.replace(kind=p.KEYWORD_ONLY) for p in of_jax.values()]
+    sampler = _Sampler(declared.__name__, parameters, declared.__annotations__)
 
-    def method(self: Any, *args: Any, key: Any = None, **kwargs: Any) -> Array:
-        bound = sampler.bind(args, kwargs)
-        used = self.split_key() if key is None else as_key(key)
-        return draw(used, *bound.args, **bound.kwargs)
+    def call(state: Any, bound: inspect.BoundArguments) -> Array:
+        return draw(**bound.arguments)
 
-    if declared is not draw:
-        method.__wrapped__ = declared  # type: ignore[attr-defined]
+    doc = docstring(sampler.signature, sampler.sized, declared, draw.__name__)
+    method = _method(sampler, call, doc)
+    method.__wrapped__ = declared  # type: ignore[attr-defined]
+    return method
+
+
+def _method(
+    sampler: "_Sampler", call: Callable[[Any, inspect.BoundArguments], Array], doc: str
+) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound, unit = sampler.bind(args, kwargs)
+        if bound.arguments["key"] is None:
+            bound.arguments["key"] = self.split_key()
+        return with_unit(call(self, bound), unit)
+
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [itself, *sampler.with_key.parameters.values()]
-    signature = sampler.with_key.replace(parameters=parameters)
-    doc = docstring(sampler.name, draw, sampler.signature, sampler.sized)
+    parameters = [itself, *sampler.signature.parameters.values()]
+    signature = sampler.signature.replace(parameters=parameters)
     return present(method, f"RandomState.{sampler.name}", signature, doc)
 
 
@@ -105,49 +170,87 @@ def without_self(method: Callable[..., Any]) -> inspect.Signature:
 class _Sampler:
     """How the arguments of a sampler are read."""
 
-    def __init__(self, draw: Draw, declared: Callable[..., Any]):
-        _, *parameters = inspect.signature(draw).parameters.values()
-        if parameters[-1].annotation in _READ_BEFORE:
-            parameters.pop()
-        self.name = declared.__name__
+    def __init__(
+        self, name: str, parameters: list[inspect.Parameter], annotations: Mapping[str, Any]
+    ):
+        self.name = name
         self.signature = inspect.Signature(parameters, return_annotation=jax.Array)
         # Which parameter is the shape of the samples, if any.
         self.sized = next((p.name for p in parameters if p.name in ("size", "shape")), None)
-        kinds = declared.__annotations__.items()
-        self._numbers = {name for name, kind in kinds if kind in (Numbers, Numbers | None)}
+        self._names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self._powers = {
+            name: power
+            for name, kind in annotations.items()
+            for numbers, power in _POWERS.items()
+            if kind in (numbers, numbers | None)
+        }
 
-    @property
-    def with_key(self) -> inspect.Signature:
-        """The signature with a keyword ``key=None`` more."""
-        parameters = list(self.signature.parameters.values())
-        has_options = parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-        parameters.insert(len(parameters) - bool(has_options), _KEY)
-        return self.signature.replace(parameters=parameters)
-
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-        """Returns the arguments by parameter, with the shape and all numbers made fit for JAX."""
+    def bind(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[inspect.BoundArguments, Any]:
+        """Returns the arguments by parameter, made fit for JAX, and the unit of the samples."""
         try:
             bound = self.signature.bind(*args, **self._keywords(args, kwargs))
         except TypeError as error:
             raise ArgumentTypeError(
                 f"asked for random.{self.name}", str(error), self._usage()
             ) from None
-        for name, value in bound.arguments.items():
+        given = bound.arguments
+        if len(args) == 1:
+            self._refuse_shape(args[0], given)
+        unit = take_units(given, self._powers)
+        for name, value in given.items():
             parameter = self.signature.parameters[name]
             if value is None and parameter.default is not parameter.empty:
-                bound.arguments[name] = parameter.default
+                given[name] = parameter.default
             elif name == self.sized:
-                bound.arguments[name] = as_shape(name, value)
-            elif name in self._numbers:
-                bound.arguments[name] = as_numbers(name, value)
-        return bound
+                given[name] = as_shape(name, value)
+            elif name in self._powers:
+                given[name] = as_numbers(name, value)
+            elif name == "key":
+                given[name] = self._key(value)
+            elif name == "check_valid" and not isinstance(value, bool):
+                raise ArgumentTypeError(
+                    f"asked for random.{self.name} with check_valid={value!r}",
+                    "check_valid is True or False",
+                    self._usage(),
+                )
+        bound.apply_defaults()
+        return bound, unit
+
+    def _key(self, value: Any) -> Array:
+        try:
+            return as_key(value)
+        except ArgumentTypeError:
+            raise ArgumentTypeError(
+                f"asked for random.{self.name} with key={value!r}",
+                "that is neither a seed nor a key",
+                self._usage(),
+            ) from None
+
+    def _refuse_shape(self, value: Any, given: Mapping[str, Any]) -> None:
+        """Refuses what is written as a shape in the place of numbers that one may leave out."""
+        name = next(iter(given))
+        optional = self.signature.parameters[name].default is not inspect.Parameter.empty
+        if name not in self._powers or not optional or self.sized in given:
+            return
+        is_shape = isinstance(value, tuple) and all(type(n) is int for n in value)
+        if is_shape and len(self._powers.keys() & given.keys()) == 1:
+            raise ArgumentTypeError(
+                f"asked for random.{self.name}({value})",
+                f"the first argument is {name}, and {value} looks like the shape of the samples",
+                f"a shape, as in size={value}",
+                f"numbers, as in {name}={list(value)}",
+            )
 
     def _keywords(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         given = dict(kwargs)
-        # What NumPy calls the shape of a gamma distribution isn't the shape of the samples.
-        is_gamma = self.name in ("gamma", "standard_gamma")
-        if is_gamma and "shape" in given and "a" not in given and not args:
-            given["a"] = given.pop("shape")
+        for other, name in _OTHER_NAMES.get(self.name, {}).items():
+            # What NumPy calls the shape of a gamma distribution is the shape of the samples
+            # where its concentration is there already.
+            is_free = name not in given and self._names.index(name) >= len(args)
+            if other in given and is_free:
+                given[name] = given.pop(other)
         other = {"size": "shape", "shape": "size"}.get(self.sized or "")
         if other in given:
             if self.sized in given:
@@ -156,7 +259,7 @@ class _Sampler:
         return given
 
     def _usage(self) -> str:
-        bare = [p.replace(annotation=p.empty) for p in self.with_key.parameters.values()]
+        bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
         return f"random.{self.name}{inspect.Signature(bare)}"
 
 

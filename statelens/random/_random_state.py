@@ -23,6 +23,27 @@ methods of `DEFAULT`, the state that programs share.
     >>> bool(first == again)
     True
 
+The lanes of `vmap` draw different numbers: of ``n`` lanes, lane ``i`` has the key
+``split(key, n + 1)[i + 1]``, and the state goes on with ``split(key, n + 1)[0]``, however often a
+lane draws.
+
+    >>> import jax, jax.numpy as jnp, statelens as sl
+    >>> rng = random.RandomState(0)
+    >>> first, *lanes = jax.random.split(rng.value, 4)
+    >>> noise = sl.transform.vmap(lambda x: x + rng.normal())(jnp.zeros(3))
+    >>> bool(rng.value == first)
+    True
+    >>> bool(jnp.allclose(noise[1], random.RandomState(lanes[1]).normal()))
+    True
+
+Whether lanes draw is known when the function is traced, in compiled code and outside of it alike:
+- lanes that might draw, in a branch or in the body of a loop, are lanes that draw, also if none
+  comes there; and so are lanes that only look at the key;
+- lanes that don't draw, or only with a ``key`` of their own or in an overlay, leave the key as it
+  was, whatever other lanes did before.
+
+The same goes for what is built on `vmap`: `map` with batches, `per_example_grad`, `fisher_diag`.
+
 A function may seed while a transform runs it. In a loop it does so in each step, and a branch
 does if it is taken. In the lanes of `vmap` a seed that is the same for all is the state's, as if
 there were one lane; else each lane draws from its own, and the state goes on with the key that

@@ -94,7 +94,9 @@ class Lanes:
 
     def commit(self, written: dict[State, Any], made: dict[State, Any]) -> None:
         """Gives the states what the lanes have left them with."""
-        values = self.after | written
+        # Keys that no lane has touched, though it was believed that one would, stay as they are.
+        after = {cell: self.after[cell] for cell in self.attempt.found if cell in self.after}
+        values = after | written
         Writes(tuple(values), tuple(values.values())).commit()
         if self.new_states is not None:
             for cell, value in made.items():

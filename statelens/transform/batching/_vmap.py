@@ -115,6 +115,7 @@ def vmap(
 
     All lanes share the states that aren't mapped. A random key is split: each lane has its own,
     and the state goes on with the next one, unless all lanes have given it one and the same.
+    Where no lane can come to read it, it stays what it was (see `statelens.random`).
 
     Args:
         fun: The function; it may read and write states. Left out, `vmap` gives a decorator.

@@ -64,6 +64,7 @@ class Layout(NamedTuple):
 
     Attributes:
         cells: The states that it has written.
+        touched: Those that its trace has touched.
         statics: For each of their values that isn't one array, the static half; it is given as
             the list of the dynamic leaves.
         impls: For each leaf that is a random key given as numbers, what kind of key it is.
@@ -72,6 +73,7 @@ class Layout(NamedTuple):
     """
 
     cells: tuple[State, ...]
+    touched: tuple[State, ...]
     statics: dict[int, Any]
     impls: dict[int, Any]
     treedef: TreeDef
@@ -238,7 +240,7 @@ class Program:
         note_reads(self.taken)
         frame = active_frame.get()
         if frame is not None:
-            for cell in self.touched:
+            for cell in self._layout(result).touched:
                 frame.touch(cell)
             if frame.reads is not None:
                 frame.reads.update(self.reads)
@@ -259,7 +261,7 @@ class Program:
 
     def writes(self, result: tuple[Any, ...]) -> Writes:
         """Returns what the function has written, still split."""
-        cells, statics, *_ = self._layout(result)
+        cells, _, statics, *_ = self._layout(result)
         values = result[1]
         if statics:
             split = list(values)
@@ -301,6 +303,7 @@ class Program:
     def _result(self, out: Any, touched: Iterable[State], writes: Writes, *args: Any) -> Any:
         self.reads.stamp = object()  # callers that know an earlier trace look again
         self.signatures.add(signature_of(args))
+        touched = tuple(touched)
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)
         values, statics = list(writes.values), {}
@@ -316,7 +319,7 @@ class Program:
             impls = {place: jax.random.key_impl(x) for place, x in enumerate(flat) if is_key(x)}
             raw = [jax.random.key_data(x) if n in impls else x for n, x in enumerate(flat)]
             given = structure.unflatten(raw)
-        layout = Layout(writes.cells, statics, impls, treedef, is_one)
+        layout = Layout(writes.cells, touched, statics, impls, treedef, is_one)
         if layout not in self.layouts:
             self.layouts.append(layout)
         return *given, *(None,) * self.layouts.index(layout)
@@ -342,6 +345,11 @@ class Replay:
         }
         self._signature = signature_of(args)
         self._run = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
+        # An attempt that was given up may have left equations of which nothing comes, and they
+        # take states that the function doesn't touch.
+        taken = {id(var) for eqn in traced.jaxpr.jaxpr.eqns for var in eqn.invars}
+        variables = traced.jaxpr.jaxpr.invars
+        self._stand_ins = [var.aval if id(var) in taken else None for var in variables]
         self._out_tree = jax.tree.structure(traced.out_info)
         self._program = program
 
@@ -356,11 +364,17 @@ class Replay:
         inputs = lay_out((), (), args, kwargs, self._donated_args)
         leaves = jax.tree.leaves(inputs.donated)
         for cell, count in zip(self._cells, self._counts, strict=True):
-            # What no equation takes may be anything.
-            leaves += jax.tree.leaves(values[cell]) if cell in values else [None] * count
+            if cell in values:
+                leaves += jax.tree.leaves(values[cell])
+            else:
+                leaves += map(_stand_in, self._stand_ins[len(leaves) : len(leaves) + count])
         leaves += jax.tree.leaves((inputs.args, inputs.kwargs))
         result = self._out_tree.unflatten(self._run(*leaves))
         return self._program.output(result), self._program.writes(result)
+
+
+def _stand_in(aval: Any) -> Any:
+    return None if aval is None else jax.numpy.empty(aval.shape, aval.dtype)
 
 
 def _copied(leaf: Any) -> Any:

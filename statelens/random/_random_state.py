@@ -137,15 +137,15 @@ class RandomState(NumPySamplers, CountSamplers, JaxSamplers, State[jax.Array]):
         self.value = as_key(seed_or_key)
 
     @user_facing
-    def set_key(self, key: SeedOrKey) -> None:
+    def set_key(self, seed_or_key: SeedOrKey) -> None:
         """Sets the key.
 
         Args:
-            key: A key, typed or as raw data; or a seed.
+            seed_or_key: A key, typed or as raw data; or a seed.
         """
-        if key is None:
-            raise no_key(key)
-        self.value = as_key(key)
+        if seed_or_key is None:
+            raise no_key(seed_or_key)
+        self.value = as_key(seed_or_key)
 
     @user_facing
     def split_key(self, n: int | None = None) -> jax.Array:

@@ -133,6 +133,7 @@ def test_every_sampler_is_compared_or_known_not_to_be_here(peer):
     assert not [name for name in OTHERS if hasattr(random, name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_take_the_names_positions_and_defaults_of_brainstate(peer, name):
     ours, theirs = getattr(random, name), getattr(peer, name)
@@ -150,6 +151,7 @@ def test_samplers_take_the_names_positions_and_defaults_of_brainstate(peer, name
         agree(name, samples_of(ours, *args), samples_of(theirs, *args))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - OTHER_NUMBERS - TWO_KEYS))
 def test_samplers_draw_what_brainstate_draws_after_the_same_seed(peer, name):
     peer.seed(42)
@@ -159,6 +161,7 @@ def test_samplers_draw_what_brainstate_draws_after_the_same_seed(peer, name):
     assert (jax.random.key_data(random.get_key()) == jax.random.key_data(peer.get_key())).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OTHER_NUMBERS))
 def test_samplers_of_other_numbers_have_the_same_distribution(peer, name):
     given = dict(SAMPLERS[name], size=(4000,), key=jax.random.key(3))
@@ -176,6 +179,39 @@ def test_counts_are_integers_as_in_brainstate(name, x64):
         assert samples.dtype == kind
         if name != "bernoulli":
             assert getattr(random, name)(**SAMPLERS[name], dtype=jnp.int16).dtype == jnp.int16
+
+
+# Quantities.
+
+MEASURED = {
+    "exponential": lambda r, u: r.exponential(2.0 * u.mV, 3),
+    "gamma": lambda r, u: r.gamma(2.0, 3.0 * u.mV, (2,)),
+    "gumbel": lambda r, u: r.gumbel(1.0 * u.mV, 2.0 * u.mV, 3),
+    "laplace": lambda r, u: r.laplace(1.0, 2.0 * u.mV, 3),
+    "logistic": lambda r, u: r.logistic(1.0 * u.mV, 2.0, 3),
+    "multivariate_normal": lambda r, u: r.multivariate_normal(
+        jnp.zeros(2) * u.mV, jnp.eye(2) * u.mV**2
+    ),
+    "normal": lambda r, u: r.normal(0.0 * u.mV, 0.001 * u.volt, (2,)),
+    "permutation": lambda r, u: r.permutation(jnp.arange(3.0) * u.mV),
+    "rayleigh": lambda r, u: r.rayleigh(2.0 * u.mV, 3),
+    "triangular": lambda r, u: r.triangular(0.0 * u.mV, 0.5 * u.mV, 0.001 * u.volt, 3),
+    "truncated_normal": lambda r, u: r.truncated_normal(-1.0 * u.mV, 2.0 * u.mV, (3,)),
+    "uniform": lambda r, u: r.uniform(0.0 * u.mV, 2.0 * u.mV, 3),
+    "wald": lambda r, u: r.wald(1.0 * u.mV, 2.0 * u.mV, (3,)),
+    "weibull_min": lambda r, u: r.weibull_min(2.0, 3.0 * u.mV, (3,)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", MEASURED.values(), ids=MEASURED)
+def test_quantities_are_those_of_brainstate(peer, draw):
+    units = pytest.importorskip("brainunit", reason="brainunit isn't installed")
+    peer.seed(42)
+    random.seed(42)
+    ours, theirs = draw(random, units), draw(peer, units)
+    assert ours.unit == theirs.unit
+    close(ours.mantissa, theirs.mantissa)
 
 
 # More of their arguments.

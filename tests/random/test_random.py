@@ -259,7 +259,11 @@ def test_mirrors_have_the_numbers_of_keys_threaded_by_hand(name):
     same(random.get_key(), first)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    "name",
+    # It takes long to compile.
+    [pytest.param(n, marks=pytest.mark.slow) if "multinomial" in n else n for n in OWN],
+)
 def test_numpy_s_arguments_have_the_numbers_of_jax(name):
     ours, plain = OWN[name]
     first, second = jax.random.split(jax.random.key(7))

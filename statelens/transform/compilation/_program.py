@@ -261,14 +261,13 @@ class Program:
 
     def writes(self, result: tuple[Any, ...]) -> Writes:
         """Returns what the function has written, still split."""
-        cells, _, statics, *_ = self._layout(result)
-        values = result[1]
-        if statics:
+        layout, values = self._layout(result), result[1]
+        if layout.statics:
             split = list(values)
-            for place, static in statics.items():
+            for place, static in layout.statics.items():
                 split[place] = Partitioned(split[place], static)
             values = tuple(split)
-        return Writes(cells, values)
+        return Writes(layout.cells, values)
 
     def _layout(self, result: tuple[Any, ...]) -> Layout:
         return self.layouts[len(result) - 2]

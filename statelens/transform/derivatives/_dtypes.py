@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from ..._errors import DifferentiationError
+from ..._errors import ArgumentTypeError, DifferentiationError
 from ..._tree import format, from_jax, is_array
 
 
@@ -27,6 +27,31 @@ def fields_of(holomorphic: Any, allow_int: Any) -> frozenset[str | None]:
     if holomorphic:
         return frozenset(["complex"])
     return frozenset(["real", None] if allow_int else ["real"])
+
+
+def check_accumulator(dtype: Any, asked_by: str) -> None:
+    """Refuses a dtype that isn't one of real floating-point numbers; None says nothing."""
+    try:
+        if dtype is None or field_of(jnp.dtype(dtype)) == "real":
+            return
+    except TypeError:
+        pass
+    raise ArgumentTypeError(
+        f"asked {asked_by} for accumulator_dtype={dtype!r}",
+        "that is no dtype of floating-point numbers",
+        "accumulator_dtype=jnp.float32, or another floating-point dtype",
+        "None, for the dtype of what is differentiated, but at least float32",
+    )
+
+
+def accumulator_of(dtype: Any, asked: Any = None) -> Any:
+    """Gives the dtype in which to add up numbers of this one: as asked for, or float32 at least.
+
+    Sums of bfloat16 stand still at 256.
+    """
+    if asked is None:
+        return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    return jnp.promote_types(asked, dtype) if field_of(dtype) == "complex" else jnp.dtype(asked)
 
 
 @dataclass(frozen=True)

@@ -416,7 +416,7 @@ CASES = [
     ),
     (lambda: grad_by(lambda m: m.states("calls")), TypeError, "'calls'\nit is of dtype int32"),
     (
-        lambda: sl.grad(lambda: 1.0, {"z": sl.State(jnp.ones(1) * 1j)})(),
+        lambda: sl.transform.hessian(lambda: 1.0, {"z": sl.State(jnp.ones(1) * 1j)})(),
         TypeError,
         "'z'\nit is of dtype complex64(.|\n)*holomorphic=True",
     ),

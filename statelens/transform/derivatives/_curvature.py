@@ -37,7 +37,8 @@ def hessian(
         fun: A function that returns a scalar (or arrays, for a Hessian of each number).
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        holomorphic: As for `jax.hessian`.
+        holomorphic: Whether the function is holomorphic. Without it numbers are real, as for
+            `jax.hessian`; `hvp` takes complex ones.
         **options: As for `grad`: has_aux, return_value, check_states, unit_aware, debug_nan.
 
     Returns:
@@ -68,6 +69,7 @@ def hessian_diag(
     grad_states: Any = None,
     argnums: Argnums = None,
     *,
+    holomorphic: bool = False,
     chunk_size: int | None = 64,
     **options: Unpack[DerivativeOptions],
 ) -> Callable[..., Any]:
@@ -79,6 +81,7 @@ def hessian_diag(
         fun: A function that returns a scalar.
         grad_states: As for `grad`.
         argnums: As for `grad`.
+        holomorphic: As for `hessian`.
         chunk_size: How many products to compute at once; None for all.
         **options: As for `grad`: has_aux, return_value, check_states, debug_nan.
 
@@ -94,23 +97,29 @@ def hessian_diag(
         >>> sl.transform.hessian_diag(lambda: jnp.sum(w.value ** 3), w)()
         Array([ 6., 12.], dtype=float32)
     """
-    params = {"chunk_size": parse_count(chunk_size, "chunk_size", "hessian_diag")}
+    params = {
+        "holomorphic": holomorphic,
+        "chunk_size": parse_count(chunk_size, "chunk_size", "hessian_diag"),
+    }
     return GradientTransform(
         fun, _hessian_diag, grad_states, argnums, transform_params=params, **options
     )
 
 
-@transform_as("hessian")
+@transform_as("hessian", real_only=True)
 def _hessian(fun: Callable[..., Any], values: Any, holomorphic: bool) -> tuple[Any, Any]:
     asked = "asked hessian for the derivative of a function's output"
     checked = checked_output(fun, asked, holomorphic)
     return jax.hessian(checked, has_aux=True, holomorphic=holomorphic)(values)
 
 
-@transform_as("hessian_diag")
-def _hessian_diag(fun: Callable[..., Any], values: Any, chunk_size: int | None) -> tuple[Any, Any]:
+@transform_as("hessian_diag", real_only=True)
+def _hessian_diag(
+    fun: Callable[..., Any], values: Any, holomorphic: bool, chunk_size: int | None
+) -> tuple[Any, Any]:
     flat, unravel = ravel_pytree(values)
-    _, product, aux = jax.linearize(functools.partial(scalar_grad, fun), values, has_aux=True)
+    gradient = functools.partial(scalar_grad, fun, holomorphic=holomorphic)
+    _, product, aux = jax.linearize(gradient, values, has_aux=True)
     if not flat.size:
         return values, aux
 
@@ -152,7 +161,7 @@ def hvp(
         fun: A function that returns a scalar.
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        holomorphic: As for `jax.grad`.
+        holomorphic: As for `grad`.
         **options: As for `grad`: has_aux, return_value, check_states, debug_nan.
 
     Returns:
@@ -230,7 +239,10 @@ def _gauss_newton_vp(
 ) -> tuple[Any, Any]:
     out, pushforward, aux = jax.linearize(fun, values, has_aux=True)
     change = pushforward(vector)
-    if loss is not None:
+    if loss is None:
+        # What the Hessian of half the sum of squared sizes gives, where outputs are complex.
+        change = jax.tree.map(jnp.conj, change)
+    else:
         check_scalar(jax.eval_shape(loss, out))
         change = jax.jvp(jax.grad(loss), (out,), (change,))[1]
     pullback = jax.linear_transpose(pushforward, values)

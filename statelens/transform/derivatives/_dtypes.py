@@ -22,11 +22,12 @@ def field_of(dtype: Any) -> str | None:
     return "real" if jnp.issubdtype(dtype, jnp.inexact) else None
 
 
-def fields_of(holomorphic: Any, allow_int: Any) -> frozenset[str | None]:
+def fields_of(holomorphic: Any, allow_int: Any, real_only: bool) -> frozenset[str | None]:
     """Says by what numbers a function is differentiated; by real ones none is holomorphic."""
     if holomorphic:
         return frozenset(["complex"])
-    return frozenset(["real", None] if allow_int else ["real"])
+    fields = ["real"] if real_only else ["real", "complex"]
+    return frozenset([*fields, None] if allow_int else fields)
 
 
 def check_accumulator(dtype: Any, asked_by: str) -> None:
@@ -86,15 +87,18 @@ class Differentiable:
             elif field in self.fields:
                 continue
             elif field == "complex":
-                remedies = [_HOLOMORPHIC, _WITHOUT_IT]
+                remedies = [_HOLOMORPHIC, _PULLED_BACK, _WITHOUT_IT]
             elif "real" not in self.fields:
                 remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
             else:
                 remedies = [_WITHOUT_IT, _INTEGER]
             what = f"of dtype {dtype}" if dtype is not None else f"a {type(leaf).__name__}"
+            lack = "which has none"
+            if field == "complex":
+                lack = f"by which {self.asked_by} differentiates holomorphic functions only"
             raise DifferentiationError(
                 f"asked {self.asked_by} for the derivative by '{label()}'{_place(value, number)}",
-                f"it is {what}, which has none",
+                f"it is {what}, {lack}",
                 *remedies,
             )
 
@@ -102,6 +106,7 @@ class Differentiable:
 _WITHOUT_IT = "lens & statelens.inexact, or model.states() & statelens.inexact, without it"
 _INTEGER = "allow_int=True, if a derivative of dtype float0 is meant"
 _HOLOMORPHIC = "holomorphic=True, if the function is holomorphic"
+_PULLED_BACK = "grad, jacrev or hvp, which take complex numbers, as JAX does"
 _NOT_HOLOMORPHIC = "no holomorphic=True, which is for functions of complex numbers"
 
 

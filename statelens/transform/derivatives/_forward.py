@@ -11,6 +11,7 @@ from ..._tree import is_array
 from ...random import DEFAULT, as_key
 from .._core import parse_count, run_and_commit, wrong_type
 from ._differentiable_call import DifferentiableCall
+from ._dtypes import field_of
 from ._grad import check_scalar
 from ._signatures import Argnums, DerivativeOptions, derivative
 from ._transform import GradientTransform, transform_as
@@ -88,21 +89,26 @@ def _fwd_grad(
     def along(tangent_key: jax.Array) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten(values)
         keys = jax.random.split(tangent_key, len(leaves))
-        tangents = [
-            jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
-            for k, leaf in zip(keys, leaves, strict=True)
-        ]
+        tangents = list(map(_normal, keys, leaves))
         tangent = treedef.unflatten(tangents)
         _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
         check_scalar(slope)
         if limit is not None:
             slope = jnp.clip(slope, -limit, limit)
-        return jax.tree.map(lambda t: slope * t, tangent), aux
+        # The conjugate, since the gradient by complex numbers is JAX's.
+        return jax.tree.map(lambda t: slope * jnp.conj(t), tangent), aux
 
     if tangent_size is None:
         return along(key)
     gradients, aux = jax.vmap(along, out_axes=(0, None))(jax.random.split(key, tangent_size))
     return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients), aux
+
+
+def _normal(key: jax.Array, leaf: Any) -> jax.Array:
+    """Draws a tangent; of a complex one both parts are of variance 1, by JAX's normal of 1/2."""
+    dtype = jnp.result_type(leaf)
+    scale = 2**0.5 if field_of(dtype) == "complex" else 1
+    return scale * jax.random.normal(key, jnp.shape(leaf), dtype)
 
 
 def _read_limit(limit: Any) -> Any:

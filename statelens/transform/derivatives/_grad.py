@@ -122,7 +122,11 @@ def grad(
         return_value: Whether to return the loss as well.
         check_states: Whether a state that the function never touches is an error; else its
             gradient is zero.
-        holomorphic: Whether the function is holomorphic; see `jax.grad`.
+        holomorphic: Whether the function is holomorphic: complex, of complex numbers. Without
+            it the loss is real, and may be so of complex numbers too: the gradient by
+            ``z = x + iy`` is then ``dL/dx - i dL/dy``, as JAX has it. That is the conjugate of the
+            direction of steepest ascent, so that a step of descent is
+            ``z - rate * gradient.conj()``.
         allow_int: Whether to allow integers, whose gradient has dtype `float0`.
         unit_aware: Whether values carry physical units, as quantities of `saiunit` (or of
             `brainunit`): gradients then have the unit of the loss divided by that of the value.

@@ -37,7 +37,7 @@ def jacrev(
         fun: A function that returns arrays of any shape, or a pytree of them.
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        holomorphic: As for `jax.jacrev`.
+        holomorphic: Whether the function is holomorphic, with complex outputs; as for `grad`.
         allow_int: As for `jax.jacrev`.
         chunk_size: How many rows to compute at once; None for all.
         **options: As for `grad`: has_aux, return_value, check_states, unit_aware, debug_nan.
@@ -83,7 +83,8 @@ def jacfwd(
         fun: As for `jacrev`.
         grad_states: As for `grad`.
         argnums: As for `grad`.
-        holomorphic: As for `jax.jacfwd`.
+        holomorphic: As for `jax.jacfwd`, which without it takes real numbers only; `jacrev`
+            takes complex ones.
         chunk_size: How many columns to compute at once; None for all.
         **options: As for `grad`: has_aux, return_value, check_states, unit_aware, debug_nan.
 
@@ -137,7 +138,7 @@ def _jacrev(
     return jax.tree.transpose(jax.tree.structure(values), jax.tree.structure(out), blocks), aux
 
 
-@transform_as("jacfwd")
+@transform_as("jacfwd", real_only=True)
 def _jacfwd(
     fun: Callable[..., Any], values: Any, holomorphic: bool, chunk_size: int | None
 ) -> tuple[Any, Any]:

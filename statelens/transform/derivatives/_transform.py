@@ -19,14 +19,21 @@ from ._targets import read_argnums
 from ._units import require_units, with_units
 
 
-def transform_as(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Makes a transform of a function that gives ``(derivative, aux)`` of `fun` at `values`."""
+def transform_as(
+    name: str, real_only: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a transform of a function that gives ``(derivative, aux)`` of `fun` at `values`.
+
+    One for real numbers only pushes each number forward along a one: the derivative by a complex
+    number has two such directions, unless the function is holomorphic.
+    """
 
     def transform_of(take: Callable[..., Any]) -> Callable[..., Any]:
         def transform(fun: Callable[..., Any], argnums: int, has_aux: bool, **params: Any) -> Any:
             return functools.partial(take, fun, **params)
 
         transform.__name__ = name
+        transform.real_only = real_only  # type: ignore[attr-defined]
         return transform
 
     return transform_of
@@ -136,7 +143,11 @@ class GradientTransform(Wrapper, Generic[P]):
         self._has_aux = has_aux
         self._return_value = return_value
         self._params = dict(transform_params or {})
-        fields = fields_of(self._params.get("holomorphic"), self._params.get("allow_int"))
+        fields = fields_of(
+            self._params.get("holomorphic"),
+            self._params.get("allow_int"),
+            getattr(transform, "real_only", False),
+        )
         self._allowed = Differentiable(self.name, fields)
         self._check_states = check_states
         self._unit_aware = unit_aware

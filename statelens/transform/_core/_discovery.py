@@ -61,6 +61,8 @@ class Attempt:
         # What counts as touched is what the run is found to touch.
         self.cells = cells
         self.found: dict[State, None] = {}
+        # Whether it has succeeded. What runs later can't end it any more.
+        self.is_over = False
         self._owner = owner
         self._is_guess = is_guess
 
@@ -97,13 +99,16 @@ def discover(run: Callable[[Attempt], T], name: str, function: Callable[..., Any
     def attempted(cells: tuple[State, ...] | None) -> tuple[Attempt, T]:
         known = _hinted(key) if cells is None else cells
         attempt = Attempt(owner, known, is_guess=cells is None)
-        return attempt, run(attempt)
+        result = run(attempt)
+        attempt.is_over = True
+        return attempt, result
 
     asked = f"asked {name} for the states that its function writes"
     attempt, result = retry(attempted, owner, asked, "run")
     _hints.put(key, tuple(map(weakref.ref, attempt.found)))
     frame = active_frame.get()
-    for cell in attempt.found if frame is not None else ():
+    # Those that weren't met too, whose values have been looked up: they are in what was traced.
+    for cell in attempt.cells if frame is not None else ():
         frame.touch(cell)  # type: ignore[union-attr]
     return result
 

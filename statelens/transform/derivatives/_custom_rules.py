@@ -11,31 +11,13 @@ from typing import Any, Generic, overload
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 
-from ..._errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    SelectionError,
-    StructureError,
-    user_facing,
-)
+from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, user_facing
 from ...lens import StateForm, units_of
-from ...state import State, this_frame
-from .._core import (
-    Attempt,
-    Wrapper,
-    applied,
-    check_callable,
-    commit,
-    current_value,
-    describe_types,
-    discover,
-    run,
-    split_writes,
-    states_in,
-)
+from ...state import Writes, has_tracers
+from .._core import Attempt, Wrapper, applied, check_callable, commit, described, discover
+from ._rule_run import RuleRun, is_inexact, tangents_of, zeros_of
 from ._signatures import P, R
 
 Rule = Callable[..., Any]
@@ -76,40 +58,6 @@ class _Custom(Wrapper, Generic[P, R]):
         """Leaves out states where a rule is about none."""
         return of_args if self._states is None else (of_states, of_args)
 
-    def _run(
-        self,
-        fun: Callable[..., Any],
-        attempt: Attempt,
-        values: Any,
-        others: tuple[Any, ...],
-        args: Any,
-        kwargs: Any,
-    ) -> Any:
-        """Runs the function, or a rule of it, against values of the states."""
-        given = self._given()
-        overlaid = {} if given is None else given.overlaid(given.flatten(values))
-        known = dict(zip(attempt.cells, others, strict=True))
-        inside = states_in(args, kwargs)
-
-        def on_touch(cell: State) -> None:
-            if cell not in inside:
-                # Its value may be traced where a rule must not look. This run is given up.
-                frame = this_frame()
-                frame.values[cell] = jax.tree.map(_stand_in, frame.peek(cell))
-
-        captured = run(
-            fun, args, kwargs, values={**known, **overlaid}, frozen=inside, on_touch=on_touch
-        )
-        attempt.cover(cell for cell in captured.closed_over if cell not in overlaid)
-        for cell in captured.writes.cells:
-            if cell in overlaid:
-                raise SelectionError(
-                    f"asked {self.name} for a derivative by {cell!r}",
-                    "the function writes it, and its rule says nothing of that",
-                    "return the new value, and assign it outside of the function",
-                )
-        return captured.out, split_writes(captured.writes)
-
     def _pair(self, found: Any, rule: str, asked: str, form: str) -> tuple[Any, Any]:
         if isinstance(found, tuple) and len(found) == 2:
             return found
@@ -138,20 +86,29 @@ class CustomVjp(_Custom[P, R]):
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
+        ruled = RuleRun(f"asked {self.name} for a derivative", given, attempt)
 
         @eqx.filter_custom_vjp
         def call(vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
-            return _strong(self._run(self._fun, attempt, values, others, args, kwargs))
+            out, writes = ruled.run_in_place(self._fun, values, others, args, kwargs)
+            if has_tracers((vjp_arg, others, kwargs)):  # to be differentiated later perhaps
+                perturbed = jax.tree.map(eqx.is_inexact_array, vjp_arg)
+                ruled.look_through(lambda: fwd(perturbed, vjp_arg, others, kwargs))
+            return _numeric(out), _strong(ruled.filled(writes, others))
 
         def fwd(perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any) -> Any:
             values, args = vjp_arg
             rule = functools.partial(self._rules["def_fwd"], self._asked(*perturbed))
-            pair, writes = self._run(rule, attempt, values, others, args, kwargs)
+            pair, writes = ruled.run_in_place(rule, values, others, args, kwargs)
             out, residuals = self._pair(
                 pair, "forward rule", "output and residuals", "(out, residuals)"
             )
-            return _strong((out, writes)), residuals
+            result = _numeric(out), _strong(writes)
+            ruled.look_through(
+                lambda: bwd(residuals, zeros_of(result), perturbed, vjp_arg, others, kwargs)
+            )
+            return result, residuals
 
         def bwd(
             residuals: Any, cotangent: Any, perturbed: Any, vjp_arg: Any, others: Any, kwargs: Any
@@ -160,36 +117,40 @@ class CustomVjp(_Custom[P, R]):
             rule = functools.partial(
                 self._rules["def_bwd"], residuals, cotangent[0], self._asked(*perturbed)
             )
-            cotangents, _ = self._run(rule, attempt, values, others, args, kwargs)
+            cotangents, writes = ruled.run(rule, values, others, args, kwargs)
+            self._refuse_writes(writes)
             by_states = None
             if given is not None:
                 form = "(cotangents of the states, cotangents of the arguments as a tuple)"
                 by_states, cotangents = self._pair(cotangents, "backward rule", "cotangents", form)
-            self._check_cotangents(cotangents, args)
-            return by_states, tuple(cotangents)
+            if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(args):
+                raise ArgumentTypeError(
+                    f"asked the backward rule of {self!r} for cotangents",
+                    f"for those of the arguments it gave {described(cotangents)}",
+                    f"a tuple of {len(args)}, one for each argument",
+                )
+            each = zip(args, cotangents, strict=True)
+            by_args = [self._cotangent(*pair, f"argument {n}") for n, pair in enumerate(each)]
+            return self._cotangent(values, by_states, "the states"), tuple(by_args)
 
         call.def_fwd(fwd)
         call.def_bwd(bwd)
-        return call(_strong((_values(given), args)), _unmoved(attempt), kwargs)
+        return call(_strong((_values(given), args)), ruled.others(), kwargs)
 
-    def _check_cotangents(self, cotangents: Any, args: Any) -> None:
-        if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(args):
-            raise ArgumentTypeError(
+    def _cotangent(self, value: Any, cotangent: Any, label: str) -> Any:
+        asked = f"asked the backward rule of {self!r} for cotangents"
+        return tangents_of(value, cotangent, asked, label, eqx.is_inexact_array)
+
+    def _refuse_writes(self, writes: Writes) -> None:
+        for cell in writes.cells:
+            raise SelectionError(
                 f"asked the backward rule of {self!r} for cotangents",
-                f"those of the arguments are a {type(cotangents).__name__}",
-                f"a tuple of {len(args)}, one for each argument",
+                f"it writes {cell!r}: it runs when the call is over, and the value would be lost",
+                "write it in the function and in the forward rule; what is random is drawn there "
+                "too, and given on as a residual",
+                "jax.debug.callback, to look at a cotangent",
+                "an argument that the function doesn't use, whose cotangent is what is to be kept",
             )
-        for number, (cotangent, arg) in enumerate(zip(cotangents, args, strict=True)):
-            if jax.tree.structure(cotangent) != jax.tree.structure(arg):
-                continue  # None stands for zeros
-            pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(arg), strict=True)
-            if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
-                raise StructureError(
-                    f"asked the backward rule of {self!r} for cotangents",
-                    f"that of argument {number} is {describe_types(cotangent)}, "
-                    f"and the argument is {describe_types(arg)}",
-                    "a cotangent of the argument's shape",
-                )
 
 
 class CustomJvp(_Custom[P, R]):
@@ -205,10 +166,17 @@ class CustomJvp(_Custom[P, R]):
 
     def _attempted(self, args: Any, kwargs: Any, attempt: Attempt) -> Any:
         given = self._given()
+        ruled = RuleRun(f"asked {self.name} for a derivative", given, attempt)
 
         @eqx.filter_custom_jvp
         def call(values: Any, args: Any, *, others: Any, kwargs: Any) -> Any:
-            return self._run(self._fun, attempt, values, others, args, kwargs)
+            out, writes = ruled.run_in_place(self._fun, values, others, args, kwargs)
+            if has_tracers((values, args, others, kwargs)):
+                primals = values, args
+                ruled.look_through(
+                    lambda: jvp(primals, zeros_of(primals), others=others, kwargs=kwargs)
+                )
+            return out, ruled.filled(writes, others)
 
         def jvp(primals: Any, tangents: Any, *, others: Any, kwargs: Any) -> Any:
             (values, inner), (moved, along) = primals, tangents
@@ -217,30 +185,18 @@ class CustomJvp(_Custom[P, R]):
                 primals, tangents = self._asked(values, inner), self._asked(moved, tuple(along))
                 return self._rules["def_jvp"](primals, tangents, **kwargs)
 
-            pair, writes = self._run(rule, attempt, values, others, tuple(inner), kwargs)
+            pair, writes = ruled.run_in_place(rule, values, others, tuple(inner), kwargs)
             out, tangent = self._pair(pair, "rule", "output and tangent", "(out, tangent)")
+            asked = f"asked the rule of {self!r} for output and tangent"
+            tangent = tangents_of(out, tangent, asked, "the output", is_inexact)
             return (out, writes), (tangent, jax.tree.map(lambda leaf: None, writes))
 
         call.def_jvp(jvp)
-        return call(_values(given), args, others=_unmoved(attempt), kwargs=kwargs)
+        return call(_values(given), args, others=ruled.others(), kwargs=kwargs)
 
 
 def _values(given: StateForm | None) -> Any:
     return None if given is None else given.rebuild(given.values())
-
-
-def _unmoved(attempt: Attempt) -> tuple[Any, ...]:
-    """Reads the other states that the function reads; they have no derivative through it."""
-    return jax.lax.stop_gradient(tuple(map(current_value, attempt.cells)))
-
-
-def _stand_in(leaf: Any) -> Any:
-    """Gives some array like a traced one."""
-    if not isinstance(leaf, jax.core.Tracer):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
-    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _strong(tree: Any) -> Any:
@@ -251,6 +207,13 @@ def _strong(tree: Any) -> Any:
         return jax.lax.convert_element_type(leaf, leaf.dtype) if is_weak else leaf
 
     return jax.tree.map(strong, tree)
+
+
+def _numeric(out: Any) -> Any:
+    """Makes arrays of Python's floating-point numbers, as JAX does: a rule is about these too."""
+    return _strong(
+        jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, (float, complex)) else x, out)
+    )
 
 
 def _stopped(tree: Any) -> Any:
@@ -283,16 +246,20 @@ def custom_vjp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
         - ``fwd(perturbed, *args)`` gives ``(out, residuals)``;
         - ``bwd(residuals, cotangent, perturbed, *args)`` gives the cotangents of the arguments as
           a tuple, or ``(cotangents of the states, cotangents of the arguments)`` with
-          `states`; None for what has none.
+          `states`; None, at any depth, for zeros and for what has none.
 
         Keyword arguments, of any kind, go to both rules too, and have no derivative.
 
         ``perturbed`` is of the same form, with a boolean for each array: whether it is being
-        differentiated by. In both rules states read as they did in the function.
+        differentiated by. In both rules states read as they did in the function, those too that
+        only a rule reads: to find these, rules are traced once more in the call. A backward rule
+        runs when the call is over, and may not write states.
 
     Raises:
         ArgumentError: The function is called without a rule.
-        SelectionError: The function writes a state that the rule is about.
+        SelectionError: The function writes a state that the rule is about, or the backward rule
+            writes one.
+        StructureError: A cotangent hasn't the shape of what it belongs to.
 
     Example:
         >>> import jax.numpy as jnp, statelens as sl
@@ -329,12 +296,14 @@ def custom_jvp(fun: Callable[..., Any] | None = None, *, states: Any = None) -> 
     Returns:
         A function like `fun`, with ``def_jvp`` for the rule: ``jvp(primals, tangents)`` gives
         ``(out, tangent)``. Both are tuples with one entry for each argument; with `states`,
-        ``(values of the states, arguments)``. A tangent is None where nothing is perturbed.
+        ``(values of the states, arguments)``. A tangent is None where nothing is perturbed, and
+        may be given back as None for zeros.
         Keyword arguments, of any kind, go to the rule too, and have no derivative.
 
     Raises:
         ArgumentError: The function is called without a rule.
         SelectionError: The function writes a state that the rule is about.
+        StructureError: The tangent hasn't the shape of the output.
 
     Example:
         >>> import jax.numpy as jnp, statelens as sl

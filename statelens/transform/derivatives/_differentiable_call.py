@@ -159,9 +159,9 @@ class DifferentiableCall:
         found = joined([target.from_user_form(own) for target, own in each])
         leaves, treedef = jax.tree.flatten(self.values)
         given, structure = jax.tree.flatten(found)
-        if structure != treedef or not all(map(_is_tangent_of, leaves, given)):
+        if structure != treedef or not all(map(is_tangent_of, leaves, given)):
             self._refuse_vector(vector, option)
-        return treedef.unflatten(map(_of_dtype, leaves, given))
+        return treedef.unflatten(map(of_dtype, leaves, given))
 
     def name_leaves(self, result: tuple[Any, Any]) -> list[tuple[str, Any]]:
         """Lists the leaves of the derivative in a result with their paths, as text."""
@@ -183,14 +183,14 @@ def joined(each: Sequence[Any]) -> Any:
 _OF_VALUES = inspect.signature(lambda values: None)
 
 
-def _is_tangent_of(value: Any, tangent: Any) -> bool:
+def is_tangent_of(value: Any, tangent: Any) -> bool:
     """Says whether this can be made a tangent of a value."""
     if not is_numeric(tangent) or jnp.shape(value) != jnp.shape(tangent):
         return False
     return jnp.iscomplexobj(value) or not jnp.iscomplexobj(tangent)
 
 
-def _of_dtype(value: Any, tangent: Any) -> Any:
+def of_dtype(value: Any, tangent: Any) -> Any:
     """Gives a tangent the dtype that JAX wants for one of a value."""
     dtype = getattr(tangent, "dtype", None)
     if dtype == jax.dtypes.float0:

@@ -45,10 +45,10 @@ def test_custom_vjp_has_its_rule_for_the_states_and_knows_what_is_perturbed():
     close(scale(x, y), jnp.array(22.0))
     assert seen == []
     close(sl.grad(scale, w)(x, y), 10 * x * y)
-    assert seen == [(True, (False, False))] * 2
+    assert set(seen) == {(True, (False, False))}
     seen.clear()
     close(sl.grad(scale)(x, y), 100 * w.value * y)
-    assert seen == [(False, (True, False))] * 2
+    assert set(seen) == {(False, (True, False))}
     close(sl.grad(scale, w, argnums=0)(x, y), (10 * x * y, 100 * w.value * y))
     assert seen[-1] == (True, (True, False))
     assert calls.value == 4

@@ -167,6 +167,20 @@ class DifferentiableCall:
         """Lists the leaves of the derivative in a result with their paths, as text."""
         return name_leaves(self.to_user_form(result[0]))
 
+    def name_inputs(self, **others: Any) -> list[tuple[str, Any]]:
+        """Lists the leaves of what goes into the call, with names for messages.
+
+        States that aren't differentiated, and what else is closed over, aren't among them.
+        """
+        named = [(f"argument {number}", arg) for number, arg in enumerate(self._args)]
+        named += [(f"argument {name!r}", arg) for name, arg in self._kwargs.items()]
+        named += [pair for target in self.targets for pair in target.named()]
+        found = []
+        for name, tree in (*named, *others.items()):
+            for keys, leaf in jtu.tree_leaves_with_path(tree):
+                found.append((f"{name} at '{written(keys)}'" if keys else name, leaf))
+        return found
+
     def _refuse_vector(self, vector: Any, option: str) -> NoReturn:
         raise StructureError(
             f"asked {self._asked_by} for a product with {option}",

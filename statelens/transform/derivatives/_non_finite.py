@@ -38,8 +38,11 @@ def find_non_finite(
     fun: Callable[..., Any],
     name_leaves: Callable[[Any], Sequence[tuple[str, Any]]],
     asked_by: str,
+    name_inputs: Callable[[], Sequence[tuple[str, Any]]] = list,
 ) -> Callable[..., Any]:
     """Makes a function raise where a leaf of its result, as `name_leaves` lists them, isn't finite.
+
+    What goes into it, as an argument or by being closed over, is called as `name_inputs` says.
 
     Where values are traced (in `jax.jit`, `jax.vmap`, `jax.lax.scan`) the error is raised in a
     callback, and comes out of JAX as a `jax.errors.JaxRuntimeError` that bears its text. To find
@@ -56,7 +59,7 @@ def find_non_finite(
         is_traced = has_tracers(counts)
         if not is_traced and not np.any(counts):
             return result
-        search = _Search(fun, args)
+        search = _Search(fun, args, name_inputs())
 
         def report(counts: Any, found: Any) -> None:
             # Under vmap both branches run, for all lanes: the finite ones come here as well.
@@ -95,10 +98,14 @@ def _stage(report: Callable[..., None], search: "_Search", counts: jax.Array) ->
 class _Search:
     """A search for the first equation of a function that makes a non-finite value."""
 
-    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...]):
+    def __init__(
+        self, fun: Callable[..., Any], args: tuple[Any, ...], names: Sequence[tuple[str, Any]]
+    ):
         # The arrays among the arguments, and those closed over, which `run` takes.
         self.inputs: list[Any] = []
         self.labels: list[str] = []
+        # Numbers of Python among them, which are constants of the jaxpr.
+        self.numbers = [name for name, leaf in names if _is_bad_number(leaf)]
         # Each equation that was evaluated: its primitive's name, and where it comes from.
         self.equations: list[tuple[str, Any]] = []
         # Why the function could not be searched.
@@ -117,120 +124,194 @@ class _Search:
         self._jaxpr = closed.jaxpr
         named = jax.tree_util.tree_leaves_with_path(arrays)
         self.inputs = [*closed.consts, *(jnp.asarray(leaf) for _, leaf in named)]
-        self.labels = ["an array that the function closes over"] * len(closed.consts)
-        self.labels += [f"args{jax.tree_util.keystr(path)}" for path, _ in named]
+        labels = [("an array that the function closes over", const) for const in closed.consts]
+        labels += [(f"args{jax.tree_util.keystr(path)}", leaf) for path, leaf in named]
+        self.labels = [
+            next((name for name, leaf in names if _is_same(leaf, value)), label)
+            for label, value in labels
+        ]
 
     def run(self, inputs: Sequence[Any]) -> Any:
         """Evaluates the function; can be traced.
 
         Gives an array of integers: the first equation that makes a non-finite value from finite
-        ones, the first that makes a nan from none, and the first input that isn't finite; -1
+        ones, the first that makes a nan from none, and the first input that isn't finite; `_NONE`
         where there is none.
         """
-        nothing = jnp.full(2, -1, jnp.int32)
-        first_input = jnp.int32(-1)
-        for number, value in enumerate(inputs):
-            if _is_inexact(value):
-                bad = (first_input < 0) & ~jnp.isfinite(value).all()
-                first_input = jnp.where(bad, number, first_input)
+        found = _nothing()
         if self.failure is None:
             try:
-                _, found = self._evaluate(self._jaxpr, inputs, nothing)
-                return jnp.append(found, first_input)
+                _, found = self._evaluate(self._jaxpr, inputs)
             except Exception as error:
                 self._give_up(error)
-        return jnp.append(nothing, first_input)
+        bad = [jnp.where(_mark(value) > 0, i, _NONE) for i, value in enumerate(inputs)]
+        return jnp.append(found, jnp.min(jnp.array([_NONE, *bad], jnp.int32)))
 
     def _give_up(self, error: Exception) -> None:
         self.failure = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
     def _evaluate(
-        self, jaxpr: Any, values: Sequence[Any], found: jax.Array, caller: Any = None
+        self, jaxpr: Any, values: Sequence[Any], caller: Any = None
     ) -> tuple[list[Any], jax.Array]:
+        """Evaluates a jaxpr; gives its outputs, and what is found."""
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, Literal) else env[atom]
-
+        marks = {variable: _mark(value) for variable, value in env.items()}
+        numbers: list[tuple[int, Any]] = []
+        found = [_nothing()]
         for eqn in jaxpr.eqns:
             if not eqn.outvars:
                 continue  # a callback, which has run already
             if any(type(effect).__name__ not in _HARMLESS for effect in eqn.effects):
                 raise NotImplementedError(f"`{eqn.primitive.name}` has effects")
-            inputs = [read(atom) for atom in eqn.invars]
-            outputs, found = self._equation(eqn, inputs, found, caller)
+            inputs = [x.val if isinstance(x, Literal) else env[x] for x in eqn.invars]
+            source = eqn.source_info.traceback if caller is None else caller
+            nested = self._nested(eqn, inputs, source, caller)
+            if nested is None:
+                outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
+                outputs = outputs if eqn.primitive.multiple_results else [outputs]
+                numbers.append((len(self.equations), eqn))
+                self.equations.append((eqn.primitive.name, source))
+            else:
+                outputs, inner = nested
+                found.append(inner)
+            outputs, made = _marked(list(outputs))
             env.update(zip(eqn.outvars, outputs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars], found
+            marks.update(zip(eqn.outvars, made, strict=True))
+        outputs = [x.val if isinstance(x, Literal) else env[x] for x in jaxpr.outvars]
+        # Equations are numbered in the order in which they run.
+        return outputs, jnp.min(jnp.stack([*found, _first(numbers, marks)]), axis=0)
 
-    def _nested(
-        self, jaxpr: Any, values: Sequence[Any], found: jax.Array, caller: Any = None
+    def _inner(
+        self, jaxpr: Any, values: Sequence[Any], caller: Any = None
     ) -> tuple[list[Any], jax.Array]:
         """Evaluates a jaxpr of an equation, which may be a closed one."""
         consts = getattr(jaxpr, "consts", ())
-        return self._evaluate(_opened(jaxpr), [*consts, *values], found, caller)
+        return self._evaluate(_opened(jaxpr), [*consts, *values], caller)
 
-    def _equation(
-        self, eqn: Any, inputs: list[Any], found: jax.Array, caller: Any
-    ) -> tuple[Sequence[Any], jax.Array]:
+    def _nested(
+        self, eqn: Any, inputs: list[Any], source: Any, caller: Any
+    ) -> tuple[Sequence[Any], jax.Array] | None:
+        """Evaluates an equation that runs jaxprs; None for another one."""
         name, params = eqn.primitive.name, eqn.params
-        source = eqn.source_info.traceback if caller is None else caller
         if name in _CALLS:
             jaxpr = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
-            caller = source if _is_library(jaxpr) else caller
-            return self._nested(jaxpr, inputs, found, caller)
+            return self._inner(jaxpr, inputs, source if _is_library(jaxpr) else caller)
         if name == "cond":
             branches = [
-                functools.partial(self._nested, jaxpr, caller=caller)
-                for jaxpr in params["branches"]
+                functools.partial(self._inner, jaxpr, caller=caller) for jaxpr in params["branches"]
             ]
-            return jax.lax.switch(inputs[0], branches, inputs[1:], found)
+            return jax.lax.switch(inputs[0], branches, inputs[1:])
         if name == "while":
-            return self._while(params, inputs, found, caller)
+            return self._while(params, inputs, caller)
         if name == "scan" and (sizes := _scan_sizes(params)) is not None:
-            return self._scan(params, sizes, inputs, found, caller)
-        outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
-        outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        number = len(self.equations)
-        self.equations.append((name, source))
-        made = [_all(ok, inputs) & ~_all(ok, outputs) for ok in (jnp.isfinite, _is_number)]
-        return outputs, jnp.where((found < 0) & jnp.stack(made), number, found)
+            return self._scan(params, sizes, inputs, caller)
+        return None
 
     def _while(
-        self, params: Any, inputs: list[Any], found: jax.Array, caller: Any
+        self, params: Any, inputs: list[Any], caller: Any
     ) -> tuple[Sequence[Any], jax.Array]:
         first, second = params["cond_nconsts"], params["body_nconsts"]
         cond_consts, rest = inputs[:first], inputs[first:]
         body_consts, init = rest[:second], rest[second:]
 
         def goes_on(carry: Any) -> Any:
-            values = [*cond_consts, *carry[0]]
-            return self._nested(params["cond_jaxpr"], values, carry[1])[0][0]
+            return self._inner(params["cond_jaxpr"], [*cond_consts, *carry[0]])[0][0]
 
         def body(carry: Any) -> Any:
-            values = [*body_consts, *carry[0]]
-            return self._nested(params["body_jaxpr"], values, carry[1], caller)
+            values, found = carry
+            values, inner = self._inner(params["body_jaxpr"], [*body_consts, *values], caller)
+            return values, _earlier(found, inner)
 
-        return jax.lax.while_loop(goes_on, body, (init, found))
+        return jax.lax.while_loop(goes_on, body, (init, _nothing()))
 
     def _scan(
-        self, params: Any, sizes: tuple[int, int], inputs: list[Any], found: jax.Array, caller: Any
+        self, params: Any, sizes: tuple[int, int], inputs: list[Any], caller: Any
     ) -> tuple[Sequence[Any], jax.Array]:
         n_consts, n_carry = sizes
         consts, rest = inputs[:n_consts], inputs[n_consts:]
 
         def body(carry: Any, xs: Any) -> Any:
-            values = [*consts, *carry[0], *xs]
-            outputs, found = self._nested(params["jaxpr"], values, carry[1], caller)
-            return (outputs[:n_carry], found), outputs[n_carry:]
+            values, found = carry
+            outputs, inner = self._inner(params["jaxpr"], [*consts, *values, *xs], caller)
+            return (outputs[:n_carry], _earlier(found, inner)), outputs[n_carry:]
 
         (carry, found), ys = jax.lax.scan(
             body,
-            (rest[:n_carry], found),
+            (rest[:n_carry], _nothing()),
             rest[n_carry:],
             length=params["length"],
             reverse=params["reverse"],
         )
         return [*carry, *ys], found
+
+
+_NONE = np.iinfo(np.int32).max
+"""In the place of a number of an equation, where there is none."""
+
+
+def _nothing() -> jax.Array:
+    return jnp.full(2, _NONE, jnp.int32)
+
+
+def _earlier(found: jax.Array, inner: jax.Array) -> jax.Array:
+    """Gives what an earlier turn of a loop has found, or else what a later one has."""
+    return jnp.where(found == _NONE, inner, found)
+
+
+def _mark(value: Any) -> Any:
+    """Marks a value: 0 if it is finite, 1 if it has an inf, 2 if it has a nan."""
+    if not _is_inexact(value):
+        return np.int8(0)
+    entries = jnp.isnan(value).astype(jnp.int8) + ~jnp.isfinite(value)
+    return jnp.max(entries, initial=0)
+
+
+def _mark_of_literal(literal: Any) -> int:
+    """Marks a constant as `_mark` does, while it is known."""
+    value = np.asarray(literal.val, np.complex128) if _is_inexact(literal.val) else 0
+    return 2 if np.isnan(value).any() else int(not np.isfinite(value).all())
+
+
+@jax.jit
+def _marked(outputs: list[Any]) -> Any:
+    """Gives what an equation has made, with its marks."""
+    # The barrier keeps XLA from computing a chain of equations once more for each mark, and within
+    # that once more for each before it: the time to compile grew fivefold by each equation.
+    return jax.lax.optimization_barrier((outputs, list(map(_mark, outputs))))
+
+
+def _first(numbers: list[tuple[int, Any]], marks: dict[Any, Any]) -> jax.Array:
+    """Says which equation is the first to make a non-finite value of finite ones, and a nan."""
+    if not numbers:
+        return _nothing()
+    # All equations at once: XLA takes long to compile a comparison for each.
+    place = {variable: number for number, variable in enumerate(marks, 3)}
+    stacked = jnp.stack([*np.arange(3, dtype=np.int8), *marks.values()])
+
+    def worst(atoms_of: Callable[[Any], Any]) -> jax.Array:
+        rows = [
+            [_mark_of_literal(x) if isinstance(x, Literal) else place[x] for x in atoms_of(eqn)]
+            for _, eqn in numbers
+        ]
+        width = max(map(len, rows), default=0)
+        return stacked[np.array([row + [0] * (width - len(row)) for row in rows], int)].max(1)
+
+    before, after = worst(lambda eqn: eqn.invars), worst(lambda eqn: eqn.outvars)
+    each = np.array([number for number, _ in numbers], np.int32)
+    made = jnp.stack([(before < 1) & (after > 0), (before < 2) & (after > 1)])
+    return jnp.min(jnp.where(made, each, _NONE), axis=1)
+
+
+def _is_same(leaf: Any, value: Any) -> bool:
+    """Says whether a value that goes into a jaxpr is this one; JAX makes another one of NumPy's."""
+    if leaf is value or not isinstance(leaf, np.ndarray) or has_tracers(value):
+        return leaf is value
+    is_alike = _is_inexact(leaf) and _is_inexact(value) and leaf.shape == value.shape
+    return is_alike and np.array_equal(leaf.astype(value.dtype), value, equal_nan=True)
+
+
+def _is_bad_number(leaf: Any) -> bool:
+    return isinstance(leaf, (float, complex)) and not np.isfinite(leaf)
 
 
 def _opened(jaxpr: Any) -> Any:
@@ -246,18 +327,6 @@ def _scan_sizes(params: Any) -> tuple[int, int] | None:
     sizes = [len(group) for group in unpack()]
     n_inputs = len(_opened(params["jaxpr"]).invars)
     return (sizes[0], sizes[1]) if len(sizes) == 3 and sum(sizes) == n_inputs else None
-
-
-def _is_number(value: Any) -> jax.Array:
-    return ~jnp.isnan(value)
-
-
-def _all(holds: Callable[[Any], jax.Array], values: Sequence[Any]) -> Any:
-    result = jnp.bool_(True)
-    for value in values:
-        if _is_inexact(value):
-            result = result & holds(value).all()
-    return result
 
 
 def _is_library(jaxpr: Any) -> bool:
@@ -278,22 +347,24 @@ def _message(
     text += f" (and {len(bad) - 1} more leaves)" if len(bad) > 1 else ""
     first, first_nan, first_input = map(int, found)
     lines, remedies = [text], []
-    if first_input >= 0:
-        lines.append(f"an input is not finite already: {search.labels[first_input]}")
+    is_unknown = first == first_input == _NONE
+    bad_inputs = search.numbers if is_unknown else search.labels[first_input : first_input + 1]
+    if bad_inputs:
+        lines.append(f"an input is not finite already: {bad_inputs[0]}")
         remedies.append("look at what made that input: it isn't this function")
-    if first >= 0:
+    if first != _NONE:
         name, source = search.equations[first]
         lines.append(
             f"`{name}` was the first to make a non-finite value from finite ones, {_line(source)}"
         )
         remedies.append(f"jnp.where on what goes into `{name}`, not only on what comes out of it")
-    if first_nan >= 0 and first_nan != first:
+    if first_nan not in (_NONE, first):
         name, source = search.equations[first_nan]
         lines.append(f"`{name}` was the first to make a nan, {_line(source)}")
     if search.failure is not None:
         lines.append(f"the primitive isn't known, the function can't be searched: {search.failure}")
         remedies.append("call it within jax.debug_nans(True), which stops at the primitive")
-    elif first < 0 and first_input < 0:
+    elif is_unknown and not bad_inputs:
         lines.append("no primitive made it from finite values: a constant isn't finite")
     return explain(f"asked {asked_by} to stop at the first nan or inf", "\n".join(lines), *remedies)
 

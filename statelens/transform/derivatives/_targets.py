@@ -74,6 +74,10 @@ class Target(abc.ABC):
         """Gives a vector of that form the structure of the values."""
         return vector
 
+    def named(self) -> Iterable[tuple[str, Any]]:
+        """Gives the values that aren't in arguments, with names for messages."""
+        return ()
+
 
 class StateTarget(Target):
     """States that are given themselves."""
@@ -94,6 +98,10 @@ class StateTarget(Target):
 
     def from_user_form(self, vector: Any) -> Any:
         return self._formed(self._given.flatten(vector))
+
+    def named(self) -> Iterable[tuple[str, Any]]:
+        values = enumerate(self._listed(self.values))
+        return [(f"the state '{self._given.label(number)}'", value) for number, value in values]
 
     def _formed(self, values: list[Any]) -> Any:
         return self._given.rebuild(values) if self._given.is_pytree else values

@@ -177,7 +177,8 @@ class GradientTransform(Wrapper, Generic[P]):
         else:
             differentiate = self._transform(call.pure, argnums=0, has_aux=True, **params)
         if self._debug_nan:
-            differentiate = find_non_finite(differentiate, call.name_leaves, self.name)
+            names = functools.partial(call.name_inputs, **params)
+            differentiate = find_non_finite(differentiate, call.name_leaves, self.name, names)
         derivative, (outputs, writes) = differentiate(call.values)
         if self._check_states:
             call.check_touched()

@@ -5,6 +5,7 @@ come and go in the form in which the states were given, or as a tree with None o
 a lens selects.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,7 +76,9 @@ def vjp(
     @user_facing
     def give(cotangent: Any) -> Any:
         if debug_nan:
-            pulled = find_non_finite(pull, call.name_leaves, "vjp")(call.values, cotangent)
+            names = functools.partial(call.name_inputs, cotangent=cotangent)
+            pull_watched = find_non_finite(pull, call.name_leaves, "vjp", names)
+            pulled = pull_watched(call.values, cotangent)
         else:
             pulled = pullback(cotangent)
         return call.to_user_form(pulled[0])
@@ -146,7 +149,8 @@ def linearize(
         def push(values: Any, tangent: Any) -> Any:
             return jax.jvp(call.pure, (values,), (tangent,), has_aux=True)[1]
 
-        return find_non_finite(push, name_leaves, "linearize")(call.values, tangent)
+        names = functools.partial(call.name_inputs, tangent=tangent)
+        return find_non_finite(push, name_leaves, "linearize", names)(call.values, tangent)
 
     return _committed(call, out, give, aux_outputs)
 
@@ -216,7 +220,8 @@ def jvp(
         return jax.jvp(call.pure, (values,), (tangent,), has_aux=True)
 
     if debug_nan:
-        push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp")
+        names = functools.partial(call.name_inputs, tangent=tangent)
+        push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp", names)
     return _committed(call, *push(call.values, tangent))
 
 

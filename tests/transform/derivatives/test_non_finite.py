@@ -191,6 +191,78 @@ def test_an_array_closed_over_that_is_not_finite():
         watch(lambda x: x + shift)(1.0)
 
 
+def chain(y):
+    for _ in range(14):
+        y = y * 1.01
+    return jnp.sqrt(y)
+
+
+def nest(depth):
+    """Gives a function of many equations in loops and branches, some levels deep."""
+    if not depth:
+        return chain
+    turn = lambda carry, _: (sl.transform.cond(carry > 0, nest(depth - 1), chain, carry), None)  # noqa: E731
+    return lambda y: sl.transform.scan(turn, chain(y), None, length=2)[0]
+
+
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_search_grows_with_the_number_of_equations(depth, run):
+    # Each product took five times as long to compile as the one before it.
+    w = sl.ParamState(jnp.ones(2))
+
+    def loss(x):
+        return nest(depth)(jnp.sum(w.value * x))
+
+    plain, watched = (run(sl.grad(loss, w, debug_nan=watch)) for watch in (False, True))
+    np.testing.assert_allclose(watched(jnp.ones(2)), plain(jnp.ones(2)))
+    with pytest.raises(NonFiniteError, match="`div` was the first to make a non-finite"):
+        watched(jnp.zeros(2))
+
+
+NAN = jnp.array([jnp.nan, 1.0])
+
+
+def test_inputs_are_called_what_the_caller_calls_them():
+    w, bad = sl.ParamState(jnp.ones(2), name="w"), sl.ParamState(NAN, name="bad")
+    other = sl.State(NAN)
+
+    def refuses(label, name, fun, *args, grad_states=w, **kwargs):
+        derivative = getattr(sl.transform, name)(fun, grad_states, debug_nan=True)
+        match = re.escape(f"an input is not finite already: {label}\n")
+        with pytest.raises(NonFiniteError, match=match):
+            derivative(*args, **kwargs)
+
+    product = lambda x: jnp.sum(w.value**2 * x)  # noqa: E731
+    refuses("argument 0", "grad", product, NAN)
+    refuses("argument 0", "grad", sl.jit(product), NAN)
+    refuses("argument 0", "grad", product, np.array(NAN))
+    refuses("argument 0", "grad", product, float("nan"))
+    refuses("argument 'x'", "grad", product, x=NAN)
+    refuses("argument 1 at 'k'", "grad", lambda _, y: product(y["k"]), 1.0, {"k": NAN})
+    refuses("argument 0", "per_example_grad", product, NAN)
+    refuses("vector", "hvp", product, NAN, 1.0)
+    refuses("the state 'bad'", "grad", lambda: jnp.sum(bad.value**2), grad_states=[w, bad][1:])
+    tree_loss = lambda tree: jnp.sum(tree["w"] ** 2)  # noqa: E731
+    refuses("argument 0 at 'w'", "grad", tree_loss, {"w": NAN}, grad_states="w")
+    refuses("argument 0", "grad", lambda x: jnp.sum(x**2), NAN, grad_states=None)
+    refuses("an array that the function closes over", "grad", lambda: product(other.value))
+
+
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit], ids=["eager", "jit"])
+def test_cotangents_and_tangents_that_are_not_finite(run):
+    w = sl.ParamState(jnp.ones(2))
+    fun, states = (lambda: w.value**2), {"grad_states": w, "debug_nan": True}
+    taken = {
+        "cotangent": lambda v: sl.transform.vjp(fun, **states)[1](v),
+        "tangent": lambda v: sl.transform.jvp(fun, (), state_tangents=v, **states)[1],
+        "tangent\n": lambda v: sl.transform.linearize(fun, **states)[1](v),
+    }
+    for label, take in taken.items():
+        with pytest.raises(NonFiniteError, match=f"an input is not finite already: {label}"):
+            run(take)(NAN)
+
+
 def test_a_constant_that_is_not_finite():
     with pytest.raises(NonFiniteError, match="a constant isn't finite"):
         watch(lambda x: x + jnp.inf)(1.0)

@@ -64,6 +64,8 @@ class Differentiable:
     fields: frozenset[str | None]
     # Arguments may be anything, as JAX has it for linear maps.
     any_argument: bool = False
+    # The options that it has, of those that say by what numbers.
+    options: frozenset[str] = frozenset()
 
     def check_all(self, label: Callable[[int], str], values: Iterable[Any]) -> None:
         """Refuses values that have no derivative; `label` names each by its number."""
@@ -87,11 +89,11 @@ class Differentiable:
             elif field in self.fields:
                 continue
             elif field == "complex":
-                remedies = [_HOLOMORPHIC, _PULLED_BACK, _WITHOUT_IT]
+                remedies = [*self._if_taken("holomorphic"), _PULLED_BACK, _WITHOUT_IT]
             elif "real" not in self.fields:
                 remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
             else:
-                remedies = [_WITHOUT_IT, _INTEGER]
+                remedies = [_WITHOUT_IT, *self._if_taken("allow_int")]
             what = f"of dtype {dtype}" if dtype is not None else f"a {type(leaf).__name__}"
             lack = "which has none"
             if field == "complex":
@@ -102,10 +104,15 @@ class Differentiable:
                 *remedies,
             )
 
+    def _if_taken(self, option: str) -> list[str]:
+        return [_OPTIONS[option]] if option in self.options else []
+
 
 _WITHOUT_IT = "lens & statelens.inexact, or model.states() & statelens.inexact, without it"
-_INTEGER = "allow_int=True, if a derivative of dtype float0 is meant"
-_HOLOMORPHIC = "holomorphic=True, if the function is holomorphic"
+_OPTIONS = {
+    "allow_int": "allow_int=True, if a derivative of dtype float0 is meant",
+    "holomorphic": "holomorphic=True, if the function is holomorphic",
+}
 _PULLED_BACK = "grad, jacrev or hvp, which take complex numbers, as JAX does"
 _NOT_HOLOMORPHIC = "no holomorphic=True, which is for functions of complex numbers"
 

@@ -55,7 +55,7 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
             "asked grad for the gradient of a loss, which is a scalar",
             f"it is of dtype {dtype}, where a {kind} floating-point number is meant",
             "a floating-point loss, as by jnp.mean of squares",
-            "holomorphic=True, if the function is holomorphic, and complex all through",
+            "grad(..., holomorphic=True), if the function is holomorphic, and complex all through",
         )
     if value is None:
         found, remedy = "it returned None", "return the loss; is there a 'return'?"

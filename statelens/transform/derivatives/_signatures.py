@@ -210,7 +210,7 @@ class Linearization(Protocol):
         grad_states: Any = None,
         argnums: Argnums = ...,
         has_aux: Literal[False] = False,
-        debug_nan: bool = False,
+        **options: Unpack[CheckOptions],
     ) -> tuple[R, Callable[..., Any]]: ...
     @overload
     def __call__(
@@ -220,7 +220,7 @@ class Linearization(Protocol):
         grad_states: Any = None,
         argnums: Argnums = ...,
         has_aux: Literal[True],
-        debug_nan: bool = False,
+        **options: Unpack[CheckOptions],
     ) -> tuple[R, Callable[..., Any], Aux]: ...
 
 
@@ -237,7 +237,7 @@ class Jvp(Protocol):
         grad_states: Any = None,
         state_tangents: Any = None,
         has_aux: Literal[False] = False,
-        debug_nan: bool = False,
+        **options: Unpack[CheckOptions],
     ) -> tuple[R, Any]: ...
     @overload
     def __call__(
@@ -249,7 +249,7 @@ class Jvp(Protocol):
         grad_states: Any = None,
         state_tangents: Any = None,
         has_aux: Literal[True],
-        debug_nan: bool = False,
+        **options: Unpack[CheckOptions],
     ) -> tuple[R, Any, Aux]: ...
 
 

@@ -148,7 +148,7 @@ class GradientTransform(Wrapper, Generic[P]):
             self._params.get("allow_int"),
             getattr(transform, "real_only", False),
         )
-        self._allowed = Differentiable(self.name, fields)
+        self._allowed = Differentiable(self.name, fields, options=frozenset(self._params))
         self._check_states = check_states
         self._unit_aware = unit_aware
         if unit_aware:

@@ -36,6 +36,7 @@ def vjp(
     grad_states: Any = None,
     argnums: Argnums = _ARGUMENT_0,
     has_aux: bool = False,
+    check_states: bool = True,
     debug_nan: bool = False,
 ) -> tuple[Any, ...]:
     """Evaluates a function, and gives its pullback: from cotangents of outputs to those of inputs.
@@ -48,6 +49,8 @@ def vjp(
         argnums: Arguments to give cotangents of. If it is left out, argument 0, unless there
             is none or it is the tree that a lens looks at. None for no arguments.
         has_aux: Whether `fun` returns ``(out, aux)``.
+        check_states: Whether a state that the function never touches is an error; else its
+            cotangent is zero.
         debug_nan: Whether to refuse cotangents that aren't finite, as for `grad`.
 
     Returns:
@@ -83,7 +86,7 @@ def vjp(
             pulled = pullback(cotangent)
         return call.to_user_form(pulled[0])
 
-    return _committed(call, out, give, aux_outputs)
+    return _committed(call, check_states, out, give, aux_outputs)
 
 
 @as_linearization
@@ -93,6 +96,7 @@ def linearize(
     grad_states: Any = None,
     argnums: Argnums = _ARGUMENT_0,
     has_aux: bool = False,
+    check_states: bool = True,
     debug_nan: bool = False,
 ) -> tuple[Any, ...]:
     """Evaluates a function, and gives its linear approximation there: the tangent map.
@@ -104,6 +108,7 @@ def linearize(
         argnums: As for `vjp`; but without `grad_states`, if it is left out, all arguments, as
             for `jax.linearize`.
         has_aux: As for `vjp`.
+        check_states: As for `vjp`, for a tangent that moves nothing.
         debug_nan: As for `vjp`, for tangents.
 
     Returns:
@@ -152,7 +157,7 @@ def linearize(
         names = functools.partial(call.name_inputs, tangent=tangent)
         return find_non_finite(push, name_leaves, "linearize", names)(call.values, tangent)
 
-    return _committed(call, out, give, aux_outputs)
+    return _committed(call, check_states, out, give, aux_outputs)
 
 
 @as_jvp
@@ -164,6 +169,7 @@ def jvp(
     grad_states: Any = None,
     state_tangents: Any = None,
     has_aux: bool = False,
+    check_states: bool = True,
     debug_nan: bool = False,
 ) -> tuple[Any, ...]:
     """Evaluates a function and its derivative along tangents of arguments and of states.
@@ -176,6 +182,7 @@ def jvp(
         grad_states: States that move, or a lens on the first argument, as for `grad`.
         state_tangents: Their tangents, in the form of a gradient.
         has_aux: As for `vjp`.
+        check_states: As for `vjp`, for a tangent that moves nothing.
         debug_nan: As for `vjp`, for tangents.
 
     Returns:
@@ -222,7 +229,7 @@ def jvp(
     if debug_nan:
         names = functools.partial(call.name_inputs, tangent=tangent)
         push = find_non_finite(push, lambda result: name_leaves(result[1]), "jvp", names)
-    return _committed(call, *push(call.values, tangent))
+    return _committed(call, check_states, *push(call.values, tangent))
 
 
 def _prepared(
@@ -258,9 +265,10 @@ def _prepared(
 
 
 def _committed(
-    call: DifferentiableCall, out: Any, linear: Any, aux_outputs: AuxOutputs
+    call: DifferentiableCall, check_states: bool, out: Any, linear: Any, aux_outputs: AuxOutputs
 ) -> tuple[Any, ...]:
     """Commits what a call wrote, and returns its output with what is linear in the inputs."""
-    call.check_touched()
+    if check_states:
+        call.check_touched()
     _, aux = commit(*aux_outputs)
     return (out, linear, aux) if call.has_aux else (out, linear)

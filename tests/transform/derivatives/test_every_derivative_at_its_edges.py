@@ -167,6 +167,15 @@ def test_integer_and_boolean_states_are_errors_that_name_path_and_dtype(name, va
         ours(name, lambda m: jnp.sum(m.other.value * 1.0), "other")(*vector, module)
 
 
+@every_name
+def test_an_error_names_only_options_that_there_are(name):
+    takes_it = name in ("grad", "value_and_grad", "jacrev", "jacobian")
+    state = sl.State(jnp.ones(2, jnp.int32))
+    with pytest.raises(sl.DifferentiationError, match="dtype int32") as caught:
+        ours(name, lambda: jnp.sum(state.value * 1.0), state)(*vectors(name, state.value))
+    assert ("allow_int=True" in str(caught.value)) == takes_it
+
+
 @pytest.mark.parametrize("name", ["jacfwd", "hessian", "hessian_diag"])
 def test_what_pushes_each_number_forward_needs_a_holomorphic_function_of_complex_ones(name):
     z = sl.ParamState(jnp.array([1.0 + 2.0j]), name="z")

@@ -450,6 +450,26 @@ def test_the_pullback_is_the_adjoint_of_the_pushforward(weight, vector, covector
 # What is refused.
 
 
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit])
+def test_a_state_that_is_never_touched_is_refused_or_has_no_derivative(run):
+    w, other = sl.ParamState(jnp.ones(2)), sl.ParamState(jnp.ones(3), name="other")
+    fun, both = (lambda: w.value**2), [w, other]
+    along = [jnp.ones(2), jnp.ones(3)]
+    taken = {
+        "vjp": lambda **options: T.vjp(fun, grad_states=both, **options)[1](jnp.ones(2)),
+        "linearize": lambda **options: T.linearize(fun, grad_states=both, **options)[1](along),
+        "jvp": lambda **options: T.jvp(fun, (), grad_states=both, state_tangents=along, **options)[
+            1
+        ],
+    }
+    for name, take in taken.items():
+        match = rf"asked {name} .*'other'(.|\n)*check_states=False"
+        with pytest.raises(sl.UntouchedStateError, match=match):
+            run(take)()
+        found = run(lambda take=take: take(check_states=False))()
+        close(found, [2 * jnp.ones(2), jnp.zeros(3)] if name == "vjp" else 2 * jnp.ones(2))
+
+
 def test_there_has_to_be_something_to_differentiate_by():
     for call in (
         lambda: T.vjp(lambda: 1.0),

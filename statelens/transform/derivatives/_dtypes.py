@@ -94,6 +94,8 @@ class Differentiable:
                 remedies = [_NOT_HOLOMORPHIC, _WITHOUT_IT]
             else:
                 remedies = [_WITHOUT_IT, *self._if_taken("allow_int")]
+                if type(leaf) is int:
+                    remedies.insert(0, f"a floating-point number, as in {float(leaf)}")
             what = f"of dtype {dtype}" if dtype is not None else f"a {type(leaf).__name__}"
             lack = "which has none"
             if field == "complex":

@@ -168,6 +168,31 @@ def test_integer_and_boolean_states_are_errors_that_name_path_and_dtype(name, va
 
 
 @every_name
+def test_a_python_integer_is_told_to_be_a_floating_point_number(name):
+    state = sl.State(3)
+    with pytest.raises(sl.DifferentiationError, match=r"dtype int32(.|\n)*as in 3\.0"):
+        ours(name, lambda: state.value * 1.0, state)(*vectors(name, 3))
+
+
+NUMBERS = {"flux": 120.0, "psf": jnp.ones(2), "shift": 2.0}
+
+
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", ["grad", "jacrev", "jacfwd", "hessian"])
+def test_numbers_of_python_are_differentiated_as_by_jax(name, run):
+    def loss(tree, x):
+        return jnp.sum(tree["flux"] ** 2 * tree["psf"] * x + tree["shift"])
+
+    found = run(getattr(T, name)(loss))(NUMBERS, 2.0)
+    expected = getattr(jax, name)(loss)(NUMBERS, 2.0)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert isinstance(a, jax.Array)
+        assert a.dtype == b.dtype
+        close(a, b)
+
+
+@every_name
 def test_an_error_names_only_options_that_there_are(name):
     takes_it = name in ("grad", "value_and_grad", "jacrev", "jacobian")
     state = sl.State(jnp.ones(2, jnp.int32))

@@ -223,6 +223,7 @@ def test_the_search_grows_with_the_number_of_equations(depth, run):
 NAN = jnp.array([jnp.nan, 1.0])
 
 
+@pytest.mark.slow
 def test_inputs_are_called_what_the_caller_calls_them():
     w, bad = sl.ParamState(jnp.ones(2), name="w"), sl.ParamState(NAN, name="bad")
     other = sl.State(NAN)

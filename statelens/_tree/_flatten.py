@@ -18,8 +18,10 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from ._path import Path, from_jax
+from .._errors import StructureError
+from ._path import Path, format, from_jax
 from ._protocols import Cell, CellProbe, LensLeaf, MutableNode
+from ._sorting import refuse_unsortable
 
 TreeDef: TypeAlias = Any
 """A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
@@ -47,7 +49,11 @@ def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
         flat = _flatten_plainly(tree, _is_none)
         if flat is not None:
             return flat
-    return jax.tree.flatten(tree, is_leaf=_is_leaf)
+    try:
+        return jax.tree.flatten(tree, is_leaf=_is_leaf)
+    except ValueError:
+        refuse_unsortable(tree)
+        raise
 
 
 def _is_leaf(node: Any) -> bool:
@@ -65,6 +71,7 @@ def _flatten_plainly(
     except Exception:
         # A node that flattens cells by itself may choke on what they give to a probe.
         if not probe.met:
+            refuse_unsortable(tree)
             raise
         return None
     return None if probe.met else flat
@@ -87,8 +94,44 @@ def _are_leaves(nodes: Sequence[Any]) -> bool:
 
 def flatten_with_path(tree: Any) -> tuple[list[Path], list[Any], TreeDef]:
     """Flattens a tree as `flatten` does, with the first path of each leaf."""
-    entries, treedef = jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)
-    return [from_jax(keys)[0] for keys, _ in entries], [leaf for _, leaf in entries], treedef
+    paths, leaves, treedef = _flatten_with_paths(tree)
+    return [first for first, *_ in paths], leaves, treedef
+
+
+def _flatten_with_paths(tree: Any) -> tuple[list[tuple[Path, ...]], list[Any], TreeDef]:
+    """Flattens a tree as `flatten` does, with all paths of each leaf."""
+    entries, treedef = _flatten_with_keys(tree)
+    paths = [from_jax(keys) for keys, _ in entries]
+    _refuse_same_path([first for first, *_ in paths], entries)
+    return paths, [leaf for _, leaf in entries], treedef
+
+
+def _flatten_with_keys(tree: Any) -> tuple[list[tuple[Any, Any]], TreeDef]:
+    try:
+        return jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)
+    except ValueError:
+        refuse_unsortable(tree)
+        raise
+
+
+def _refuse_same_path(paths: Sequence[Path], entries: Sequence[Any]) -> None:
+    """Refuses two entries of a tree that mean the same path, as those by 'a' and ('a',) do."""
+    if len(set(paths)) == len(paths):
+        return
+    first: dict[Path, Any] = {}
+    for path, (keys, _) in zip(paths, entries, strict=True):
+        earlier = first.setdefault(path, keys)
+        if earlier is not keys and any(map(_is_path, (*earlier, *keys))):
+            raise StructureError(
+                f"asked for the path '{format(path)}'",
+                f"the tree has two entries there, {jtu.keystr(earlier)} and {jtu.keystr(keys)}, "
+                "since a tuple key is a path",
+                "one of them",
+            )
+
+
+def _is_path(key: Any) -> bool:
+    return isinstance(key, jtu.DictKey) and isinstance(key.key, tuple)
 
 
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -122,14 +165,14 @@ def kinds(leaves: list[Any]) -> list[Any]:
 def sites(tree: Any) -> list[Site]:
     """Lists the units of a tree, a shared cell once, in order."""
     found: dict[int, Site] = {}
-    for position, (keys, leaf) in enumerate(jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]):
+    paths_of_all, leaves, _ = _flatten_with_paths(tree)
+    for position, (paths, leaf) in enumerate(zip(paths_of_all, leaves, strict=True)):
         is_cell = isinstance(leaf, Cell)
         if is_cell or is_array(leaf):
             # Arrays are never taken for shared: each has a key of its own.
             key = id(leaf) if is_cell else ~position
             earlier = found.get(key, Site((), (), leaf))
-            paths, positions = earlier.paths + from_jax(keys), (*earlier.positions, position)
-            found[key] = Site(paths, positions, leaf)
+            found[key] = Site(earlier.paths + paths, (*earlier.positions, position), leaf)
     return list(found.values())
 
 

@@ -4,19 +4,23 @@ A path is a tuple of keys from the root: ``('layers', 0, 'weight')``. Attribute 
 text keys of dictionaries are `str`, positions in sequences are `int`, any other dictionary
 key is itself. Its written form is ``layers[0].weight``; text that isn't a Python name is
 quoted in brackets, ``['a b']``, so that the text key ``'0'`` and the position ``0`` never
-look alike. `parse` and `format` are inverse on keys that are Python literals.
+look alike. A tuple key of a dictionary is itself a path, whose keys are those of the tuple, so
+that a mapping by path is read as the tree is. `parse` and `format` are inverse on keys that are
+Python literals.
 """
 
 import difflib
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import jax.tree_util as jtu
 import numpy as np
 
 from .._errors import PathError, user_facing
+from ._nested import nest
 from ._protocols import MISSING, Cell, MutableNode
 
 Path = tuple[Hashable, ...]
@@ -67,33 +71,47 @@ def format_slice(start: int | None, stop: int | None, step: int | None) -> str:
 def from_jax(keys: Sequence[Any]) -> tuple[Path, ...]:
     """Converts a JAX key path to all paths by which the leaf is reached, the first one first."""
     if GraphKey not in map(type, keys):
-        return (tuple(map(_plain_key, keys)),)
+        return (tuple(chain.from_iterable(map(_plain_keys, keys))),)
     paths: list[Path] = [()]
     for key in keys:
-        tails = key.paths if isinstance(key, GraphKey) else ((_plain_key(key),),)
+        tails = key.paths if isinstance(key, GraphKey) else (_plain_keys(key),)
         paths = [path + tail for path in paths for tail in tails]
     return tuple(paths)
 
 
-def _plain_key(key: Any) -> Hashable:
+def _plain_keys(key: Any) -> Path:
+    """Reads one key of JAX; a tuple key of a dictionary is a path."""
     kind = type(key)
     if kind is jtu.SequenceKey:
-        return key.idx
+        return (key.idx,)
     if kind is jtu.GetAttrKey:
-        return key.name
+        return (key.name,)
     if kind is jtu.DictKey or kind is jtu.FlattenedIndexKey:
-        return int(key.key) if isinstance(key.key, np.integer) else key.key
-    return jtu.keystr((key,), simple=True)
+        keys = key.key if type(key.key) is tuple else (key.key,)
+        return tuple(int(k) if isinstance(k, np.integer) else k for k in keys)
+    return (jtu.keystr((key,), simple=True),)
 
 
-def ancestors(tree: Any, path: Path) -> list[Any]:
-    """Lists the nodes from the root to `path`, as far as keys lead there; touches no cell."""
-    nodes = [tree]
+def ancestors(tree: Any, path: Path, nested: dict[int, Any] | None = None) -> list[Any]:
+    """Lists the nodes from the root to `path`, as far as keys lead there; touches no cell.
+
+    Mappings by path are nested; `nested` keeps them by identity for the next path.
+    """
+    nested = {} if nested is None else nested
+    nodes = [_nested_once(tree, nested)]
     for key in path:
-        nodes.append(_look_at_child(nodes[-1], key))
+        nodes.append(_nested_once(_look_at_child(nodes[-1], key), nested))
         if nodes[-1] is MISSING:
             break
     return nodes
+
+
+def _nested_once(node: Any, nested: dict[int, Any]) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    if id(node) not in nested:
+        nested[id(node)] = nest(node)
+    return nested[id(node)]
 
 
 def _look_at_child(node: Any, key: Hashable) -> Any:
@@ -133,7 +151,7 @@ def resolve(tree: Any, path: Path) -> Any:
     """
     node = tree
     for depth, key in enumerate(path):
-        child = _child(node.value if isinstance(node, Cell) else node, key)
+        child = _child(nest(node.value if isinstance(node, Cell) else node), key)
         if child is MISSING:
             raise PathError(
                 f"asked for the path '{format(path)}'",

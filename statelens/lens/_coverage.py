@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from .._errors import SelectionError
-from .._tree import Cell, Index, Path, Site, ancestors, atoms, is_array
+from .._tree import Cell, Index, Path, PathNode, Site, ancestors, atoms, is_array
 
 
 class _Whole(enum.Enum):
@@ -86,6 +86,8 @@ class Scope:
         self.tree = tree
         self.matched = matched
         self._facts: dict[Hashable, Any] = {}
+        # Nodes of mappings by path, as long as the tree is there.
+        self._nested: dict[int, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Returns what `compute` gives, computed on the first call for `key` only."""
@@ -95,13 +97,15 @@ class Scope:
 
     def nodes(self, path: Path) -> list[Any]:
         """Lists the nodes from the root to `path`."""
-        return self.once(("nodes", path), lambda: ancestors(self.tree, path))
+        return self.once(("nodes", path), lambda: ancestors(self.tree, path, self._nested))
 
     def length(self, path: Path, depth: int) -> int | None:
         """Returns the length of the sequence at a depth along `path`, or None if it is none."""
         nodes = self.nodes(path)
         node = nodes[depth] if depth < len(nodes) else None
         node = node.look() if isinstance(node, Cell) else node
+        if isinstance(node, PathNode):
+            return node.length
         return len(node) if isinstance(node, (list, tuple)) else None
 
     def below(self, node: Any, path: Path) -> "Scope":

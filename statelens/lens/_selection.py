@@ -13,6 +13,7 @@ from .._lru_cache import LruCache
 from .._tree import (
     Cell,
     Index,
+    KeyIdentity,
     Path,
     Site,
     TreeDef,
@@ -100,30 +101,58 @@ def focus_on(
 
 
 _MOST_VERSIONS = 4
-# By selector and tree structure: what was selected, with what the selector saw of the units.
-_selections: LruCache[Hashable, list[tuple[Any, Selection]]] = LruCache(1024)
+
+
+class _Version:
+    """A selection, with what its selector saw of the tree beyond equal structures."""
+
+    def __init__(self, seen: "_Seen", selection: Selection):
+        self._seen = seen
+        self._keys = list(map(KeyIdentity, seen.structures))
+        self.selection = selection
+
+    def is_of(self, seen: "_Seen") -> bool:
+        """Says whether the selector sees the same in another tree."""
+        return self._seen == seen and all(
+            keys.is_that_of(treedef)
+            for keys, treedef in zip(self._keys, seen.structures, strict=True)
+        )
+
+
+class _Seen(NamedTuple):
+    """What a selection depends on; of the structures, also their keys, which may be equal."""
+
+    structures: list[TreeDef]
+    classes: list[type]
+    cells: list[Any]
+    arrays: list[Any]
+
+
+# By selector and tree structure.
+_selections: LruCache[Hashable, list[_Version]] = LruCache(1024)
 
 
 def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     key = (selector, treedef)
+    seen = _look(key_depth_of(selector), leaves, treedef)
     try:
         versions = _selections.get(key) or []
-    except TypeError:
-        # Something static in the tree can't be hashed.
+        for version in versions:
+            if version.is_of(seen):
+                return version.selection
+    except Exception:
+        # Something static in the tree can't be hashed, or a key in it can't be compared with
+        # one of another tree.
         return _select_uncached(selector, tree)
-    seen = _seen(key_depth_of(selector), leaves)
-    for version, selection in versions:
-        if version == seen:
-            return selection
     selection = _select_uncached(selector, tree)
-    _selections.put(key, [(seen, selection), *versions[: _MOST_VERSIONS - 1]])
+    _selections.put(key, [_Version(seen, selection), *versions[: _MOST_VERSIONS - 1]])
     return selection
 
 
-def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
-    """Lists what a selection depends on beyond the tree's structure."""
-    types, cells, arrays = list(map(type, leaves)), [], leaves
+def _look(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen:
+    """Looks at a flattened tree as deeply as a selection depends on it."""
+    structures, types, cells, arrays = [treedef], list(map(type, leaves)), [], leaves
     if [kind for kind in set(types) if issubclass(kind, Cell)]:
         arrays = [leaf for leaf in leaves if not isinstance(leaf, Cell)]
         first: dict[int, int] = {}
@@ -134,9 +163,11 @@ def _seen(depth: CacheKeyDepth, leaves: list[Any]) -> tuple[list[Any], ...]:
                     cells.append(leaf.metadata)
                 if depth >= CacheKeyDepth.VALUES:
                     inner, structure = flatten(leaf.look())
-                    cells.append((structure, list(map(type, inner))))
+                    structures.append(structure)
+                    cells.append(list(map(type, inner)))
                     arrays += inner if depth >= CacheKeyDepth.ARRAYS else []
-    return types, cells, kinds(arrays) if depth >= CacheKeyDepth.FREE_ARRAYS else []
+    seen = kinds(arrays) if depth >= CacheKeyDepth.FREE_ARRAYS else []
+    return _Seen(structures, types, cells, seen)
 
 
 def _select_uncached(selector: Selector, tree: Any) -> Selection:

@@ -22,6 +22,7 @@ import jax
 from .._tree import (
     Cell,
     GraphKey,
+    KeyIdentity,
     LensLeaf,
     MutableNode,
     Path,
@@ -67,10 +68,12 @@ Leaf: TypeAlias = Child | Reference | Static | Look
 
 
 class Attribute(NamedTuple):
-    """An attribute: the structure of its value, and what each leaf is."""
+    """An attribute: the structure of its value, its keys, and what each leaf is."""
 
     name: str
     treedef: TreeDef
+    # Structures are equal where their keys are, though 1, True and 1.0 are different paths.
+    keys: KeyIdentity
     leaves: tuple[Leaf, ...]
     # Whether the structure is of a tree in which other nodes stand for what JAX doesn't flatten.
     has_stand_ins: bool
@@ -129,6 +132,7 @@ def _is_method(value: Any) -> bool:
 
 
 _LEAF = jax.tree.structure(0)
+_NO_KEYS = KeyIdentity(_LEAF)
 
 
 def _flatten(value: Any) -> tree.Flat:
@@ -179,7 +183,8 @@ class _Walk:
                 if isinstance(owner, MutableNode) and id(owner) not in self._nodes:
                     yield self.visit(owner)
                 found.append(self._leaf(leaf))
-            attributes.append(Attribute(name, treedef, tuple(found), has_stand_ins))
+            keys = _NO_KEYS if treedef is _LEAF else KeyIdentity(treedef)
+            attributes.append(Attribute(name, treedef, keys, tuple(found), has_stand_ins))
         self._records[number] = Record(type(node), tuple(attributes))
 
     def _leaf(self, leaf: Any) -> Any:
@@ -251,7 +256,7 @@ def _children_as_before(root: "Module", structure: Structure) -> list[Any] | Non
         names = [attribute.name for attribute in record.attributes]
         if type(node) is not record.cls or list(attributes) != names:
             return None
-        for name, treedef, leaves, has_stand_ins in record.attributes:
+        for name, treedef, _, leaves, has_stand_ins in record.attributes:
             try:
                 value = attributes[name]
                 value = tree.with_stand_ins(value, _is_stop) if has_stand_ins else value
@@ -287,7 +292,7 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
     nodes: list[Any] = [object.__new__(record.cls) for record in structure.records]
     for node, record in zip(nodes, structure.records, strict=True):
         attributes = {}
-        for name, treedef, leaves, _ in record.attributes:
+        for name, treedef, _, leaves, _ in record.attributes:
             attributes[name] = treedef.unflatten(_filled(leaves, nodes, children))
         node._restore(attributes, structure)
     structure.root = weakref.ref(nodes[0])
@@ -332,7 +337,7 @@ def _collect_paths(
         return
     visits[number] += 1
     above = above | {number}
-    for name, treedef, leaves, _ in structure.records[number].attributes:
+    for name, treedef, _, leaves, _ in structure.records[number].attributes:
         positions = 0 if treedef == _LEAF else treedef.unflatten(range(len(leaves)))
         for inner, position in tree.leaves_with_path(positions, _is_stop):
             below = (*path, name, *inner)

@@ -16,7 +16,7 @@ from ._context import (
     own,
     owned,
 )
-from ._dependencies import Readers, Reads, is_same
+from ._dependencies import Readers, Reads
 from ._frame import Captured, Frame, Writes, capture, note_reads, this_frame
 from ._kinds import (
     BatchState,

@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.tree_util as jtu
-import numpy as np
 
-from .._tree import MISSING, Cell, MutableNode
+from .._tree import MISSING, PLAIN_TYPES, Cell, MutableNode, is_same
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Readers:
@@ -109,7 +107,7 @@ class Reads:
     def values(self) -> list[Any]:
         """The values that attributes had, but for states, modules and plain values."""
         found = [read.value() for read in self._attributes.values() if read.name is not None]
-        return [value for value in found if not isinstance(value, (*_OWNERS, *_PLAIN))]
+        return [value for value in found if not isinstance(value, (*_OWNERS, *PLAIN_TYPES))]
 
     def follow(self, names: Iterable[tuple[str, Any, Callable[[], Any]]], lists: list[Any]) -> None:
         """Records what leads to states by another way than attributes.
@@ -270,7 +268,9 @@ def _has_still(container: Any, before: list[Any]) -> bool:
 
 def _is_seen_through(value: Any) -> bool:
     # What knows what it reaches is of this library: a bound lens, say, which changes in nothing.
-    if type(value) in _PLAIN or isinstance(value, _OWNERS) or hasattr(type(value), "_reachable"):
+    if type(value) in PLAIN_TYPES or isinstance(value, _OWNERS):
+        return True
+    if hasattr(type(value), "_reachable"):
         return True
     if type(value) in (list, dict) or isinstance(value, tuple):
         return all(map(_is_seen_through, _items_of(value)))
@@ -293,7 +293,7 @@ def _weakly(value: Any) -> Callable[[], Any]:
 def _described(value: Any) -> str:
     if value is MISSING:
         return "not set"
-    return repr(value) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
+    return repr(value) if isinstance(value, PLAIN_TYPES) else f"a {type(value).__name__}"
 
 
 def _type_of(value: Any) -> Hashable:
@@ -301,17 +301,3 @@ def _type_of(value: Any) -> Hashable:
         return value.shape, value.dtype
     leaves, treedef = jax.tree.flatten(value)
     return treedef, tuple((getattr(x, "shape", type(x)), getattr(x, "dtype", None)) for x in leaves)
-
-
-def is_same(one: Any, other: Any) -> bool:
-    """Says whether two values are one object, or plain values, or tuples of these, that are alike.
-
-    1, 1.0 and True are three values, 0.0 and -0.0 two, and nan is what it was.
-    """
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    return isinstance(one, (*_PLAIN, np.generic)) and repr(one) == repr(other)

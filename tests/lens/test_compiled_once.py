@@ -1,8 +1,11 @@
 """A lens is compiled once for each structure."""
 
+from collections import OrderedDict, defaultdict
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import statelens as sl
@@ -122,3 +125,65 @@ def test_a_pattern_that_matches_nothing_is_no_silent_mask_and_no_empty_part(use)
         getattr(~sl.lens("layers.**") & sl.inexact, use)(tree)
     getattr(sl.lens("**.wieght", optional=True), use)(tree)
     getattr(sl.ndim > 3, use)(tree)
+
+
+def test_trees_whose_keys_are_equal_and_not_the_same_are_told_apart():
+    x = jnp.ones(1)
+    every = sl.lens("[0].*.**")
+    for wrap in (dict, OrderedDict, lambda d: defaultdict(list, d), sl.State, Holder):
+        for path in ((1,), (True,), (1.0,), (1, "a"), (True, "a")):
+            (found,) = every.paths([wrap({path if len(path) > 1 else path[0]: x})])
+            assert repr(found[-len(path) :]) == repr(path)
+    one = sl.lens("[1]", optional=True)
+    assert [one.paths({key: x}) for key in (True, 1, 1.0)] == [(), ((1,),), ((1.0,),)]
+
+
+class Holder(sl.nn.Module):
+    """A module with a dictionary of arrays."""
+
+    def __init__(self, items):
+        super().__init__()
+        self.items = items
+
+
+def test_a_gradient_is_by_the_key_that_is_meant():
+    def loss(tree):
+        return sum(jnp.sum(x**2) for x in tree.values())
+
+    lens = sl.lens("[1]? | [2]")
+    for _ in range(2):
+        assert sl.grad(loss, lens)({True: jnp.ones(1), 2: jnp.ones(1)})[True] is None
+        assert sl.grad(loss, lens)({1: jnp.ones(1), 2: jnp.ones(1)})[1] == 2
+
+
+def test_keys_that_cannot_be_compared_with_those_of_another_tree_are_no_problem():
+    x = jnp.ones(1)
+    for tree in ({np.int64(3): x}, {("layer", "w"): x}, {np.int64(3): x}):
+        for make in (dict, sl.State):
+            assert len(sl.lens("**").paths({"a": make(tree)})) == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"a": {1: 1.0, "b": jnp.ones(1)}},
+            r"that at \['a'\]\n.* 1 and 'b' can't be compared",
+        ),
+        ({1: 1.0, "b": jnp.ones(1)}, r"a dictionary\nJAX sorts its keys, .*(.|\n)*OrderedDict"),
+        (
+            {("a", 1): 1.0, ("a", "b"): jnp.ones(1)},
+            r"\('a', 1\) and \('a', 'b'\) can't be compared",
+        ),
+        ([{None: 1.0, "b": jnp.ones(1)}], r"at \[0\]\n.*None and 'b' can't be compared"),
+    ],
+)
+@pytest.mark.parametrize("use", ["paths", "get", "partition", "mask"])
+def test_keys_that_cannot_be_sorted_are_refused(tree, message, use):
+    with pytest.raises(sl.StructureError, match=message):
+        getattr(sl.lens("**"), use)(tree)
+
+
+def test_a_state_refuses_keys_that_cannot_be_sorted():
+    with pytest.raises(sl.StructureError, match=r"that at \['a'\]\n.* 1 and 'b' can't be"):
+        sl.State({"a": {1: 1.0, "b": jnp.ones(1)}})

@@ -167,7 +167,8 @@ w = jnp.ones(1)
         ([w, w, w], "[-1]", ["[2]"]),
         ((w, w, w), "[1:]", ["[1]", "[2]"]),
         ({0: w, 1: w, 2: w}, "[1:]", []),
-        ({(1, "a"): w, (2, "a"): w}, "[(1, 'a')]", ["[(1, 'a')]"]),
+        ({(1, "a"): w, (2, "a"): w}, "[1].a", ["[1].a"]),
+        ({((1, 2), "a"): w, ((1, 3), "a"): w}, "[(1, 2)].a", ["[(1, 2)].a"]),
         ({"a.b": w, "a": {"b": w}}, "a.b", ["a.b"]),
         ({"a.b": w, "a": {"b": w}}, "['a.b']", ["['a.b']"]),
         (Point(w, {"y": w}), "x", ["x"]),
@@ -194,9 +195,8 @@ def test_the_key_true_is_not_the_position_one():
 @example(((0, ":"),))
 @example(("a:b", "{", "*"))
 def test_a_written_path_is_a_pattern_that_matches_just_itself(path):
-    tree = w
-    for key in reversed(path):
-        tree = {key: tree}
+    # A tuple key of a dictionary would be a path, but one inside of a tuple is a key.
+    tree = {path: w}
     assert sl.lens(sl.path.format(path)).paths(tree) == (path,)
     assert sl.lens(sl.path.format((*path, "more"))).paths(tree) == ()
 

@@ -14,9 +14,8 @@ import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError
 from ..._lru_cache import LruCache
-from ..._tree import Cell, TreeDef, format, from_jax, is_array, is_numeric
+from ..._tree import Cell, Identity, TreeDef, format, from_jax, is_array, is_numeric
 from ...state import concrete_types
-from ._identity import Identity
 from ._module_cache import Getter, at, get, places_of_containers, put
 from ._static import DYNAMIC, MOST_NESTED, Constant, Partitioned, Static, is_plain_tuple, remade
 

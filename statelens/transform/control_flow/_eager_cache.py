@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from ..._lru_cache import LruCache
-from ..._tree import METHODS, MutableNode
-from ...state import TOP, State, current_trace, is_same
+from ..._tree import METHODS, MutableNode, is_same
+from ...state import TOP, State, current_trace
 from .._core import FUNCTIONS, inner_codes, named_in
 from ..compilation import JitFunction
 

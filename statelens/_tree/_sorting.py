@@ -1,0 +1,42 @@
+"""Dictionaries whose keys don't compare: JAX, which sorts them, takes no tree with one."""
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Any
+
+import jax.tree_util as jtu
+
+from .._errors import StructureError
+from ._protocols import LensLeaf, MutableNode
+
+
+def refuse_unsortable(tree: Any) -> None:
+    """Refuses a tree that has a dictionary whose keys don't compare."""
+    below: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    while below:
+        keys, node = below.pop()
+        if isinstance(node, (LensLeaf, MutableNode)):
+            continue
+        if isinstance(node, dict) and not _is_sortable(node):
+            one, other = _incomparable(node)
+            raise StructureError(
+                f"asked to flatten a dictionary{f', that at {jtu.keystr(keys)}' if keys else ''}",
+                f"JAX sorts its keys, and {one!r} and {other!r} can't be compared",
+                "keys of one type",
+                "a collections.OrderedDict, whose keys stay in their order",
+            )
+        children = jtu.tree_flatten_with_path(node, is_leaf=lambda x, node=node: x is not node)[0]
+        below += [((*keys, *inner), child) for inner, child in children if child is not node]
+
+
+def _is_sortable(keys: Iterable[Any]) -> bool:
+    try:
+        sorted(keys)
+    except Exception:  # whatever a comparison raises
+        return False
+    return True
+
+
+def _incomparable(keys: Iterable[Any]) -> tuple[Any, ...]:
+    pairs = combinations(keys, 2)
+    return next((pair for pair in pairs if not _is_sortable(pair)), (*keys,)[:2])

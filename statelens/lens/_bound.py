@@ -49,7 +49,8 @@ class BoundLens(WritableMapping[U_co]):
         """Returns the cells, and views of cells, that are selected; none is touched.
 
         Args:
-            required_by: The operation for which an empty selection is an error, or None.
+            required_by: The operation for which an empty selection is an error, or None. A
+                pattern that matches nothing always is one, unless it is optional.
 
         Returns:
             The units by path. The same dictionary may be given again: don't change it.
@@ -71,7 +72,12 @@ class BoundLens(WritableMapping[U_co]):
 
     def _look(self, required_by: str | None) -> dict[Path, Any]:
         with looking():
-            leaves, _, entries = focus_on(self.selector, self.module, required_by=required_by)
+            leaves, _, entries = focus_on(
+                self.selector,
+                self.module,
+                required_by=required_by or "states",
+                may_be_empty=required_by is None,
+            )
             if len(entries.cells) == len(entries):
                 return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
             return {entry.path: self._unit_at(entry, leaves) for entry in entries}

@@ -94,7 +94,7 @@ class Lens(TreeUpdates):
             f"asked whether {self!r} is true, as by 'and', 'or', 'not', 'in' or a < b < c",
             "a lens is neither true nor false",
             "& for 'and', | for 'or', ~ for 'not', with parentheses around comparisons",
-            "lens.paths(tree), which is empty if nothing in the tree is selected",
+            "lens.paths(tree), which lists what is selected in a tree",
         )
 
     def __str__(self) -> str:
@@ -136,12 +136,15 @@ class Lens(TreeUpdates):
             States and arrays in the tree's order; of a state of which a part is selected,
             the value of that part.
 
+        Raises:
+            PathError: A pattern that isn't optional matches nothing.
+
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens("**.b").get({"layer": {"b": jnp.zeros(1)}})
             {('layer', 'b'): Array([0.], dtype=float32)}
         """
-        leaves, _, entries = focus_on(self.selector, tree)
+        leaves, _, entries = focus_on(self.selector, tree, required_by="get", may_be_empty=True)
         return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
 
     @user_facing
@@ -214,13 +217,17 @@ class Lens(TreeUpdates):
         Returns:
             The paths.
 
+        Raises:
+            PathError: A pattern that isn't optional matches nothing.
+
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens("**").paths({"b": jnp.ones(1), "w": [jnp.ones(1)]})
             (('b',), ('w', 0))
         """
         with looking():
-            return focus_on(self.selector, tree).entries.paths
+            focused = focus_on(self.selector, tree, required_by="paths", may_be_empty=True)
+        return focused.entries.paths
 
     @user_facing
     def count(self, tree: Any) -> int:
@@ -232,12 +239,15 @@ class Lens(TreeUpdates):
         Returns:
             The sum of the sizes of all selected arrays.
 
+        Raises:
+            PathError: A pattern that isn't optional matches nothing.
+
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens("w").count({"b": jnp.ones(1), "w": jnp.ones((2, 3))})
             6
         """
-        return sum(array.size for array in self._arrays(tree))
+        return sum(array.size for array in self._arrays(tree, "count"))
 
     @user_facing
     def nbytes(self, tree: Any) -> int:
@@ -249,16 +259,21 @@ class Lens(TreeUpdates):
         Returns:
             The sum of the sizes of all selected arrays, in bytes.
 
+        Raises:
+            PathError: A pattern that isn't optional matches nothing.
+
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens("w").nbytes({"b": jnp.ones(1), "w": jnp.ones((2, 3))})
             24
         """
-        return sum(array.size * array.dtype.itemsize for array in self._arrays(tree))
+        return sum(array.size * array.dtype.itemsize for array in self._arrays(tree, "nbytes"))
 
-    def _arrays(self, tree: Any) -> list[Any]:
+    def _arrays(self, tree: Any, required_by: str) -> list[Any]:
         with looking():
-            leaves, _, entries = focus_on(self.selector, tree)
+            leaves, _, entries = focus_on(
+                self.selector, tree, required_by=required_by, may_be_empty=True
+            )
         units = read_all(leaves, entries)
         values = [unit.look() if isinstance(unit, Cell) else unit for unit in units]
         return [leaf for leaf in jax.tree.leaves(values) if is_array(leaf)]
@@ -307,8 +322,9 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
             or tuple of specs, for what any of them selects; a prefix tree of booleans, as
             an Equinox `filter_spec` is; or another lens.
         optional: Whether it may select nothing, and its patterns may match nothing.
-            Otherwise that is an error wherever the lens is put to use; who only looks, by
-            `get`, `paths`, `count` or `nbytes`, sees that there is nothing.
+            Otherwise a pattern that matches nothing is an error of every operation, since it
+            may be a slip of the pen; a lens that selects nothing for another reason, by its
+            class or predicate, is one wherever something is to be done with the selection.
 
     Returns:
         The lens.

@@ -3,7 +3,16 @@
 from typing import Any
 
 from .._errors import explain
-from .._tree import Cell, Path, closest, flatten_with_path, format, is_array, leaves_with_path
+from .._tree import (
+    Cell,
+    Path,
+    cells,
+    closest,
+    flatten_with_path,
+    format,
+    is_array,
+    leaves_with_path,
+)
 
 _WHERE_STATES_ARE = (
     "the model as the tree, or as the first argument",
@@ -21,9 +30,13 @@ def unmatched(text: str, tree: Any, required_by: str) -> str:
     leaves = leaves_with_path(tree)
     units = [path for path, leaf in leaves if is_array(leaf)]
     written = {format(path): leaf for path, leaf in leaves}
+    tagged = [cell for cell in cells(tree) if text in cell.tag]
     below = [path for path in units if format(path).startswith((f"{text}.", f"{text}["))]
     remedies = []
-    if text in written:
+    if tagged:
+        found = f"it is read as a path, and {text!r} is a tag, that of {tagged[0]!r} first"
+        remedies.append(f"sl.tagged({text!r}), for the states that bear the tag")
+    elif text in written:
         kind = type(written[text]).__name__
         found = f"'{text}' is of type {kind}, and only arrays and states are selected"
         remedies.append("make it an array with jnp.asarray")

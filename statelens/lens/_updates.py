@@ -169,12 +169,16 @@ class TreeUpdates:
         Returns:
             The new tree.
 
+        Raises:
+            PathError: A pattern that isn't optional matches nothing, or nothing is selected.
+            SelectionError: The lens selects a part of an array.
+
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens(...).cast({"n": jnp.arange(1), "w": jnp.ones(1)}, jnp.bfloat16)
             {'n': Array([0], dtype=int32), 'w': Array([1], dtype=bfloat16)}
         """
-        for entry in focus_on(self.selector, tree).entries:
+        for entry in focus_on(self.selector, tree, required_by="cast").entries:
             if entry.index is not None:
                 raise SelectionError(
                     f"asked to cast the part {entry.index} of '{format(entry.path)}'",

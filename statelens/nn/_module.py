@@ -311,8 +311,8 @@ class Module(MutableNode, abc.ABC):
         Returns:
             Without a filter, or with one, a bound lens; with several, a tuple of them, in
             which the first filter that matches wins. It looks at the module again at each
-            use, so that a parameter added later is seen. It may be empty; `grad` and the
-            like refuse that, and patterns that match nothing.
+            use, so that a parameter added later is seen. A pattern that matches nothing then
+            is an error; of another filter it may be empty, which `grad` and the like refuse.
 
         Example:
             >>> import jax.numpy as jnp, statelens as sl

@@ -116,7 +116,7 @@ def test_an_update_of_what_is_not_selected_is_refused():
     assert sl.lens("w").apply_updates(tree, updates) == {"b": 1.0, "w": 2.0}
 
 
-@pytest.mark.parametrize("use", ["mask", "partition"])
+@pytest.mark.parametrize("use", ["mask", "partition", "get", "paths", "count", "nbytes"])
 def test_a_pattern_that_matches_nothing_is_no_silent_mask_and_no_empty_part(use):
     tree = {"layer": {"bias": jnp.ones(1), "weight": jnp.ones(1)}}
     with pytest.raises(KeyError, match=r"'\*\*.wieght', which matches nothing\n.*layer.weight"):
@@ -124,7 +124,8 @@ def test_a_pattern_that_matches_nothing_is_no_silent_mask_and_no_empty_part(use)
     with pytest.raises(KeyError, match="matches nothing"):
         getattr(~sl.lens("layers.**") & sl.inexact, use)(tree)
     getattr(sl.lens("**.wieght", optional=True), use)(tree)
-    getattr(sl.ndim > 3, use)(tree)
+    for spec in (sl.ndim > 3, None, sl.ParamState, lambda path, unit: False, sl.tagged("slow")):
+        getattr(sl.lens(spec), use)(tree)
 
 
 def test_trees_whose_keys_are_equal_and_not_the_same_are_told_apart():

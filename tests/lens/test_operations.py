@@ -31,6 +31,37 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_the_closest_path(use):
         use(sl.lens("layer.wieght"), stateful())
 
 
+@pytest.mark.parametrize("operation", ["cast", "stop_gradient", "only", "bind"])
+def test_every_other_operation_refuses_a_pattern_that_matches_nothing(operation):
+    arguments = (jnp.bfloat16,) if operation == "cast" else ()
+    with pytest.raises(sl.PathError, match=rf"asked {operation} for 'trunk', which matches"):
+        getattr(sl.lens("trunk"), operation)(stateful(), *arguments)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        len,
+        list,
+        dict,
+        repr,
+        bool,
+        lambda s: s.values_dict(),
+        lambda s: len(s.filter("*")),
+        jax.tree.leaves,
+    ],
+)
+def test_states_by_a_pattern_that_matches_nothing_are_no_empty_mapping(use):
+    module = sl.nn.Module()
+    module.trunk = sl.ParamState(jnp.ones(1), tag="frozen")
+    with pytest.raises(sl.PathError, match=r"asked states for 'trnk', .*\n.*'trunk'"):
+        use(module.states("trnk"))
+    with pytest.raises(sl.PathError, match=r"is read as a path(.|\n)*sl.tagged\('frozen'\)"):
+        use(module.states("frozen"))
+    use(module.states(sl.lens("trnk", optional=True)))
+    use(module.states(sl.BatchState))
+
+
 def test_one_pattern_of_several_that_matches_nothing_is_an_error():
     with pytest.raises(sl.PathError, match=r"asked update for 'head.z', which matches nothing"):
         sl.lens("head.x | head.z").update(model(), jnp.ones_like)

@@ -55,7 +55,10 @@ BLOCK_0 = ["linear.weight", "linear.bias", "scale"]
     ],
 )
 def test_pattern(pattern, paths):
-    assert written(pattern, model()) == paths
+    assert written(sl.lens(pattern, optional=True), model()) == paths
+    if not paths and not pattern.endswith("?"):
+        with pytest.raises(sl.PathError, match="which matches nothing"):
+            written(pattern, model())
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ class Groups:
             tree: Any pytree.
 
         Returns:
-            Labels, as `optax.multi_transform` takes them (the groups themselves can be
-            given to it too, since it calls them). What is no unit is None.
+            Labels; what is no unit is None. `optax.multi_transform` takes the groups
+            themselves, which it calls. The labels of a model that can be called, as an Equinox
+            model can, are such a model, which it would call as well: it must have the groups.
 
         Raises:
             SelectionError: The groups are not total or not disjoint on this tree.
@@ -136,8 +137,9 @@ def groups(lenses: Mapping[str, LensSpec], *, first_match: bool = False) -> Grou
             Otherwise that is an error.
 
     Returns:
-        The groups: called with a tree they give its labels, as `optax.multi_transform` wants
-        them; ``groups[name]`` is the lens of one; `partition` gives a half for each.
+        The groups: called with a tree they give its labels, and so `optax.multi_transform`
+        takes the groups themselves; ``groups[name]`` is the lens of one; `partition` gives a
+        half for each.
 
     Raises:
         SelectionError: When used, where a unit is in no group or in several, or a group has

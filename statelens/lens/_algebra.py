@@ -6,6 +6,8 @@ a selector and for the reading of one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from itertools import chain
 from typing import ClassVar
 
 from .._errors import SelectionError
@@ -13,59 +15,68 @@ from .._tree import MISSING, Index, Path, Site, atoms, format
 from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector, complement, intersect, unite
 
 
-@dataclass(frozen=True)
-class _Operation(Selector):
-    """Two selectors with an operator between them."""
+@dataclass(frozen=True, init=False)
+class _Joined(Selector):
+    """Any number of selectors with one operator between them: in a row, and not nested."""
 
-    a: Selector
-    b: Selector
+    operands: tuple[Selector, ...]
     symbol: ClassVar[str]
 
-    @property
-    def is_optional(self) -> bool:
-        return self.a.is_optional
+    def __init__(self, *operands: Selector):
+        flat = [one.operands if type(one) is type(self) else (one,) for one in operands]
+        object.__setattr__(self, "operands", tuple(chain.from_iterable(flat)))
+
+    def parts(self) -> tuple[Selector, ...]:
+        return self.operands
 
     def written(self, level: int = 0) -> str:
         own = _LEVELS[self.symbol]
-        text = f"{self.a.written(own)} {self.symbol} {self.b.written(own + 1)}"
+        text = f" {self.symbol} ".join(one.written(own + 1) for one in self.operands)
         return f"({text})" if level > own else text
 
 
-@dataclass(frozen=True)
-class And(_Operation):
-    """What both select."""
+class And(_Joined):
+    """What all select."""
 
     symbol = "&"
 
+    @property
+    def is_optional(self) -> bool:
+        return self.operands[0].is_optional
+
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return intersect(self.a.coverage(site, scope), self.b.coverage(site, scope))
+        return reduce(intersect, [one.coverage(site, scope) for one in self.operands])
 
     def covers(self, path: Path, node: object, scope: Scope) -> bool:
-        return self.a.covers(path, node, scope) and self.b.covers(path, node, scope)
+        return all(one.covers(path, node, scope) for one in self.operands)
 
 
-@dataclass(frozen=True)
-class Or(_Operation):
-    """What either selects."""
+class Or(_Joined):
+    """What any selects."""
 
     symbol = "|"
 
     @property
     def is_optional(self) -> bool:
-        return self.a.is_optional or self.b.is_optional
+        return any(one.is_optional for one in self.operands)
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return unite(self.a.coverage(site, scope), self.b.coverage(site, scope))
+        return reduce(unite, [one.coverage(site, scope) for one in self.operands])
 
     def covers(self, path: Path, node: object, scope: Scope) -> bool:
-        return self.a.covers(path, node, scope) or self.b.covers(path, node, scope)
+        return any(one.covers(path, node, scope) for one in self.operands)
 
 
 @dataclass(frozen=True)
-class Within(_Operation):
+class Within(Selector):
     """What the second selects inside nodes that the first selects."""
 
-    symbol = "/"
+    a: Selector
+    b: Selector
+
+    @property
+    def is_optional(self) -> bool:
+        return self.a.is_optional
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         covered: Coverage = None
@@ -84,6 +95,11 @@ class Within(_Operation):
             and self.b.covers(path[depth:], node, scope.below(above[depth], path[:depth]))
             for depth in range(len(path) + 1)
         )
+
+    def written(self, level: int = 0) -> str:
+        own = _LEVELS["/"]
+        text = f"{self.a.written(own)} / {self.b.written(own + 1)}"
+        return f"({text})" if level > own else text
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Groups:
                 )
         if not self._first_match:
             self._check_disjoint(tree)
-        every = reduce(Or, self._selectors.values(), selector_of(None))
+        every = Or(selector_of(None), *self._selectors.values())
         left = focus_on(Not(every), tree).entries
         if left:
             raise SelectionError(

@@ -94,7 +94,8 @@ def _listed(paths: list[str]) -> str:
 def difference(first: Any, second: Any, prefix: Path = ()) -> str:
     """Says where two trees of different structures differ, for a message."""
     ours, theirs = flatten_with_path(first)[0], flatten_with_path(second)[0]
-    differing = [path for path in [*ours, *theirs] if (path in ours) != (path in theirs)]
+    in_one = set(ours) ^ set(theirs)
+    differing = [path for path in [*ours, *theirs] if path in in_one]
     if differing:
         return f"they differ at '{format(prefix + differing[0])}', which only one of them has"
     return f"they differ in their nodes: {type(first).__name__}, {type(second).__name__}"

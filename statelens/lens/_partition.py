@@ -155,10 +155,8 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
             a if b is None else b if a is None else _CLASH
             for a, b in zip(merged, column, strict=True)
         ]
-    for position, leaf in enumerate(merged):
-        if leaf is _CLASH:
-            column = [column[position] for column in columns]
-            merged[position] = _merge(column, halves[0], position, prefix)
+    for position, path in _paths_of_clashes(halves[0], merged, prefix):
+        merged[position] = _merge([column[position] for column in columns], path)
     for position, leaf in enumerate(merged):
         if isinstance(leaf, Repeat) and merged[leaf.position] is not None:
             merged[position] = merged[leaf.position]
@@ -168,16 +166,22 @@ def _combine(halves: tuple[Any, ...], prefix: Path) -> Any:
 _CLASH = object()
 
 
-def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
+def _paths_of_clashes(tree: Any, merged: list[Any], prefix: Path) -> list[tuple[int, Path]]:
+    clashes = [position for position, leaf in enumerate(merged) if leaf is _CLASH]
+    # To write down all paths costs as much as all else together.
+    paths = flatten_with_path(tree)[0] if clashes else []
+    return [(position, prefix + paths[position]) for position in clashes]
+
+
+def _merge(column: list[Any], path: Path) -> Any:
     present = [leaf for leaf in column if leaf is not None]
     remainders = [leaf for leaf in present if isinstance(leaf, Remainder)]
     parts = [leaf for leaf in present if not isinstance(leaf, Remainder)]
     if len(remainders) == len(parts) == 1 and not isinstance(parts[0], (Cell, Repeat)):
-        return _filled(remainders[0], parts[0], tree, position, prefix)
+        return _filled(remainders[0], parts[0], path)
     first = present[0]
     if isinstance(first, Repeat) and all(leaf == first for leaf in present):
         return first
-    path = prefix + flatten_with_path(tree)[0][position]
     if isinstance(first, Cell) and all(
         isinstance(leaf, Cell) and leaf.metadata == first.metadata for leaf in present
     ):
@@ -189,14 +193,13 @@ def _merge(column: list[Any], tree: Any, position: int, prefix: Path) -> Any:
     )
 
 
-def _filled(remainder: Remainder, part: Any, tree: Any, position: int, prefix: Path) -> Any:
+def _filled(remainder: Remainder, part: Any, path: Path) -> Any:
     array, index = remainder.array, remainder.index
     if is_array(array) and is_array(part):
         shape, dtype = index.shape(array.shape), array.dtype
         if isinstance(part, jax.Array):
             dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
         if (shape, dtype) != (part.shape, part.dtype):
-            path = prefix + flatten_with_path(tree)[0][position]
             raise StructureError(
                 f"asked to put a part in '{format(path)}'",
                 f"it is {part.dtype}{list(part.shape)}, and its place {index} is "

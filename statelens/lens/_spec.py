@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, TypeAlias, get_origin
 
 import jax
@@ -53,7 +52,8 @@ def _selector_of(spec: LensSpec) -> Selector:
     if leaves and all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves):
         return Masked(tuple(map(bool, leaves)), structure)
     if isinstance(spec, (list, tuple)):
-        return reduce(Or, map(_selector_of, spec)) if spec else Not(Everything())
+        selectors = list(map(_selector_of, spec)) or [Not(Everything())]
+        return Or(*selectors) if len(selectors) > 1 else selectors[0]
     if callable(spec) and leaves == [spec]:
         # A filter of leaves, such as `equinox.is_array`, and not a predicate of two.
         if _takes(spec, 1) and not _takes(spec, 2):

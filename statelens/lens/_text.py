@@ -10,31 +10,34 @@ import functools
 import re
 
 from .._tree import Index, Scanner, scan_pattern
-from ._algebra import OPERATORS, Not, Optional, Sliced
+from ._algebra import OPERATORS, Not, Optional, Sliced, Within
 from ._coverage import Selector
 from ._selectors import ByPath, Everything
 
 _LOOSEST_FIRST = list(OPERATORS.items())
+_MOST_NESTED = 50
 
 
 @functools.lru_cache(maxsize=1024)
 def parse_selector(text: str) -> Selector:
     """Reads patterns joined by operators, such as ``"**.weight & ~encoder.**"``."""
     scanner = Scanner(text, "lens")
-    selector = _operation(scanner)
+    selector = _operation(scanner, 0)
     if not scanner.done:
         scanner.fail(f"expected an operator or the end, not {scanner.peek!r}")
     return selector
 
 
-def _operation(scanner: Scanner, level: int = 0) -> Selector:
+def _operation(scanner: Scanner, depth: int, level: int = 0) -> Selector:
     """Reads operands joined by the operator of a level, those of tighter ones inside."""
     if level == len(_LOOSEST_FIRST):
-        return _operand(scanner)
+        return _operand(scanner, depth)
     symbol, join = _LOOSEST_FIRST[level]
-    selector = _operation(scanner, level + 1)
+    selector = _operation(scanner, depth, level + 1)
     while _take(scanner, symbol):
-        selector = join(selector, _operation(scanner, level + 1))
+        # Each / is inside of the one before; of the others any number stand in a row.
+        depth = _deeper(scanner, depth) if join is Within else depth
+        selector = join(selector, _operation(scanner, depth, level + 1))
     return selector
 
 
@@ -43,17 +46,26 @@ def _take(scanner: Scanner, symbol: str) -> bool:
     return scanner.take(symbol)
 
 
-def _operand(scanner: Scanner) -> Selector:
+def _operand(scanner: Scanner, depth: int) -> Selector:
     if _take(scanner, "~"):
-        return Not(_operand(scanner))
-    selector = _parenthesis(scanner) if scanner.peek == "(" else _pattern(scanner)
+        return Not(_operand(scanner, _deeper(scanner, depth)))
+    selector = _parenthesis(scanner, depth) if scanner.peek == "(" else _pattern(scanner)
     return Optional(selector) if scanner.take("?") else selector
 
 
-def _parenthesis(scanner: Scanner) -> Selector:
+def _deeper(scanner: Scanner, depth: int) -> int:
+    if depth == _MOST_NESTED:
+        scanner.fail(
+            f"it is nested more than {_MOST_NESTED} deep",
+            "a list of lenses, or one that is built in code",
+        )
+    return depth + 1
+
+
+def _parenthesis(scanner: Scanner, depth: int) -> Selector:
     start = scanner.at
     scanner.take("(")
-    selector = _operation(scanner)
+    selector = _operation(scanner, _deeper(scanner, depth))
     if not _take(scanner, ")"):
         scanner.fail("the '(' that opens here is never closed", at=start)
     while scanner.peek == "[":

@@ -1,5 +1,6 @@
 """Large trees: what is known of one of them holds for those that are like it, and no others."""
 
+import sys
 from collections import OrderedDict, namedtuple
 
 import jax
@@ -138,3 +139,72 @@ def test_a_value_that_does_not_fit_among_many_that_do_is_refused_by_its_path():
     for wrong, what in ((np.zeros(2), "shape"), (np.zeros(1, np.float32), "dtype")):
         with pytest.raises(sl.StructureError, match=rf"'layers\[7\].w'\nits {what} is"):
             lens.set(tree, {**values, ("layers", 7, "w"): wrong})
+
+
+def test_lenses_of_many_specs_are_as_good_as_of_two():
+    keys = [f"k{number}" for number in range(1100)]
+    tree = {key: np.ones(1) for key in keys[:2]}
+    every, text = sl.lens(keys), " | ".join(keys)
+    assert str(every) == text
+    assert {every: "found"}[sl.lens(text)] == "found"
+    assert sl.lens(every, optional=True).count(tree) == 2
+    others = sl.lens("**? - " + " - ".join(keys[1:]))
+    assert sl.lens(others, optional=True).paths(tree) == (("k0",),)
+    built = sl.lens("k0")
+    for key in keys[1:]:
+        built |= key
+    assert built == every
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 3000 + "a" + ")" * 3000, "~" * 3000 + "a", " / ".join(["*"] * 3000)]
+)
+def test_a_lens_that_is_nested_too_deep_is_refused(text):
+    with pytest.raises(sl.PatternError, match="nested more than 50 deep"):
+        sl.lens(text)
+    assert sl.lens("(" * 40 + "a" + ")" * 40) == sl.lens("a")
+
+
+class Counted(str):
+    """A key that counts comparisons with others."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def comparisons(use):
+    Counted.compared = 0
+    with pytest.raises(sl.StructureError, match="they differ at 'zz', which only one of them has"):
+        use()
+    return Counted.compared
+
+
+@pytest.mark.parametrize("use", [sl.combine, sl.lens("**").apply_updates], ids=["combine", "add"])
+def test_an_error_over_a_large_tree_costs_what_a_small_one_does_for_each_leaf(use):
+    def cost(count):
+        ours, theirs = ({Counted(f"k{i}"): np.ones(1) for i in range(count)} for _ in range(2))
+        return comparisons(lambda: use(ours, {**theirs, "zz": np.ones(1)}))
+
+    assert cost(400) < 6 * cost(100)
+
+
+def test_halves_of_many_states_are_combined_at_the_cost_of_each():
+    calls = []
+
+    def cost(count):
+        calls.clear()
+        tree = {f"k{i}": sl.State({"a": array(), "b": array()}) for i in range(count)}
+        halves = sl.lens("*.a").partition(tree)
+        sys.setprofile(lambda frame, event, arg: calls.append(event))
+        try:
+            sl.combine(*halves)
+        finally:
+            sys.setprofile(None)
+        return len(calls)
+
+    assert cost(200) < 6 * cost(50)

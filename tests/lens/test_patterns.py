@@ -152,7 +152,7 @@ def test_text_binds_as_python_does(expression):
         ("**.weight&~encoder.**", "**.weight & ~encoder.**"),
         ("a|(b&c)", "a | b & c"),
         ("(a|b)&c", "(a | b) & c"),
-        ("a & (b & c)", "a & (b & c)"),
+        ("a & (b & c)", "a & b & c"),
         ("a - b", "a & ~b"),
         ("a / b / c", "a / b / c"),
         ("a / (b / c)", "a / (b / c)"),

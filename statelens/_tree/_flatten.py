@@ -162,13 +162,18 @@ def kinds(leaves: list[Any]) -> list[Any]:
         ]
 
 
-def sites(tree: Any) -> list[Site]:
-    """Lists the units of a tree, a shared cell once, in order."""
+def is_number(leaf: Any) -> bool:
+    """Says whether a leaf is a number of Python."""
+    return isinstance(leaf, (int, float, complex)) and not isinstance(leaf, (bool, np.generic))
+
+
+def sites(tree: Any, takes: Callable[[Path, Any], bool] = lambda path, leaf: False) -> list[Site]:
+    """Lists the units of a tree, a shared cell once, in order, and what is taken for one."""
     found: dict[int, Site] = {}
     paths_of_all, leaves, _ = _flatten_with_paths(tree)
     for position, (paths, leaf) in enumerate(zip(paths_of_all, leaves, strict=True)):
         is_cell = isinstance(leaf, Cell)
-        if is_cell or is_array(leaf):
+        if is_cell or is_array(leaf) or takes(paths[0], leaf):
             # Arrays are never taken for shared: each has a key of its own.
             key = id(leaf) if is_cell else ~position
             earlier = found.get(key, Site((), (), leaf))

@@ -124,6 +124,13 @@ def matches(pattern: Pattern, path: Path, lengths: Lengths) -> bool:
     return len(path) in depths
 
 
+def is_named(pattern: Pattern) -> bool:
+    """Says whether the last key of what a pattern matches is written out in it."""
+    *_, last = pattern or (None,)
+    options = last.options if isinstance(last, Choice) else (last,)
+    return all(isinstance(option, Exact) for option in options)
+
+
 def scan_pattern(scanner: Scanner) -> Pattern:
     """Reads a pattern up to white space, an operator or the end."""
     elements: list[Element | AnyPath] = []

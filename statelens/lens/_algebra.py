@@ -96,6 +96,14 @@ class Within(Selector):
             for depth in range(len(path) + 1)
         )
 
+    def names(self, path: Path, scope: Scope) -> bool:
+        above = scope.nodes(path)
+        return any(
+            self.b.names(path[depth:], scope.below(above[depth], path[:depth]))
+            for depth in range(len(path) + 1)
+            if self.a.covers(path[:depth], above[depth], scope)
+        )
+
     def written(self, level: int = 0) -> str:
         own = _LEVELS["/"]
         text = f"{self.a.written(own)} / {self.b.written(own + 1)}"
@@ -140,6 +148,29 @@ class Optional(Selector):
 
     def required(self) -> list[Selector]:
         return []
+
+
+@dataclass(frozen=True)
+class Numbers(Selector):
+    """What the other selects, of Python's numbers too."""
+
+    a: Selector
+
+    @property
+    def is_optional(self) -> bool:
+        return self.a.is_optional
+
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        return self.a.coverage(site, scope)
+
+    def covers(self, path: Path, node: object, scope: Scope) -> bool:
+        return self.a.covers(path, node, scope)
+
+    def names(self, path: Path, scope: Scope) -> bool:
+        return True
+
+    def written(self, level: int = 0) -> str:
+        return f"@numbers({self.a.written()})"
 
 
 @dataclass(frozen=True)

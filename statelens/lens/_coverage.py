@@ -148,6 +148,11 @@ class Selector(abc.ABC):
         is_unit = isinstance(node, Cell) or is_array(node)
         return is_unit and self.coverage(Site((path,), (0,), node), scope) is WHOLE
 
+    def names(self, path: Path, scope: Scope) -> bool:
+        """Says whether a pattern in it asks for the leaf at a path by its name."""
+        # Numbers of Python are units where they are asked for so, and only there.
+        return any(part.names(path, scope) for part in self.parts())
+
     def written(self, level: int = 0) -> str:
         """Writes the selector; what can't be read back starts with ``@``."""
         return f"@{self}"

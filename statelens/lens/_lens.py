@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from .._errors import ArgumentTypeError, SelectionError, user_facing
-from .._tree import Cell, Index, Path, format, is_array, looking
+from .._tree import Cell, Index, Path, format, is_array, is_numeric, looking
 from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
 from ._coverage import Selector
@@ -276,7 +277,7 @@ class Lens(TreeUpdates):
             )
         units = read_all(leaves, entries)
         values = [unit.look() if isinstance(unit, Cell) else unit for unit in units]
-        return [leaf for leaf in jax.tree.leaves(values) if is_array(leaf)]
+        return [_as_array(leaf) for leaf in jax.tree.leaves(values) if is_numeric(leaf)]
 
     @user_facing
     def bind(self, module: Any) -> BoundLens[Any]:
@@ -304,8 +305,12 @@ class Lens(TreeUpdates):
         return bound
 
 
+def _as_array(leaf: Any) -> Any:
+    return leaf if is_array(leaf) else jax.ShapeDtypeStruct((), jnp.result_type(leaf))
+
+
 @user_facing
-def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
+def lens(spec: LensSpec, *, optional: bool = False, numbers: bool = False) -> Lens:
     """Makes a lens.
 
     Patterns: ``encoder.layers[0].weight`` is one leaf; ``*`` stands for one key, ``**`` for
@@ -325,6 +330,9 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
             Otherwise a pattern that matches nothing is an error of every operation, since it
             may be a slip of the pen; a lens that selects nothing for another reason, by its
             class or predicate, is one wherever something is to be done with the selection.
+        numbers: Whether Python's numbers among the leaves of a tree are selected as well.
+            Otherwise those are that a pattern asks for by name: ``flux``, ``**.flux`` or
+            ``{flux,scale}``, and not ``**``.
 
     Returns:
         The lens.
@@ -338,7 +346,7 @@ def lens(spec: LensSpec, *, optional: bool = False) -> Lens:
         >>> sl.lens("**.weight & ~encoder.**")
         lens('**.weight & ~encoder.**')
     """
-    return Lens(selector_of(spec, optional=optional))
+    return Lens(selector_of(spec, optional=optional, numbers=numbers))
 
 
 @user_facing

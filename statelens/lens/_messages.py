@@ -38,7 +38,7 @@ def unmatched(text: str, tree: Any, required_by: str) -> str:
         remedies.append(f"sl.tagged({text!r}), for the states that bear the tag")
     elif text in written:
         kind = type(written[text]).__name__
-        found = f"'{text}' is of type {kind}, and only arrays and states are selected"
+        found = f"'{text}' is of type {kind}, and only arrays, numbers and states are selected"
         remedies.append("make it an array with jnp.asarray")
     elif len(leaves) == 1 and not leaves[0][0]:
         found = f"the tree is {a_leaf(leaves[0][1])}, which has no paths inside"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import StructureError
-from .._tree import Cell, Path, flatten, format, is_array, kinds
+from .._tree import Cell, Path, flatten, format, is_array, is_number, is_numeric, kinds
 
 if TYPE_CHECKING:
     from ._selection import Entry, Focused, Selection
@@ -98,6 +98,8 @@ def like(path: Path, old: Any, new: Any) -> Any:
     for position, (before, after) in enumerate(zip(olds, news, strict=True)):
         if is_array(before) and type(after) in (bool, int, float, complex):
             news[position] = after = _as_array(after, before)
+        if is_number(before):
+            _check_number(path, before, after)
         if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
             _refuse_change(path, "structure", type(before).__name__, type(after).__name__)
         if is_array(before) and before.shape != after.shape:
@@ -159,6 +161,17 @@ def _placed_as(old: Any, new: Any) -> Any:
     # What isn't committed to its devices stays so.
     is_free = isinstance(new, np.ndarray) and not old.committed
     return jnp.asarray(new) if is_free else jax.device_put(new, old.sharding)
+def _check_number(path: Path, before: Any, after: Any) -> None:
+    """Refuses what isn't a number of the same kind: of Python, or an array of no dimensions."""
+    if is_array(after) and after.shape != ():
+        _refuse_change(path, "shape", (), after.shape)
+    kind = next(kind for kind in _KINDS if isinstance(before, kind))
+    if not is_numeric(after) or not jnp.issubdtype(jnp.result_type(after), _KINDS[kind]):
+        after = after.dtype if is_array(after) else type(after).__name__
+        _refuse_change(path, "kind", kind.__name__, after)
+
+
+_KINDS = {int: jnp.integer, float: jnp.floating, complex: jnp.complexfloating}
 
 
 def _are_alike(olds: list[Any], news: list[Any]) -> bool:

@@ -19,6 +19,7 @@ from .._tree import (
     TreeDef,
     flatten,
     flatten_with_path,
+    is_number,
     kinds,
     looking,
     sites,
@@ -173,7 +174,7 @@ def _look(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen:
 def _select_uncached(selector: Selector, tree: Any) -> Selection:
     scope = Scope(tree, set())
     with looking():
-        found = sites(tree)
+        found = sites(tree, lambda path, leaf: is_number(leaf) and selector.names(path, scope))
     entries: list[Entry] = []
     cells: set[int] = set()
     for site in found:

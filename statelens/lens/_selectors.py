@@ -26,6 +26,7 @@ from .._tree import (
     format,
     format_pattern,
     is_array,
+    is_named,
     leaves_with_path,
     matches,
 )
@@ -57,13 +58,19 @@ class ByPath(Selector):
         return _covered_by_path(site, lambda path: self.covers(path, site.unit, scope))
 
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
-        if isinstance(self.pattern, str):
-            found = re.fullmatch(self.pattern, format(path)) is not None
-        else:
-            found = matches(self.pattern, path, partial(scope.length, path))
+        found = self._matches(path, scope)
         if found:
             scope.matched.add(self)
         return found
+
+    def names(self, path: Path, scope: Scope) -> bool:
+        pattern = self.pattern
+        return not isinstance(pattern, str) and is_named(pattern) and self._matches(path, scope)
+
+    def _matches(self, path: Path, scope: Scope) -> bool:
+        if isinstance(self.pattern, str):
+            return re.fullmatch(self.pattern, format(path)) is not None
+        return matches(self.pattern, path, partial(scope.length, path))
 
     def written(self, level: int = 0) -> str:
         pattern = self.pattern

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._errors import ArgumentTypeError, StateTypeError
 from .._tree import Cell
-from ._algebra import Not, Optional, Or
+from ._algebra import Not, Numbers, Optional, Or
 from ._coverage import Selector
 from ._selectors import Everything, Masked, OfArrays, OfClass, Predicate
 from ._text import parse_selector
@@ -20,9 +20,11 @@ LensSpec: TypeAlias = Any
 tuple of specs, a prefix tree of booleans, or another lens."""
 
 
-def selector_of(spec: LensSpec, *, optional: bool = False) -> Selector:
+def selector_of(spec: LensSpec, *, optional: bool = False, numbers: bool = False) -> Selector:
     """Returns the selector that a spec means."""
     selector = _selector_of(spec)
+    if numbers and not isinstance(selector, Numbers):
+        selector = Numbers(selector)
     return Optional(selector) if optional and not isinstance(selector, Optional) else selector
 
 

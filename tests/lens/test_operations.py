@@ -72,9 +72,9 @@ def test_the_error_for_a_node_says_how_to_select_below_it():
         sl.lens("head").update(model(), jnp.ones_like)
 
 
-def test_the_error_for_a_number_says_how_to_make_it_an_array():
-    with pytest.raises(sl.PathError, match=r"'steps' is of type int(.|\n)*jnp.asarray"):
-        sl.lens("steps").update(model(), jnp.ones_like)
+def test_the_error_for_a_flag_says_how_to_make_it_an_array():
+    with pytest.raises(sl.PathError, match=r"'flag' is of type bool(.|\n)*jnp.asarray"):
+        sl.lens("flag").update({"flag": True, "w": jnp.ones(1)}, jnp.ones_like)
 
 
 def test_a_selection_of_nothing_lists_what_there_is():

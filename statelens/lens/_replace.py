@@ -161,6 +161,8 @@ def _placed_as(old: Any, new: Any) -> Any:
     # What isn't committed to its devices stays so.
     is_free = isinstance(new, np.ndarray) and not old.committed
     return jnp.asarray(new) if is_free else jax.device_put(new, old.sharding)
+
+
 def _check_number(path: Path, before: Any, after: Any) -> None:
     """Refuses what isn't a number of the same kind: of Python, or an array of no dimensions."""
     if is_array(after) and after.shape != ():

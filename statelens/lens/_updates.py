@@ -113,11 +113,12 @@ class TreeUpdates:
             updates: A tree of the focus' structure, as an Optax optimiser gives it.
 
         Returns:
-            The new tree. Sums have the dtypes that the values had.
+            The new tree. Sums are taken in the wider dtype and given in that of the tree, so
+            that updates in float32 go to weights in bfloat16.
 
         Raises:
-            StructureError: The updates don't fit the focus, or would turn integers or real
-                numbers into something else.
+            StructureError: The updates don't fit the focus: in structure or shape, or complex
+                updates of real arrays, or floating-point updates of integers.
 
         Example:
             >>> import jax.numpy as jnp, statelens as sl

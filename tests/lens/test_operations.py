@@ -137,6 +137,17 @@ def test_apply_updates_refuses_what_would_be_another_kind_of_number(value, updat
         sl.lens("w").apply_updates(tree, updates)
 
 
+@pytest.mark.parametrize("to", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.complex64])
+@pytest.mark.parametrize("of", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.int8])
+def test_apply_updates_keeps_the_dtype_of_the_tree_as_optax_does(to, of):
+    weights, steps = jnp.array([1.0, 256.0], to), jnp.array([2, 1], of)
+    for make in (lambda x: {"w": x}, sl.State, lambda x: sl.State({"w": x})):
+        after = sl.lens("**").apply_updates(make(weights), make(steps))
+        assert same(jax.tree.leaves(after), [optax.apply_updates(weights, steps)])
+    part = sl.lens("w")[:1].apply_updates({"w": weights}, {"w": steps[:1]})["w"]
+    assert same(part, weights.at[:1].set(optax.apply_updates(weights[:1], steps[:1])))
+
+
 @pytest.mark.parametrize("lens", ["plain", "layer", "layer.bias"])
 def test_apply_updates_refuses_a_missing_update(lens):
     tree = stateful()

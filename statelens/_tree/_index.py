@@ -1,9 +1,14 @@
-"""NumPy basic indices: how a part of an array is read, written and put in text."""
+"""Indices: how a part of an array is read, written and put in text.
+
+They are NumPy's basic indices, and lists of different positions along one axis, such as scattered
+rows. No item of an array is chosen twice, so that a part has one gradient and one place.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,28 +18,49 @@ from ._path import Path, format, format_slice
 
 @dataclass(frozen=True)
 class Index:
-    """A NumPy basic index: a part of an array."""
+    """A part of an array."""
 
-    # An integer, an ellipsis, or the three numbers of a slice, for each axis: a slice has no
-    # hash before Python 3.12.
+    # An integer, an ellipsis, the three numbers of a slice, or positions, for each axis: a slice
+    # has no hash before Python 3.12.
     items: tuple[Any, ...]
 
     @classmethod
     def of(cls, index: Any) -> Self:
         """Reads what stands between the brackets of an indexing expression."""
-        return cls(tuple(map(_read_item, index if isinstance(index, tuple) else (index,))))
+        items = tuple(map(_read_item, index if isinstance(index, tuple) else (index,)))
+        lists = sum(isinstance(item, Positions) for item in items)
+        # NumPy puts the axis of a list elsewhere where there are integers around.
+        if lists > 1 or (lists and any(isinstance(item, int) for item in items)):
+            raise StructureError(
+                f"asked for a part of an array by the index {index!r}",
+                "positions are chosen along one axis, beside slices",
+                "a slice for each other axis, as in [[1, 5], 0:1]",
+            )
+        return cls(items)
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What stands between the brackets, for NumPy and JAX."""
-        return tuple(slice(*item) if isinstance(item, tuple) else item for item in self.items)
+        return tuple(map(_key_of, self.items))
 
     def __str__(self) -> str:
         return f"[{', '.join(map(_format_item, self.items)) or '...'}]"
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of the part of an array of some shape."""
-        return np.broadcast_to(np.empty(()), shape)[self.key].shape
+        part = np.broadcast_to(np.empty(()), shape)[self.key].shape
+        self._refuse_twice(shape)
+        return part
+
+    def _refuse_twice(self, shape: tuple[int, ...]) -> None:
+        """Refuses positions of which two are the same, one of them counted from the end."""
+        for number, item in enumerate(self.items):
+            if isinstance(item, Positions):
+                axis = number
+                if Ellipsis in self.items[:number]:
+                    axis = len(shape) - (len(self.items) - number)
+                if len({at % shape[axis] for at in item.at}) < len(item.at):
+                    raise IndexError(f"the positions {list(item.at)} are not all different")
 
     def read(self, array: Any) -> Any:
         """Returns the part of an array."""
@@ -65,6 +91,19 @@ class Index:
             ) from None
 
 
+@dataclass(frozen=True)
+class Positions:
+    """Different positions along one axis."""
+
+    at: tuple[int, ...]
+
+
+def _key_of(item: Any) -> Any:
+    if isinstance(item, Positions):
+        return np.asarray(item.at, int)
+    return slice(*item) if isinstance(item, tuple) else item
+
+
 def _read_item(item: Any) -> Any:
     if item is Ellipsis:
         return item
@@ -72,14 +111,22 @@ def _read_item(item: Any) -> Any:
         return (item.start, item.stop, item.step)
     if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
         return int(item)
+    if isinstance(item, (list, np.ndarray, jax.Array)) and not isinstance(item, jax.core.Tracer):
+        positions = np.asarray(item)
+        if positions.ndim == 1 and (positions.dtype.kind in "iu" or not positions.size):
+            return Positions(tuple(positions.astype(int).tolist()))
     raise StructureError(
         f"asked for a part of an array by the index {item!r}",
-        f"a part is chosen by integers, slices and '...', not by {type(item).__name__}",
+        "a part is chosen by integers, slices, '...' and a list of positions, "
+        f"not by {type(item).__name__}",
         "choose a contiguous part, as in lens('embed.weight')[100:110]",
+        "choose rows, as in lens('embed.weight')[[1, 5, 99]]",
     )
 
 
 def _format_item(item: Any) -> str:
     if item is Ellipsis:
         return "..."
+    if isinstance(item, Positions):
+        return str(list(item.at))
     return format_slice(*item) if isinstance(item, tuple) else str(item)

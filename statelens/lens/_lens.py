@@ -42,7 +42,8 @@ class Lens(TreeUpdates):
 
     ``a & b`` is what both select, ``a | b`` what either does, ``a - b`` what only the first
     does, ``~a`` what `a` leaves, ``a / b`` what `b` selects inside the nodes that `a`
-    selects, and ``a[index]`` a part of each array, by NumPy basic indexing.
+    selects, and ``a[index]`` a part of each array: by NumPy basic indexing, or ``a[[1, 5, 99]]``
+    by different positions along an axis.
 
     Attributes:
         selector: What is selected.

@@ -77,12 +77,21 @@ def _index(scanner: Scanner) -> Index:
     start = scanner.at
     inside = scanner.enclosed()
     try:
-        return Index.of(tuple(map(_index_item, inside.rstrip().removesuffix(",").split(","))))
+        return Index.of(tuple(map(_index_item, _items_of(inside))))
     except (TypeError, ValueError):
         scanner.fail(f"[{inside}] is no index", "integers, slices and '...'", at=start)
 
 
+def _items_of(inside: str) -> list[str]:
+    """Splits what is between brackets at commas, but for those in a list of positions."""
+    return re.split(r",(?![^\[]*\])", inside.rstrip().removesuffix(","))
+
+
 def _index_item(text: str) -> object:
+    text = text.strip()
+    if text.startswith("["):
+        positions = text.removeprefix("[").removesuffix("]")
+        return [int(position, 0) for position in positions.split(",")] if positions else []
     if ":" in text:
         return slice(*(int(bound, 0) if bound.strip() else None for bound in text.split(":")))
     return Ellipsis if text.strip() == "..." else int(text, 0)

@@ -24,6 +24,11 @@ INDICES = [
     (1, slice(0, 2)),
     (..., -1),
     (0, 0),
+    [3, 0, -3],
+    np.array([1, 3]),
+    [],
+    (slice(1, 3), [2, 0]),
+    (..., [-1]),
 ]
 
 
@@ -127,10 +132,39 @@ def test_an_index_out_of_bounds_is_refused_with_path_and_shape():
         sl.lens("embed")[0, 0, 0].get(tree)
 
 
-@pytest.mark.parametrize("index", ["a", 1.5, True, [0, 1], None, np.array([0])])
-def test_an_index_that_is_not_basic_is_refused(index):
-    with pytest.raises(sl.StructureError, match=r"chosen by integers, slices and '...', not by"):
+@pytest.mark.parametrize("index", ["a", 1.5, True, [0.5], [True], [[0]], None, np.zeros(1)])
+def test_an_index_that_chooses_no_part_is_refused(index):
+    with pytest.raises(sl.StructureError, match=r"chosen by integers, slices, '...' and a list"):
         sl.lens("embed")[index]
+
+
+def test_positions_along_two_axes_or_beside_an_integer_are_refused():
+    for index in (([0], [1]), ([0], 1)):
+        with pytest.raises(sl.StructureError, match=r"positions are chosen along one axis"):
+            sl.lens("embed")[index]
+
+
+@pytest.mark.parametrize("index", [[1, 1], [1, -3], (slice(None), [0, -3]), (..., [0, 0])])
+def test_a_row_that_is_chosen_twice_is_refused(index):
+    with pytest.raises(sl.StructureError, match=r"part .* of 'embed'\n.* are not all different"):
+        sl.lens("embed")[index].get({"embed": jnp.zeros((4, 3))})
+
+
+def test_scattered_rows_are_trained_and_the_others_held_still():
+    tree = {"bias": jnp.zeros(3), "embed": jnp.arange(12.0).reshape(4, 3)}
+    lens = sl.lens("embed")[[3, 1]]
+    assert str(lens) == "(embed)[[3, 1]]"
+    assert sl.lens(str(lens)) == lens
+    assert sl.lens("(a)[:, [0, -1], ...]") == sl.lens("a")[:, [0, -1], ...]
+    assert sl.lens("a")[[1, 2, 3]] != sl.lens("a")[1:2:3]
+    gradient = sl.jit(sl.grad(lambda t: jnp.sum(t["embed"] ** 3), lens))(tree)["embed"]
+    np.testing.assert_allclose(gradient, 3 * tree["embed"][jnp.array([3, 1])] ** 2)
+    after = lens.apply_updates(tree, {"bias": None, "embed": -gradient})["embed"]
+    np.testing.assert_array_equal(after[::2], tree["embed"][::2])
+    assert not np.any(after[1::2] == tree["embed"][1::2])
+    bound = lens.bind({"embed": sl.ParamState(tree["embed"])})
+    bound["embed"].value = jnp.ones((2, 3))
+    np.testing.assert_array_equal(bound["embed"].cell.value.sum(1), [3, 3, 21, 3])
 
 
 def test_the_complement_of_a_part_is_refused():

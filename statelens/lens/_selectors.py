@@ -5,11 +5,12 @@ in an array: what it selects follows from the tree's structure, the cells' class
 and where it says so, shapes and dtypes.
 """
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -146,6 +147,16 @@ class OfArrays(Selector):
         return self.label
 
 
+ATTRIBUTES = frozenset({"ndim", "size", "dtype", "name"})
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
 @dataclass(frozen=True)
 class Compared(Selector):
     """Arrays whose ndim, size, dtype, or name (the last key of the path) compares with a value."""
@@ -154,8 +165,6 @@ class Compared(Selector):
     comparison: Callable[[Any, Any], bool]
     value: Any
     key_depth = CacheKeyDepth.ARRAYS
-
-    _SYMBOLS: ClassVar = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         if self.attribute == "name":
@@ -169,7 +178,9 @@ class Compared(Selector):
         return is_array(leaf) and self.comparison(getattr(leaf, self.attribute), self.value)
 
     def __str__(self) -> str:
-        return f"{self.attribute} {self._SYMBOLS[self.comparison.__name__]} {self.value}"
+        symbol = next(text for text, one in COMPARISONS.items() if one is self.comparison)
+        value = self.value if self.attribute == "dtype" else repr(self.value)
+        return f"{self.attribute} {symbol} {value}"
 
 
 @dataclass(frozen=True)

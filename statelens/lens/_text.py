@@ -2,17 +2,31 @@
 
 The operators bind as they do in Python, so that a lens reads the same as text and as code:
 ``~`` before ``/`` before ``-`` before ``&`` before ``|``. An index after a parenthesis
-chooses a part of an array: ``(embed.weight)[100:110]``.
+chooses a part of an array: ``(embed.weight)[100:110]``. What is no pattern and has a name
+starts with ``@``: ``@ndim >= 2``.
 """
 
 import ast
 import functools
 import re
+from collections.abc import Callable
+from typing import Any
 
-from .._tree import Index, Scanner, scan_pattern
-from ._algebra import OPERATORS, Not, Optional, Sliced, Within
+import jax.numpy as jnp
+
+from .._tree import Index, Scanner, is_array, scan_pattern
+from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Within
 from ._coverage import Selector
-from ._selectors import ByPath, Everything
+from ._selectors import (
+    ATTRIBUTES,
+    COMPARISONS,
+    ByPath,
+    Compared,
+    Everything,
+    OfArrays,
+    Tagged,
+    is_inexact,
+)
 
 _LOOSEST_FIRST = list(OPERATORS.items())
 _MOST_NESTED = 50
@@ -49,7 +63,12 @@ def _take(scanner: Scanner, symbol: str) -> bool:
 def _operand(scanner: Scanner, depth: int) -> Selector:
     if _take(scanner, "~"):
         return Not(_operand(scanner, _deeper(scanner, depth)))
-    selector = _parenthesis(scanner, depth) if scanner.peek == "(" else _pattern(scanner)
+    if scanner.peek == "(":
+        selector = _parenthesis(scanner, depth)
+    elif scanner.peek == "@":
+        selector = _predicate(scanner, depth)
+    else:
+        selector = _pattern(scanner)
     return Optional(selector) if scanner.take("?") else selector
 
 
@@ -97,14 +116,46 @@ def _index_item(text: str) -> object:
     return Ellipsis if text.strip() == "..." else int(text, 0)
 
 
-def _pattern(scanner: Scanner) -> Selector:
+def _predicate(scanner: Scanner, depth: int) -> Selector:
+    """Reads a predicate that has a name, as ``@inexact`` or ``@ndim >= 2``."""
     start = scanner.at
-    if scanner.take("@"):
-        scanner.fail(
-            "a class, a predicate or a mask can't be read from text",
-            "build this lens in code; only patterns are text and back",
-            at=start,
-        )
+    name = (scanner.match(r"@\w*") or "")[1:]
+    if name in _OF_ARRAYS:
+        return OfArrays(name, _OF_ARRAYS[name])
+    if name == "numbers" and scanner.peek == "(":
+        return Numbers(_parenthesis(scanner, depth))
+    if name == "tagged" and scanner.take("("):
+        tag = ast.literal_eval(scanner.quoted())
+        if scanner.take(")"):
+            return Tagged(tag)
+    if name in ATTRIBUTES:
+        scanner.skip_space()
+        symbol = scanner.match(r"[<>]=?|==")
+        scanner.skip_space()
+        value = scanner.quoted() if scanner.peek in ("'", '"') else scanner.match(r"-?[\w.]+")
+        if symbol and value:
+            return _compared(scanner, start, name, symbol, value)
+    scanner.fail(
+        "a class, a function or a mask can't be read from text",
+        "build this lens in code",
+        "@arrays, @inexact, @ndim >= 2, @size < 10, @dtype == float32, @name == 'bias' or "
+        "@tagged('slow')",
+        at=start,
+    )
+
+
+def _compared(scanner: Scanner, start: int, name: str, symbol: str, text: str) -> Selector:
+    try:
+        value = jnp.dtype(text) if name == "dtype" else ast.literal_eval(text)
+    except (TypeError, ValueError, SyntaxError):
+        scanner.fail(f"{text} is no value for {name} to be compared with", at=start)
+    return Compared(name, COMPARISONS[symbol], value)
+
+
+_OF_ARRAYS: dict[str, Callable[[Any], bool]] = {"arrays": is_array, "inexact": is_inexact}
+
+
+def _pattern(scanner: Scanner) -> Selector:
     if scanner.take("..."):
         return Everything()
     if scanner.take("re:"):

@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 
@@ -114,7 +115,7 @@ def test_an_unquoted_regular_expression_goes_on_to_the_end():
         ("(a)[True]", 3, r"\[True\] is no index"),
         ("re:a(", 4, "no regular expression"),
         ("re:'a('", 5, "no regular expression"),
-        ("a & @ParamState", 4, "a class, a predicate or a mask can't be read from text"),
+        ("a & @ParamState", 4, "a class, a function or a mask can't be read from text"),
     ],
 )
 def test_text_that_is_no_lens_is_refused_at_the_character(text, position, problem):
@@ -188,3 +189,30 @@ def test_a_lens_is_a_value():
     assert a == b
     assert len({a, b, sl.lens("**.w")}) == 2
     assert pickle.loads(pickle.dumps(a)) == a
+
+
+LENSES = [
+    sl.inexact,
+    sl.arrays & "**.weight",
+    (sl.ndim >= 2) | (sl.size < 1000),
+    (sl.dtype == jnp.bfloat16) - "encoder.**",
+    sl.name != "bias",
+    sl.name == 0,
+    (sl.name == "a b") & (sl.ndim > 0),
+    sl.tagged("it's"),
+    ~sl.tagged("slow") / "w",
+    sl.lens("**", numbers=True) - "count",
+    sl.lens(sl.ndim == 2, optional=True) | "w",
+    (sl.ndim == 2)[:3],
+]
+
+
+@pytest.mark.parametrize("lens", LENSES, ids=str)
+def test_a_lens_of_predicates_that_have_names_is_text_and_back(lens):
+    assert sl.lens(str(lens)) == lens
+
+
+@pytest.mark.parametrize("text", ["@ndim >= x", "@dtype == float33", "@name == bias"])
+def test_a_value_that_is_none_to_compare_with_is_refused(text):
+    with pytest.raises(sl.PatternError, match="is no value for"):
+        sl.lens(text)

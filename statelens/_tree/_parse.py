@@ -1,12 +1,15 @@
 """Reading a written path; `parse` is the inverse of `format`."""
 
 import ast
+import re
 from collections.abc import Hashable
 from typing import Any
 
 from .._errors import PathError, user_facing
 from ._path import Path
 from ._scanner import Scanner
+
+_FROZENSET = re.compile(r"frozenset\((\{.*\})?\)", re.DOTALL)
 
 
 @user_facing
@@ -66,7 +69,9 @@ def scan_name(scanner: Scanner) -> str:
 def literal(scanner: Scanner, text: str, start: int) -> Hashable:
     """Reads the content of a bracket as a Python literal that can be a dictionary key."""
     try:
-        key = ast.literal_eval(text.strip())
+        inside = _FROZENSET.fullmatch(text.strip())
+        key = ast.literal_eval(text.strip() if inside is None else inside[1] or "()")
+        key = key if inside is None else frozenset(key)
         hash(key)
     except (ValueError, SyntaxError, TypeError):
         scanner.fail(

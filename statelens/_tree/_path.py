@@ -57,8 +57,13 @@ def format(path: Path) -> str:
 
 def format_key(key: Hashable) -> str:
     """Writes one key with the dot or the brackets that it needs."""
-    if isinstance(key, str) and _NAME.match(key):
-        return f".{key}"
+    # A member of an enumeration of texts or numbers equals one, and is written as that.
+    if isinstance(key, str):
+        return f".{str.__str__(key)}" if _NAME.match(key) else f"[{str.__repr__(key)}]"
+    if isinstance(key, frozenset):
+        return f"[frozenset({{{', '.join(sorted(map(repr, key)))}}})]" if key else f"[{key!r}]"
+    if isinstance(key, int) and not isinstance(key, bool):
+        return f"[{int.__repr__(key)}]"
     return f"[{key!r}]"
 
 

@@ -1,5 +1,6 @@
 """Paths: written and read, resolved, and matched by patterns on trees of all kinds."""
 
+import enum
 from collections import OrderedDict, defaultdict
 from typing import Any, NamedTuple
 
@@ -208,3 +209,29 @@ def test_a_double_star_before_a_pattern_finds_it_at_any_depth(pattern):
     after = "" if pattern.startswith("[") else "."
     below = sl.lens(f"**{after}{pattern}", optional=True).paths({"top": {"node": tree}})
     assert {("top", "node", *path) for path in found} <= set(below)
+
+
+class Color(str, enum.Enum):  # noqa: UP042 (one that is written as its name)
+    RED = "red"
+    DARK = "dark red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (Color.RED, "red"),
+        (Color.DARK, "['dark red']"),
+        (Level.LOW, "[1]"),
+        (frozenset({"b", "a"}), "[frozenset({'a', 'b'})]"),
+        (frozenset({(1, 2)}), "[frozenset({(1, 2)})]"),
+        (frozenset(), "[frozenset()]"),
+    ],
+)
+def test_enumerations_and_frozen_sets_as_keys_are_written_and_read(key, text):
+    assert written_paths("*", {key: w}) == [text]
+    assert sl.path.parse(text) == (key,)
+    assert written_paths(text, {key: w}) == [text]

@@ -326,7 +326,8 @@ class JitFunction(Generic[P, R]):
                 if cell in self._donation and not any(map(is_key, jax.tree.leaves(peek(cell))))
             ]
         kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
-        if donated or kept != cells:
+        # Inside of another trace, whose values it may close over, nothing is gained by a second one.
+        if (donated or kept != cells) and _is_closed(traced):
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
         if probe.can_raise:
             program.expect_errors(probe.checks)
@@ -346,6 +347,11 @@ class JitFunction(Generic[P, R]):
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         vars(self).update(attributes)
         self.__call__ = self._call
+
+
+def _is_closed(traced: Any) -> bool:
+    """Says whether a trace takes its inputs only, and no values of an enclosing trace."""
+    return len(jax.tree.leaves(traced.args_info)) == len(traced.jaxpr.in_avals)
 
 
 def _traced(program: Program, args: Any, kwargs: Any) -> Any:

@@ -338,17 +338,11 @@ class Replay:
         self._cells = program.taken
         self._donated_args = program.host.donated_args
         values = program.inputs(*args).values
-        self._counts = [len(jax.tree.leaves(value)) for value in values]
         self._signatures = {
             cell: signature_of(value) for cell, value in zip(self._cells, values, strict=True)
         }
         self._signature = signature_of(args)
         self._run = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
-        # An attempt that was given up may have left equations of which nothing comes, and they
-        # take states that the function doesn't touch.
-        taken = {id(var) for eqn in traced.jaxpr.jaxpr.eqns for var in eqn.invars}
-        variables = traced.jaxpr.jaxpr.invars
-        self._stand_ins = [var.aval if id(var) in taken else None for var in variables]
         self._out_tree = jax.tree.structure(traced.out_info)
         self._program = program
 
@@ -362,18 +356,15 @@ class Replay:
         """Repeats the trace; gives its output and what it wrote."""
         inputs = lay_out((), (), args, kwargs, self._donated_args)
         leaves = jax.tree.leaves(inputs.donated)
-        for cell, count in zip(self._cells, self._counts, strict=True):
-            if cell in values:
-                leaves += jax.tree.leaves(values[cell])
-            else:
-                leaves += map(_stand_in, self._stand_ins[len(leaves) : len(leaves) + count])
+        for cell in self._cells:
+            # No result depends on the others, but a compiled function in it may take them.
+            leaves += jax.tree.leaves(values[cell]) if cell in values else self._zeros(cell)
         leaves += jax.tree.leaves((inputs.args, inputs.kwargs))
         result = self._out_tree.unflatten(self._run(*leaves))
         return self._program.output(result), self._program.writes(result)
 
-
-def _stand_in(aval: Any) -> Any:
-    return None if aval is None else jax.numpy.empty(aval.shape, aval.dtype)
+    def _zeros(self, cell: State) -> list[Any]:
+        return [jax.numpy.zeros(leaf.shape, leaf.dtype) for leaf in self._signatures[cell].types]
 
 
 def _copied(leaf: Any) -> Any:

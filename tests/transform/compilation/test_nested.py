@@ -102,6 +102,43 @@ def test_vmap_of_jit_by_functionalize():
     assert new["calls",].tolist() == [1, 1]
 
 
+TRANSFORMS = {
+    "jit": lambda f: sl.jit(f)(X),
+    "for_loop": lambda f: sl.transform.for_loop(f, X[None])[0],
+    "vmap": lambda f: sl.transform.vmap(f, in_axes=None, axis_size=2, out_axes=None)(X),
+    "checkpoint": lambda f: sl.transform.checkpoint(f)(X),
+    "grad": lambda f: sl.grad(lambda x: f(x).sum(), return_value=True)(X)[1] * jnp.ones(3) / 3,
+    "jax.jit": lambda f: jax.jit(f)(X),
+}
+
+
+@pytest.mark.parametrize("donate", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_traced_value_is_closed_over_and_a_state_is_not_touched(transform, donate):
+    other, key = sl.State(jnp.ones(3)), sl.State(jax.random.key(0))
+    total = sl.State(jnp.ones(3))
+    is_written = transform != "jax.jit"  # which refuses it
+
+    def outer(x):
+        y = jnp.sum(x)
+
+        def inner(z):
+            if z is None:
+                other.value, key.value  # reachable, not touched
+            if is_written:
+                total.value = total.value + y
+            return 0 * z + total.value * y
+
+        run, runs = counted(inner)
+        out = sl.jit(run, donate_states=donate)(x)
+        assert len(runs) == 1
+        return out
+
+    expected = 1.0 + X.sum() * is_written
+    close(TRANSFORMS[transform](outer), jnp.full(3, expected * X.sum()))
+    close(total.value, jnp.full(3, expected))
+
+
 def test_a_module_that_is_made_inside_is_returned_whole():
     @sl.jit
     def make(scale):

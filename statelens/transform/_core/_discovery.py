@@ -4,11 +4,17 @@ A loop has to carry the states that its body writes, a compiled function has to 
 states that it touches. Where that isn't known, the transform makes a guess, runs the
 function, and on finding the guess wrong ends the run and starts again with what it found.
 Nothing is lost by that: what the function wrote stayed in its frame.
+
+JAX keeps for ever what a trace has closed over if an exception ends it. So where a transform makes
+traces, a run with a wrong guess goes on to its end, in a trace that is dropped.
 """
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
+
+import jax
+import jax.extend.core
 
 from ..._errors import SelectionError
 from ..._lru_cache import LruCache
@@ -65,6 +71,25 @@ class Attempt:
         self.is_over = False
         self._owner = owner
         self._is_guess = is_guess
+        self._undeclared: tuple[State, ...] | None = None
+        self._is_staged = False
+
+    def staged(self, run: Callable[[], T]) -> T:
+        """Runs something that makes traces, in one of its own: they all come to their end."""
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            return run()
+        self._is_staged = True
+        try:
+            jaxpr, out = jax.make_jaxpr(run, return_shape=True)()
+        except Exception:
+            # With the right states it may not fail.
+            self._settle()
+            raise
+        finally:
+            self._is_staged = False
+        self._settle()
+        leaves = jax.extend.core.jaxpr_as_fun(jaxpr)()
+        return jax.tree.structure(out).unflatten(leaves)
 
     def require_exactly(self, cells: Iterable[State]) -> None:
         """Ends this run unless just these states were declared."""
@@ -82,8 +107,14 @@ class Attempt:
         self.found |= found
         return found
 
-    def _restart(self, cells: Iterable[State]) -> NoReturn:
-        raise UndeclaredStates(self._owner, cells)
+    def _restart(self, cells: Iterable[State]) -> None:
+        self._undeclared = tuple(cells)
+        if not self._is_staged:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._undeclared is not None:
+            raise UndeclaredStates(self._owner, self._undeclared)
 
 
 # What was right last, by transform and function: the states are kept by others.

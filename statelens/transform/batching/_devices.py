@@ -58,7 +58,8 @@ class Devices:
 
     def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
         """Applies `jax.shard_map`."""
-        return jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **self.options)
+        mapped = jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **self.options)
+        return lambda *inputs: self.attempt.staged(lambda: mapped(*inputs))
 
     def other_states(self, leaves: Leaves) -> dict[State, tuple[Any, Any]]:
         """Gives the other states that the function touches, which all have one partition."""

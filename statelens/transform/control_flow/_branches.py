@@ -169,7 +169,8 @@ def _run_branches(
             step = run_body(fun, attempt, before, operands)
             written.update(dict.fromkeys(step.written))
             end = split_static(step.out, lambda: "the output"), step.values
-            ends.append(end)
+            # Shapes alone, since the branch's own trace ends with it.
+            ends.append(jax.tree.map(_shape, end))
             if len(ends) == len(functions):
                 attempt.require_exactly(written)
                 _check_alike(attempt, ends, name)
@@ -205,6 +206,11 @@ def _check_alike(attempt: Attempt, ends: list[Any], name: str) -> None:
                 f"what one returns differs from another's: {describe_difference(other_out, out)}",
                 "outputs of the same structure, shape and dtype from all branches",
             )
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    kind: Any = jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
 
 
 def _functions(branches: Any, name: str) -> tuple[Any, ...]:

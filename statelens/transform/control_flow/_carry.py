@@ -55,7 +55,8 @@ def run_carrying(
     """Runs control flow on the values of the states that it writes; commits those it gives."""
 
     def attempted(attempt: Attempt) -> tuple[Any, Writes]:
-        values, out = control(attempt, tuple(map(current_value, attempt.cells)))
+        before = tuple(map(current_value, attempt.cells))
+        values, out = attempt.staged(lambda: control(attempt, before))
         return out, Writes(attempt.cells, tuple(values))
 
     return commit(*discover(attempted, name, function))

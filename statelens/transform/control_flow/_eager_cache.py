@@ -7,7 +7,9 @@ same function and shapes gathers, runs and commits, and doesn't run Python code 
 
 import dis
 import functools
+import hashlib
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -22,6 +24,8 @@ from .._core import FUNCTIONS, inner_codes, named_in
 from ..compilation import JitFunction
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_CONTAINERS = (list, tuple, set, frozenset, dict, deque)
+_MOST_NESTED = 8
 
 
 def staged(
@@ -94,7 +98,7 @@ programs: LruCache[Hashable, _Program] = LruCache(256)
 
 def _snapshot(functions: tuple[Callable[..., Any], ...]) -> list[Any]:
     """Lists what a trace takes over from Python: what the names in functions stand for."""
-    # And one level inside of that: what is in a list or a dictionary, the attributes of an object,
+    # And what is inside of that: the items of lists and dictionaries, the attributes of an object,
     # the names in another function. What lies deeper is taken as JAX takes it, as it was when the
     # function was traced.
     seen: dict[int, Any] = {}
@@ -108,7 +112,7 @@ def _are_same(before: list[Any], now: list[Any]) -> bool:
 def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     """Lists what is in a value, and what functions depend on, as what can be compared."""
     if not isinstance(value, FUNCTIONS):
-        yield from map(_weakly, _inside(value))
+        yield from map(_stand_in, _attributes_of(value))
     if _is_end(type(value)) or id(value) in seen:
         return
     # Kept while this lasts, so that no other object takes the id.
@@ -117,7 +121,7 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     own = _stored_names(value.__code__) if isinstance(value, FunctionType) else ()
     for name, each, _ in named_in(value):
         if name not in own:
-            yield _weakly(each)
+            yield _stand_in(each)
             if "." not in name:
                 yield from _parts(each, seen)
 
@@ -125,17 +129,16 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def _is_end(cls: type) -> bool:
     """Says whether objects of a class reach nothing by name."""
-    return issubclass(cls, (State, ModuleType, type, jax.Array, list, tuple, set, dict, *_PLAIN))
+    return issubclass(cls, (State, ModuleType, type, jax.Array, *_CONTAINERS, *_PLAIN))
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return (*value.keys(), *value.values())
-    if isinstance(value, (list, tuple, set)):
-        return value
-    # Of a module, what a trace has read is noted while it is traced.
+def _attributes_of(value: Any) -> Iterable[Any]:
+    # Of a module, what a trace has read is noted while it is traced; of what this library has made
+    # of a function, nothing but the function matters.
     is_opaque = _is_end(type(value)) or isinstance(value, MutableNode)
-    return () if is_opaque else getattr(value, "__dict__", {}).values()
+    if is_opaque or hasattr(type(value), "_reachable"):
+        return ()
+    return getattr(value, "__dict__", {}).values()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -145,14 +148,20 @@ def _stored_names(code: CodeType) -> frozenset[str]:
     return frozenset(own.union(*map(_stored_names, inner_codes(code))))
 
 
-def _weakly(value: Any) -> Any:
+def _stand_in(value: Any, nested: int = _MOST_NESTED) -> Any:
     """Gives what stands for a value in a comparison, without keeping it alive."""
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, _CONTAINERS) and nested:
+        items = (*value, *value.values()) if isinstance(value, dict) else value
+        return weakref.ref(type(value)), tuple([_stand_in(item, nested - 1) for item in items])
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        # It may have been changed in place.
+        return value.shape, str(value.dtype), hashlib.blake2b(value.tobytes()).digest()
     try:
         return weakref.ref(value)  # two of one object are the same
     except TypeError:
-        return value
+        return weakref.ref(type(value)) if isinstance(value, _CONTAINERS) else value
 
 
 def _identity(function: Callable[..., Any]) -> Hashable:

@@ -1,10 +1,14 @@
 """The cache of eager control flow: how many programs it keeps, and for how long."""
 
+import functools
 import gc
 import threading
+import types
 import weakref
+from collections import deque
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import statelens as sl
@@ -176,3 +180,73 @@ def test_what_a_lambda_of_the_body_counts_up_is_not_what_it_depends_on():
     for _ in range(3):
         T.for_loop(body, XS)
     assert runs == 1
+
+
+class Holder(sl.nn.Module):
+    def __init__(self, array):
+        super().__init__()
+        self.array = array
+
+
+# What closes over a NumPy array, and adds its first number to what it is given.
+OVER = {
+    "a name": lambda a: lambda x: x + a[0],
+    "a list": lambda a: functools.partial(lambda box, x: x + box[0][0], [a]),
+    "a list in a dictionary": lambda a: functools.partial(
+        lambda b, x: x + b["a"][0][0], {"a": [a]}
+    ),
+    "a deque": lambda a: functools.partial(lambda box, x: x + box[0][0], deque([a])),
+    "an attribute": lambda a: functools.partial(
+        lambda o, x: x + o.a[0], types.SimpleNamespace(a=a)
+    ),
+    "a module": lambda a: functools.partial(lambda m, x: x + m.array[0], Holder(a)),
+    "a default": lambda a: functools.partial(lambda x, a=a: x + a[0]),
+}
+CALLS = {
+    "for_loop": lambda f: T.for_loop(f, jnp.zeros(1))[0],
+    "scan": lambda f: T.scan(_carried(f), 0.0, jnp.zeros(1))[0],
+    "map": lambda f: T.map(f, jnp.zeros(1))[0],
+    "map in chunks": lambda f: T.map(f, jnp.zeros(4), batch_size=2)[0],
+    "cond": lambda f: T.cond(True, f, lambda x: x, 0.0),
+    "while_loop": lambda f: T.while_loop(_is_small, f, 0.0),
+}
+
+
+def _is_small(x):
+    return x < 1
+
+
+@functools.lru_cache
+def _carried(f):
+    return lambda carry, x: (f(carry), x)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("by", OVER)
+def test_an_array_of_numpys_that_is_changed_in_place_is_seen(name, by):
+    array = np.ones(3)
+    body = OVER[by](array)
+    assert CALLS[name](body) == 1
+    array[:] = 7
+    assert CALLS[name](body) == 7
+
+
+def test_one_of_numpys_that_stays_as_it_was_means_no_other_trace():
+    array, runs = np.ones(3), []
+
+    def body(x):
+        runs.append(1)
+        return x + array
+
+    for _ in range(3):
+        T.for_loop(body, jnp.zeros(2))
+    assert len(runs) == 1
+
+
+def test_a_list_that_leads_to_itself_is_no_trouble():
+    ring: list = [2.0]
+    ring.append(ring)
+    body = functools.partial(lambda r, x: x * r[0], ring)
+    assert T.for_loop(body, jnp.ones(1)).tolist() == [2]
+    ring[0] = 3.0
+    assert T.for_loop(body, jnp.ones(1)).tolist() == [3]

@@ -26,6 +26,7 @@ from ._reachable import (
     innermost,
     labels_of,
     named_in,
+    owners_of,
     reachable,
 )
 from ._refusals import wrong_type

@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 from ...state import Captured, State, Writes, has_tracers, peek
 from .._core import Attempt, run, split_value, states_in
 from ._axes import AXES, check_out_axes, size_along
-from ._new_states import NewStates
+from ._new_states import NewStates, NewStatesOfOne, keep
 from ._placement import Placement
 from ._prefix import Grouping, Leaves
 
@@ -38,6 +38,7 @@ class Lanes:
     new_states: NewStates | None
     after: dict[State, Any] = field(default_factory=dict)
     undo: list[Callable[[], None]] = field(default_factory=list)
+    new: NewStatesOfOne | None = None
 
     kind = AXES
 
@@ -67,7 +68,10 @@ class Lanes:
             if _is_split(cell) and cell not in frozen:
                 missing.append(cell)
 
-        undo = None if self.new_states is None else self.undo
+        undo = None
+        if self.new_states is not None:
+            undo, fun = self.undo, self.new_states.of(fun)
+            self.new = fun
         captured = run(
             fun, args, kwargs, values=values, frozen=frozen, on_touch=on_touch, undo=undo
         )
@@ -87,10 +91,13 @@ class Lanes:
             is_own = cell in self.after and cell not in self.out_states.cells
             if not is_own or not _differs(value, values[cell]):
                 yield cell, value, self.out_states.place_of(cell)
-        if self.new_states is not None:
+        if self.new is not None:
             for cell, value in zip(captured.made.cells, captured.made.values, strict=True):
-                place = None if self.new_states.are_shared(cell, value) else 0
-                yield cell, split_value(value, cell), place
+                yield cell, split_value(value, cell), None if cell in self.new.shared else 0
+
+    def shared_leaves(self, out: Any) -> set[int]:
+        """Gives the positions of leaves of the output that all lanes share, whatever is asked."""
+        return set() if self.new is None else self.new.shared_leaves(out)
 
     def commit(self, written: dict[State, Any], made: dict[State, Any]) -> None:
         """Gives the states what the lanes have left them with."""
@@ -98,9 +105,8 @@ class Lanes:
         after = {cell: self.after[cell] for cell in self.attempt.found if cell in self.after}
         values = after | written
         Writes(tuple(values), tuple(values.values())).commit()
-        if self.new_states is not None:
-            for cell, value in made.items():
-                self.new_states.keep(cell, value)
+        for cell, value in made.items() if self.new_states is not None else ():
+            keep(cell, value)
 
     def check_output(self, groups: dict[Any, list[Any]], grouping: Grouping) -> None:
         """Refuses an axis that an output will not have."""

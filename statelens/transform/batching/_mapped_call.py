@@ -31,7 +31,7 @@ class MappedCall:
     ):
         self._mapper, self._fun, kind = mapper, fun, mapper.kind
         self._in_states, self._out_states = mapper.in_states, mapper.out_states
-        self._out_groups = kind.among(mapper.out_places)
+        self._out_groups = kind.out_groups(mapper.out_places)
         state_places = [kind.shared, kind.default, *self._out_states.places]
         self._state_groups = list(dict.fromkeys(state_places))
         self._form: Grouping | None = None
@@ -139,7 +139,8 @@ class MappedCall:
         if self._out_states.selectors:
             out, tree = self._pair(out)
             parts, rest = self._out_states.split(tree, mapper.name)
-        groups, form = group(out, mapper.out_places, mapper.kind, "the output", mapper.name)
+        shared = mapper.shared_leaves(captured.out)
+        groups, form = group(out, mapper.out_places, shared, mapper.kind, "the output", mapper.name)
         mapper.check_output(groups, form)
         self._form = form
         rest = split_static(rest, lambda: "the output")
@@ -168,17 +169,23 @@ class MappedCall:
                 return False
             return True
 
-        # The group of what is shared is the first one.
+        # The group of what is shared is the first one. To look is to make new states once more.
+        made = set(self.made)
         for number, cell in enumerate(self._written[0]):
-            if cell not in self.made and not is_shared(lambda one, n=number: one[3][0][n]):
+            if is_shared(lambda one, n=number: one[3][0][n]):
+                continue
+            if cell in made:
                 raise SelectionError(
-                    f"asked {mapper.name} to write {cell!r}, {kind.is_shared}",
+                    f"asked {mapper.name} for one value of the new {cell!r}, by state_to_exclude",
                     f"the value isn't the same {kind.everywhere}",
-                    kind.for_state,
-                    kind.for_all,
+                    "a state_to_exclude that doesn't select it",
                 ) from error
-        if kind.shared not in self._out_groups:
-            return
+            raise SelectionError(
+                f"asked {mapper.name} to write {cell!r}, {kind.is_shared}",
+                f"the value isn't the same {kind.everywhere}",
+                kind.for_state,
+                kind.for_all,
+            ) from error
         position = self._out_groups.index(kind.shared)
         for number, label in enumerate(form.labels_of(kind.shared)):
             if not is_shared(lambda one, n=number: one[0][position][n]):

@@ -1,6 +1,6 @@
 """Places of arrays (axes, or mesh partitions), said by a tree that the whole tree begins with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import jax
@@ -37,9 +37,10 @@ class PlaceKind(NamedTuple):
         """Lists what is in a tree of places, whether it is one or not."""
         return jax.tree.leaves(places, is_leaf=lambda node: node is None or self.is_place(node))
 
-    def among(self, places: Any) -> list[Any]:
-        """Lists the different places in a tree of them."""
-        return list(dict.fromkeys(filter(self.is_place, self.leaves(places))))
+    def out_groups(self, places: Any) -> list[Any]:
+        """Lists the places that outputs may get: those in a tree of them, and the shared one."""
+        found = filter(self.is_place, self.leaves(places))
+        return list(dict.fromkeys([*found, self.shared]))
 
 
 def spread(
@@ -112,15 +113,20 @@ class Grouping(NamedTuple):
 
 
 def group(
-    tree: Any, places: Any, kind: PlaceKind, what: str, asked_by: str
+    tree: Any, places: Any, shared: Container[int], kind: PlaceKind, what: str, asked_by: str
 ) -> tuple[dict[Any, list[Any]], Grouping]:
-    """Groups the arrays in a tree that a function returns by the place that they get."""
+    """Groups the arrays in a tree that a function returns by the place that they get.
+
+    The leaves at the positions `shared` are shared, whatever their places are.
+    """
     # A function under a JAX transform has no other way to say the places of what only it knows.
     operand, each = spread(places, tree, kind, "out", what, asked_by)
     labels = [_label(keys, what) for keys, _ in jtu.tree_flatten_with_path(tree)[0]]
-    labels = _of_traced(operand, labels)
+    positions = _of_traced(operand, list(range(len(labels))))
+    labels = [labels[position] for position in positions]
+    each = [kind.shared if n in shared else place for n, place in zip(positions, each, strict=True)]
     leaves, treedef = jax.tree.flatten(operand)
-    groups: dict[Any, list[Any]] = {place: [] for place in kind.among(places)}
+    groups: dict[Any, list[Any]] = {place: [] for place in kind.out_groups(places)}
     for leaf, place in zip(leaves, each, strict=True):
         groups[place].append(leaf)
     return groups, Grouping(treedef, each, labels)

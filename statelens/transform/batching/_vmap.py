@@ -188,8 +188,8 @@ def vmap_new_states(
         axis_size: The size of the axis, if nothing that is mapped says it.
         spmd_axis_name: As for `vmap`.
         state_tag: A tag for the new states.
-        state_to_exclude: Which of the new states all lanes share: a lens in any form, that
-            is asked about each of them.
+        state_to_exclude: Which of the new states all lanes share: a lens in any form. Paths are
+            those in what the function returns, or in a module that it names and gives states to.
         in_states: As for `vmap`.
         out_states: As for `vmap`.
 
@@ -198,6 +198,8 @@ def vmap_new_states(
 
     Raises:
         StateLensError: As for `vmap`.
+        SelectionError: A new state that all lanes were to share isn't the same in all.
+        PathError: A pattern in `state_to_exclude` matches none of the new states.
 
     Example:
         An ensemble of three models:

@@ -82,7 +82,7 @@ def test_a_new_state_that_is_excluded_has_to_be_the_same_in_all_lanes():
     def init(key):
         holder.layer = Linear(key)
 
-    with pytest.raises(ValueError, match="out_axes"):
+    with pytest.raises(sl.SelectionError, match=r"one value of the new ParamState.*\n.*all lanes"):
         T.vmap_new_states(init, state_to_exclude=sl.ParamState)(KEYS)
     assert not hasattr(holder, "layer")
 
@@ -152,3 +152,74 @@ def test_new_states_in_jit_and_by_axis_size_with_random_numbers():
     keys = jax.random.split(key, 4)[1:]
     close(made.value, jax.vmap(lambda k: jax.random.normal(jax.random.split(k)[1], (2,)))(keys))
     close(sl.jit(T.vmap_new_states(Linear))(KEYS).weight.value, WEIGHTS)
+
+
+class Trunk(sl.nn.Module):
+    def __init__(self, key):
+        super().__init__()
+        self.trunk = sl.State(jnp.ones(2))
+        self.head = Linear(key)
+
+
+EXCLUDED = {
+    "a pattern": "**.trunk",
+    "an exact path": "trunk",
+    "no parameter": ~sl.lens(sl.ParamState) - sl.lens("head.**"),
+    "a predicate": lambda path, unit: path[-1:] == ("trunk",),
+    "a list": ["trunk", "head.shared"],
+}
+
+
+@pytest.mark.parametrize("exclude", EXCLUDED)
+def test_what_is_shared_of_a_module_that_is_returned(exclude):
+    made = T.vmap_new_states(Trunk, state_tag="ensemble", state_to_exclude=EXCLUDED[exclude])(KEYS)
+    close(made.trunk.value, jnp.ones(2))
+    close(made.head.weight.value, WEIGHTS)
+    close(made.head.shared.value, jnp.zeros(() if exclude == "a list" else 3))
+    assert list(made.states(sl.tagged("ensemble"))) == list(made.states())
+
+
+def test_what_is_shared_by_its_path_of_a_module_that_gets_states_inside():
+    holder = sl.nn.Module()
+
+    def init(key):
+        holder.m = Trunk(key)
+
+    T.vmap_new_states(init, state_to_exclude=["m.trunk", "**.shared"])(KEYS)
+    close(holder.m.trunk.value, jnp.ones(2))
+    close(holder.m.head.shared.value, jnp.zeros(()))
+    close(holder.m.head.weight.value, WEIGHTS)
+
+
+def test_what_is_shared_of_states_in_a_container_and_of_other_axes():
+    def init(key):
+        return [Trunk(key), {"x": jax.random.normal(key, (2,))}], Trunk(key)
+
+    (first, arrays), second = T.vmap_new_states(
+        init, out_axes=(-1, 0), state_to_exclude=["[0][0].trunk", "[1].**.shared"]
+    )(KEYS)
+    close(first.trunk.value, jnp.ones(2))
+    close(first.head.weight.value, WEIGHTS.T)
+    close(arrays["x"], WEIGHTS.T)
+    close(second.trunk.value, jnp.ones((3, 2)))
+    close(second.head.shared.value, jnp.zeros(()))
+
+
+def test_what_is_shared_of_a_returned_module_has_to_be_the_same_in_all_lanes():
+    with pytest.raises(sl.SelectionError, match=r"one value of the new ParamState.*\n.*all lanes"):
+        T.vmap_new_states(Trunk, state_to_exclude="head.weight")(KEYS)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, sl.jit])
+def test_a_pattern_that_excludes_nothing_is_refused(wrap):
+    holder = sl.nn.Module()
+
+    def init(key):
+        holder.m = Trunk(key)
+
+    for make in (Trunk, init):
+        with pytest.raises(sl.PathError, match=r"asked vmap_new_states for '\*\*.trnk'"):
+            wrap(T.vmap_new_states(make, state_to_exclude="**.trnk"))(KEYS)
+    assert not hasattr(holder, "m")
+    optional = sl.lens("**.trnk", optional=True)
+    close(T.vmap_new_states(Trunk, state_to_exclude=optional)(KEYS).trunk.value, jnp.ones((3, 2)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ from jax.experimental.checkify import check_error as check_error
 
 from ..._errors import ArgumentError, ArgumentTypeError, user_facing
 from .._core import (
+    PROGRAM_ERRORS,
     Check,
     Wrapper,
     check_callable,
     commit,
     expect_errors,
     pure,
+    reraise,
     split_arguments,
     wrong_type,
 )
@@ -41,10 +43,14 @@ X = TypeVar("X")
 
 @user_facing
 def error_if(x: X, pred: Any, msg: str) -> X:
-    """Raises an error at run time where a condition holds; see `equinox.error_if`.
+    """Raises an error at run time where a condition holds, as `equinox.error_if` does.
+
+    The check is made whether or not what is returned is used; a compiler may find that nothing
+    depends on it. As every check it is made in both branches of a `cond` under `vmap`, which
+    computes both.
 
     Args:
-        x: What to hand through; use what is returned, or the check may be dropped.
+        x: What to hand through: any pytree.
         pred: A boolean, or an array of them: any that is true raises.
         msg: The error's text.
 
@@ -68,8 +74,12 @@ def error_if(x: X, pred: Any, msg: str) -> X:
     _check_condition(pred, "error_if")
     if not isinstance(msg, str):
         raise wrong_type("error_if", "the error msg", msg, "a text")
-    expect_errors()
-    return eqx.error_if(x, pred, msg)
+
+    def refuse(args: Any, kwargs: Any) -> None:
+        raise RuntimeError(msg)
+
+    _refuse_if(pred, refuse, (), {})
+    return x
 
 
 @user_facing
@@ -103,14 +113,7 @@ def jit_error_if(pred: Any, error: str | Callable[..., Any], *args: Any, **kwarg
             raise ValueError(error.format(*args, **kwargs))
         error(*args, **kwargs)
 
-    holds = jnp.any(jnp.asarray(pred))
-    if not isinstance(holds, jax.core.Tracer):
-        if holds:
-            refuse(args, kwargs)
-        return
-    raising = Check(refuse)
-    expect_errors(raising)
-    jax.lax.cond(holds, lambda: jax.debug.callback(raising, args, kwargs), lambda: None)
+    _refuse_if(pred, refuse, args, kwargs)
 
 
 @user_facing
@@ -163,6 +166,35 @@ class _Checked(Wrapper):
             *split_arguments(args, kwargs)
         )
         return error, commit(*result)
+
+
+def _refuse_if(pred: Any, refuse: Callable[..., None], args: Any, kwargs: Any) -> None:
+    """Has a function raise an error for some values where a condition holds, at run time."""
+    holds = jnp.any(jnp.asarray(pred))
+    if not isinstance(holds, jax.core.Tracer):
+        if holds:
+            refuse(args, kwargs)
+        return
+
+    def look(holds: Any, args: Any, kwargs: Any) -> None:
+        if holds:
+            refuse(args, kwargs)
+
+    check = Check(look)
+    # Of a condition for each lane `vmap` makes a selection, for which both branches are run. So
+    # the lanes are asked together, and the callback, which is made for each of them, looks again.
+    any_holds = eqxi.unvmap_any(holds)
+    if isinstance(any_holds, jax.core.Tracer):
+        expect_errors(check)
+        jax.lax.cond(
+            any_holds, lambda: jax.debug.callback(check, holds, args, kwargs), lambda: None
+        )
+    elif any_holds:
+        try:
+            jax.debug.callback(check, holds, args, kwargs)
+            jax.effects_barrier()
+        except PROGRAM_ERRORS as error:
+            reraise(error, [check])
 
 
 def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ..._errors import ArgumentError, ArgumentTypeError
 from ...state import Captured, State, this_frame
@@ -59,7 +60,23 @@ class Devices:
     def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
         """Applies `jax.shard_map`."""
         mapped = jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **self.options)
-        return lambda *inputs: self.attempt.staged(lambda: mapped(*inputs))
+        return lambda *inputs: self.attempt.staged(lambda: mapped(*self._placed(inputs, in_places)))
+
+    def _placed(self, inputs: Any, places: Any) -> Any:
+        """Places inputs on the mesh, where its axes are explicit: there JAX doesn't do it."""
+        mesh = self._mesh
+        if jax.sharding.AxisType.Explicit not in mesh.axis_types:
+            return inputs
+
+        def placed(spec: PartitionSpec, part: Any) -> Any:
+            sharding = spec if "mesh" not in self.options else NamedSharding(mesh, spec)
+            return jax.tree.map(lambda leaf: jax.reshard(jnp.asarray(leaf), sharding), part)
+
+        return jax.tree.map(placed, places, inputs, is_leaf=is_spec)
+
+    @property
+    def _mesh(self) -> Any:
+        return self.options.get("mesh", jax.sharding.get_abstract_mesh())
 
     def other_states(self, leaves: Leaves) -> dict[State, tuple[Any, Any]]:
         """Gives the other states that the function touches, which all have one partition."""
@@ -97,7 +114,7 @@ class Devices:
 
     def _check_specs(self) -> None:
         """Refuses what is no partition, and axes that the mesh hasn't."""
-        mesh = self.options.get("mesh", jax.sharding.get_abstract_mesh())
+        mesh = self._mesh
         if mesh.empty:
             raise ArgumentError(
                 "asked shard_map to run on the devices of a mesh",

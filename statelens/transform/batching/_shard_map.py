@@ -132,7 +132,8 @@ def shard_map(
         fun: The function; it may read and write states. Left out, it gives a decorator. A
             state of random keys is as any other: whole on every device, all of which draw the
             same numbers. `jax.random.fold_in` with `jax.lax.axis_index` tells them apart.
-        mesh: The mesh; None for the one that is set.
+        mesh: The mesh; None for the one that is set. Arguments and states that aren't on it yet
+            are placed, also along explicit axes, where `jax.shard_map` asks for `jax.reshard`.
         in_specs: The partition of each argument, as for `jax.shard_map`.
         out_specs: The partition of each output, as for `jax.shard_map`.
         in_states: The partition of states: ``{states: PartitionSpec}``, or the other way

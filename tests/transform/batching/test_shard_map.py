@@ -157,3 +157,33 @@ def test_a_partition_of_all_states_and_keyword_arguments_over_a_mesh():
         assert sl.grad(lambda k: jnp.sum(run(x, k=k)))(2.0) == 28.0
         """
     )
+
+
+def test_what_comes_in_is_placed_on_a_mesh_of_explicit_axes():
+    over_a_mesh(
+        """
+        mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+        n, h, rng = sl.State(jnp.zeros(())), sl.State(jnp.zeros(8)), sl.random.RandomState(0)
+
+        def step(x, scale):
+            n.value += jax.lax.psum(x.sum(), "d")
+            h.value = h.value + x
+            return scale * x + 0 * jax.random.uniform(rng.value)
+
+        specs = dict(in_specs=(P("d"), P()), out_specs=P("d"), in_states={h: P("d")})
+        given = shard_map(step, mesh, **specs)
+        for run in (given, sl.jit(given)):
+            for array in (x, np.arange(8.0, dtype=np.float32)):
+                n.value, h.value = jnp.zeros(()), jnp.zeros(8)
+                np.testing.assert_allclose(run(array, 2.0), 2 * x)
+                np.testing.assert_allclose(h.value, x)
+                assert n.value == 28.0
+                assert h.value.sharding == NamedSharding(mesh, P("d"))
+        n.value, h.value = jnp.zeros(()), jnp.zeros(8)
+        with jax.set_mesh(mesh):
+            found = shard_map(step, **specs)
+            np.testing.assert_allclose(found(x, 2.0), 2 * x)
+            total = lambda x: found(x, 2.0).sum()
+            np.testing.assert_allclose(sl.grad(total)(jax.reshard(x, P("d"))), 2.0)
+        """
+    )

@@ -1,8 +1,9 @@
 """Splitting a tree into its dynamic leaves and its static half.
 
-Arrays are dynamic. Python numbers are where they are passed as such, or in lists, tuples,
-dictionaries and states, as `jax.jit` has it; in other nodes, as in an Equinox module, they are
-static. What this comes to is found once for each structure with leaves of such classes.
+Arrays are dynamic. Python numbers are too, as `jax.jit` has it, be they passed as such or in lists,
+quantities or states; but in a module, Equinox's or ours, they are configuration, and static, as
+`equinox.filter_jit` has it. What this comes to is found once for each structure with leaves of
+such classes.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -14,12 +15,13 @@ import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError
 from ..._lru_cache import LruCache
-from ..._tree import Cell, Identity, TreeDef, format, from_jax, is_array, is_numeric
+from ..._tree import Cell, Identity, MutableNode, TreeDef, format, from_jax, is_array, is_numeric
 from ...state import concrete_types
 from ._module_cache import Getter, at, get, places_of_containers, put
 from ._static import DYNAMIC, MOST_NESTED, Constant, Partitioned, Static, is_plain_tuple, remade
 
-CONTAINERS = (list, tuple, dict, type(None))
+MODULES = (eqx.Module, MutableNode)
+"""Nodes in which numbers are configuration."""
 
 
 def split_static(tree: Any, name: Callable[[], str]) -> Any:
@@ -168,14 +170,12 @@ def _add(key: Hashable, split: _Split) -> None:
 def _are_dynamic(tree: Any) -> list[bool]:
     """Says of each leaf whether it is dynamic."""
     found: list[bool] = []
-    for top in jax.tree.leaves(tree, is_leaf=lambda node: not isinstance(node, CONTAINERS)):
-        if isinstance(top, Cell):
-            found += map(is_numeric, jax.tree.leaves(top))
-        elif jtu.all_leaves([top]):
-            found.append(is_numeric(top))
-        else:
+    for top in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, (Cell, *MODULES))):
+        if isinstance(top, MODULES):
             for leaf in jax.tree.leaves(top, is_leaf=lambda node: isinstance(node, Cell)):
                 found += _are_dynamic(leaf) if isinstance(leaf, Cell) else [is_array(leaf)]
+        else:
+            found += map(is_numeric, jax.tree.leaves(top))
     return found
 
 

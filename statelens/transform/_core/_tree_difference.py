@@ -7,7 +7,7 @@ import jax
 import jax.tree_util as jtu
 
 from ..._tree import Cell, format, from_jax, is_array, is_numeric
-from ._split import CONTAINERS
+from ._split import MODULES
 from ._static import merge_static
 
 _MOST = 3
@@ -89,7 +89,7 @@ def _differences(found: Any, other: Any, keys: Any, *, are_traced: bool) -> Iter
         yield f"{what} is {ours} with {static}, not with {other_static}"
     if isinstance(found, Cell):
         are_traced = True
-    elif not isinstance(found, CONTAINERS):
+    elif isinstance(found, MODULES):
         are_traced = False
     for (key, own), (_, others) in zip(below, other_below, strict=True):
         yield from _differences(own, others, (*keys, *key), are_traced=are_traced)

@@ -59,7 +59,7 @@ def jit(
     of the compiled program, never constants in it, and those that it writes are outputs. If
     the call fails, no state has changed. Arguments may be Equinox modules, facade modules
     and functions: their arrays are traced, and the rest is part of the program, as with
-    `equinox.filter_jit`; numbers that are passed as such are traced, as with `jax.jit`.
+    `equinox.filter_jit`; numbers outside of modules are traced, as with `jax.jit`.
 
     A change of a state's shape, dtype or structure means another trace, and so does another
     attribute of a facade module (``model.training = False``). The function runs once for

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 from ._errors import ArgumentTypeError, SelectionError, StateTypeError, user_facing
 from ._tree import Cell, map_cells
 from .lens import View, overlaid_values, units_of
-from .state import Frame, State, active_frame, capture
+from .state import UNFINISHED, Frame, State, active_frame, capture, refuse_unfinished
 
 __all__ = ["functionalize", "overlay", "thread"]
 
@@ -128,6 +128,8 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
         def run(*args: Any, **kwargs: Any) -> Any:
             inner = map_cells(tree, renew)
             out = fun(inner, *args, **kwargs)
+            if isinstance(out, UNFINISHED):
+                refuse_unfinished(out, fun)
             for original, cell in fresh.items():
                 if cell in frame.touched:
                     frame.touch(original)

@@ -30,6 +30,7 @@ from ._kinds import (
 from ._plain_jax import explain_untouched
 from ._refusals import refuse_ended
 from ._state import ENDED, LazyValue, State, is_alive, peek, store_all
+from ._unfinished import UNFINISHED, refuse_unfinished
 
 __all__ = [
     "BatchState",

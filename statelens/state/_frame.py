@@ -23,6 +23,7 @@ from ._lent import Lent, can_change
 from ._plain_jax import explain_reuse, note_read
 from ._refusals import described, refuse_leak
 from ._state import ENDED, State, held_value, peek, store_all
+from ._unfinished import UNFINISHED, refuse_unfinished
 
 
 # As a dataclass, whose fields JAX knows, it is flattened without a call of Python.
@@ -358,6 +359,8 @@ def capture(
         except jax.errors.UnexpectedTracerError as error:
             explain_reuse(error)
             raise
+        if isinstance(out, UNFINISHED):
+            refuse_unfinished(out, fun)
         leaves, treedef, inside = _opened(out, frame)
         writes = frame.writes()
         made = Writes(tuple(frame.made), tuple(map(frame.peek, frame.made)))

@@ -108,16 +108,16 @@ def parse_argnames(argnames: Any, option: str, asked_by: str) -> frozenset[str]:
     return frozenset(argnames)
 
 
-def positions_of(
-    fun: Callable[..., Any], argnames: frozenset[str], asked_by: str
-) -> frozenset[int]:
-    """Finds the positions of arguments that are known by name."""
-    if not argnames:
-        return frozenset()
+def _parameters_of(fun: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     try:
-        parameters = inspect.signature(fun).parameters
+        return dict(inspect.signature(fun).parameters)
     except (TypeError, ValueError):
-        return frozenset()
+        return None
+
+
+def _check_names(
+    argnames: frozenset[str], parameters: dict[str, inspect.Parameter], asked_by: str
+) -> None:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in sorted(argnames):
         if name not in parameters and not open_ended:
@@ -126,12 +126,6 @@ def positions_of(
                 f"the function takes {', '.join(map(repr, parameters)) or 'none'}",
                 "one of these names",
             )
-    positional = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    return frozenset(number for number, name in enumerate(positional) if name in argnames)
 
 
 def parse_arguments(
@@ -140,7 +134,21 @@ def parse_arguments(
     """Reads which arguments are meant, by position or name: their positions and names."""
     numbers = parse_argnums(argnums, f"{option}_argnums", asked_by)
     named = parse_argnames(argnames, f"{option}_argnames", asked_by)
-    return frozenset(numbers | positions_of(fun, named, asked_by) | named)
+    parameters = _parameters_of(fun) if numbers or named else None
+    if parameters is None:
+        return frozenset(numbers | named)
+    _check_names(named, parameters, asked_by)
+    # A call may give an argument either way.
+    positional = [
+        (name, parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    for number, (name, has_name) in enumerate(positional):
+        if name in named or number in numbers:
+            numbers |= {number}
+            named |= {name} if has_name else set()
+    return frozenset(numbers | named)
 
 
 def read_lens(spec: Any, option: str, asked_by: str) -> Selector:

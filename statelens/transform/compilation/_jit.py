@@ -29,8 +29,11 @@ class JitOptions(TypedDict, total=False):
     donate_argnums: Argnums
     donate_argnames: Argnames
     donate_states: LensSpec
+    in_shardings: Any
+    out_shardings: Any
     inline: bool
     keep_unused: bool
+    compiler_options: dict[str, Any] | None
     max_traces: int | None
 
 
@@ -49,8 +52,11 @@ def jit(
     donate_argnums: Argnums = None,
     donate_argnames: Argnames = None,
     donate_states: LensSpec = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
     inline: bool = False,
     keep_unused: bool = False,
+    compiler_options: dict[str, Any] | None = None,
     max_traces: int | None = None,
 ) -> Any:
     """Compiles a function that reads and writes states.
@@ -72,15 +78,21 @@ def jit(
 
     Args:
         fun: The function, or a method. Left out, `jit` gives a decorator.
-        static_argnums: Positions of arguments that are part of the program; hashable ones.
+        static_argnums: Positions of arguments that are part of the program; hashable ones. They
+            may be given by their names in a call too.
         static_argnames: Their names.
         donate_argnums: Positions of arguments whose memory the program may reuse.
         donate_argnames: Their names.
         donate_states: States whose memory the program may reuse, if it writes them: True for
             all, or a lens in any form. Their old values, and other names for these arrays,
             are deleted by a call, even if the program fails while it runs.
+        in_shardings: Where the positional arguments come in: a tree of shardings that they begin
+            with, one for all below it, and None for any. They are placed there. States lie where
+            their values do.
+        out_shardings: Where the output goes, likewise.
         inline: Whether to dissolve the program in one that calls it.
         keep_unused: Whether to keep arguments that the program doesn't use.
+        compiler_options: Options of XLA, as for `jax.jit`.
         max_traces: After how many traces to refuse another one, with an error that says
             which argument or state has changed. None for any number.
 
@@ -90,6 +102,7 @@ def jit(
 
     Raises:
         ArgumentTypeError: An argument is of the wrong type, or can't be hashed.
+        ArgumentError: The arguments or the output don't begin with the trees of shardings.
         RetraceError: There was one trace more than `max_traces`.
         FrozenTreeError: The function wrote a state of an argument; see `thread`.
 
@@ -114,8 +127,11 @@ def jit(
         donate_argnums=donate_argnums,
         donate_argnames=donate_argnames,
         donate_states=donate_states,
+        in_shardings=in_shardings,
+        out_shardings=out_shardings,
         inline=inline,
         keep_unused=keep_unused,
+        compiler_options=compiler_options,
         max_traces=max_traces,
     )
     return applied(make, fun)

@@ -39,6 +39,7 @@ from ._arguments import InputSignature
 from ._dispatch import Dispatch
 from ._methods import BoundMethod, Method
 from ._program import Program, Replay, is_key, signature_of
+from ._shardings import Shardings
 from ._trace_guard import TraceGuard
 
 
@@ -82,6 +83,8 @@ class JitFunction(Generic[P, R]):
         donate_argnums: Any = None,
         donate_argnames: Any = None,
         donate_states: Any = None,
+        in_shardings: Any = None,
+        out_shardings: Any = None,
         max_traces: int | None = None,
         **options: Any,
     ):
@@ -95,6 +98,9 @@ class JitFunction(Generic[P, R]):
         self._fun = fun
         self._static = parse_arguments(fun, static_argnums, static_argnames, "static", name)
         donated = parse_arguments(fun, donate_argnums, donate_argnames, "donate", name)
+        self._shardings: Shardings | None = None
+        if in_shardings is not None or out_shardings is not None:
+            self._shardings = Shardings(in_shardings, out_shardings, name)
         self._of_method = {
             "static_argnums": after_self(self._static),
             "static_argnames": static_argnames,
@@ -102,6 +108,7 @@ class JitFunction(Generic[P, R]):
             "donate_argnames": donate_argnames,
             "donate_states": donate_states,
             "max_traces": max_traces,
+            **(self._shardings.of_method if self._shardings else {}),
             **options,
         }
         self._options = options
@@ -165,7 +172,8 @@ class JitFunction(Generic[P, R]):
         # Two programs that are both current differ by arguments: which one is looked up each time.
         is_only = all(other is program or not other.is_current() for other in self._programs)
         self.__call__ = self._call
-        if program.is_plain and is_only and not self.donates_part and program.is_current():
+        is_simple = is_only and not self.donates_part and self._shardings is None
+        if program.is_plain and is_simple and program.is_current():
             dispatch = Dispatch(program, self._static, self._call, self._discover_and_run)
             self.__call__ = dispatch.call
         return program.finish(result)
@@ -227,6 +235,8 @@ class JitFunction(Generic[P, R]):
         self.__call__ = self._call
 
     def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        if self._shardings is not None:
+            args = self._shardings.place(args)
         if not self.donates_part:
             return split_arguments(args, kwargs, self._static, split_items)
         lent = None
@@ -244,7 +254,8 @@ class JitFunction(Generic[P, R]):
             if lent is not None:
                 rest[0] = combine(lent, rest[0])
             positional = tuple(rest)
-        return self._fun, positional, named
+        fun = self._shardings.constrained(self._fun) if self._shardings else self._fun
+        return fun, positional, named
 
     def stage(self, pure: Callable[..., Any]) -> Any:
         """Stages a pure function of `Inputs`, one by one, by `jax.jit`."""
@@ -326,7 +337,7 @@ class JitFunction(Generic[P, R]):
                 if cell in self._donation and not any(map(is_key, jax.tree.leaves(peek(cell))))
             ]
         kept = tuple(cell for cell in cells if cell in probe.touched and cell not in donated)
-        # Inside of another trace, whose values it may close over, nothing is gained by a second one.
+        # Inside of another trace, whose values it may close over, a second one gains nothing.
         if (donated or kept != cells) and _is_closed(traced):
             program = Program(self, donated, kept, Replay(probe, traced, (args, kwargs)))
         if probe.can_raise:

@@ -14,7 +14,7 @@ from .._core import (
     applied,
     check_callable,
     commit,
-    parse_argnums,
+    parse_arguments,
     pure,
     split_arguments,
 )
@@ -30,7 +30,7 @@ class _Checkpointed(Wrapper):
 
     def __init__(self, fun: Callable[..., Any], static_argnums: Any, **options: Any):
         super().__init__(fun)
-        self._static = parse_argnums(static_argnums, "static_argnums", "checkpoint")
+        self._static = parse_arguments(fun, static_argnums, None, "static", "checkpoint")
         policy = options.get("policy")
         if policy is not None:
             check_callable(policy, "policy", "checkpoint")
@@ -38,7 +38,8 @@ class _Checkpointed(Wrapper):
 
     def _bound_to(self, instance: Any) -> Self:
         bound = super()._bound_to(instance)
-        bound._static = frozenset(after_self(self._static))
+        names = (label for label in self._static if isinstance(label, str))
+        bound._static = frozenset([*after_self(self._static), *names])
         return bound
 
     @user_facing

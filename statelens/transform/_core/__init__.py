@@ -46,10 +46,11 @@ from ._run import (
 from ._runtime_errors import (
     PROGRAM_ERRORS,
     Check,
+    Taken,
     can_raise,
     expect_errors,
+    raise_failed_check,
     refuse_shared_arrays,
-    reraise,
 )
 from ._split import as_partitioned, constants, split_items, split_static
 from ._static import Partitioned, merge_static, split_numbers

@@ -8,13 +8,13 @@ what they were.
 import functools
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 
 from ..._errors import ArgumentError
-from ...state import State, active_frame, peek
+from ...state import active_frame, is_concrete
 
 # From the second call on, JAX lets out what XLA makes of an error, a ValueError.
 PROGRAM_ERRORS = (jax.errors.JaxRuntimeError, ValueError)
@@ -46,8 +46,8 @@ def expect_errors(*checks: Check) -> None:
         frame.expect_errors(checks)
 
 
-def reraise(error: Exception, checks: Iterable[Check]) -> NoReturn:
-    """Raises the error that a check of a program raised, in place of the one JAX made of it."""
+def raise_failed_check(error: Exception, checks: Iterable[Check]) -> None:
+    """Raises the error that a check of a program raised, if JAX made the given one of it."""
     text = str(error).rstrip()
     for check in checks:
         for known in list(check.errors):
@@ -57,28 +57,39 @@ def reraise(error: Exception, checks: Iterable[Check]) -> NoReturn:
     found = _FROM_EQUINOX.search(str(error))
     if found is not None:
         raise RuntimeError(found.group(1).strip()) from None
-    raise error
 
 
-def refuse_shared_arrays(
-    donated: Iterable[State], kept: Iterable[State], args: Iterable[Any], kwargs: Mapping[str, Any]
-) -> None:
-    """Refuses a state whose array is to be donated, and is used under another name too."""
-    places: list[tuple[str, Any]] = [(repr(cell), peek(cell)) for cell in (*donated, *kept)]
-    places += [(f"argument {label!r}", arg) for label, arg in (*enumerate(args), *kwargs.items())]
-    seen: dict[int, str] = {}
-    for name, value in places:
-        for leaf in jax.tree.leaves(value):
-            for shard in leaf.addressable_shards if isinstance(leaf, jax.Array) else ():
-                pointer = shard.data.unsafe_buffer_pointer()
-                if pointer in seen:
-                    raise ArgumentError(
-                        f"asked jit to donate the array of {seen[pointer]}",
-                        f"{name} has the very same array, which donation would delete",
-                        "an array of its own for each, as by jnp.copy(state.value)",
-                        "donate_states as a lens that leaves it out",
-                    ) from None
-                seen[pointer] = name
+class Taken(NamedTuple):
+    """What a program takes: a value with its name, and the option that donates it, if one does."""
+
+    name: str
+    value: Any
+    donated_by: str | None
+
+
+def refuse_shared_arrays(taken: Iterable[Taken]) -> None:
+    """Refuses an array that is to be donated, and is used under another name too."""
+    seen: dict[int, Taken] = {}
+    for each in taken:
+        for pointer in _pointers_of(each.value):
+            other = seen.setdefault(pointer, each)
+            if other is each or not (other.donated_by or each.donated_by):
+                continue
+            donated, kept = (other, each) if other.donated_by else (each, other)
+            raise ArgumentError(
+                f"asked jit to donate the array of {donated.name}",
+                f"{kept.name} has the very same array, which donation would delete",
+                "an array of its own for each, as by jnp.copy",
+                f"{donated.donated_by}, such that it leaves {donated.name} out",
+            )
+
+
+def _pointers_of(value: Any) -> Iterator[int]:
+    for leaf in jax.tree.leaves(value):
+        # One that is deleted has been donated before; JAX says so.
+        if isinstance(leaf, jax.Array) and is_concrete(leaf) and not leaf.is_deleted():
+            for shard in leaf.addressable_shards:
+                yield shard.data.unsafe_buffer_pointer()
 
 
 def can_raise(jaxpr: Any) -> bool:

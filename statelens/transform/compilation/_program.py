@@ -5,7 +5,7 @@ function doesn't touch, or if states are to be donated (which has to be said bef
 program is made that repeats the equations of the first one; the function isn't run again.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -28,14 +28,15 @@ from ...state import (
 from .._core import (
     PROGRAM_ERRORS,
     Partitioned,
+    Taken,
     UndeclaredStates,
     as_partitioned,
     can_raise,
     commit,
     follow,
     merge_output,
+    raise_failed_check,
     refuse_shared_arrays,
-    reraise,
     run,
     split_items,
     split_writes,
@@ -223,15 +224,28 @@ class Program:
             self.look_for_callbacks(inputs)
             return jax.block_until_ready(result) if self.can_raise else result
         except PROGRAM_ERRORS as error:
-            self.reraise(error, args[1:] if self.host.donates_part else args, kwargs)
+            self.reraise(error, args, kwargs)
 
     def reraise(self, error: Exception, args: Any, kwargs: Any) -> NoReturn:
         """Raises what came of running the program as the caller should see it."""
-        if "donat" in str(error):
-            refuse_shared_arrays(self.donated, self.kept, args, kwargs)
-        if not self.can_raise:
-            raise error
-        reraise(error, self.checks)
+        raise_failed_check(error, self.checks)
+        if self.donated or self.host.donated_args:
+            refuse_shared_arrays(self._taken(args, kwargs))
+        raise error
+
+    def _taken(self, args: Any, kwargs: Any) -> Iterator[Taken]:
+        by_option = ("donate_states", self.donated), (None, self.kept)
+        for option, cells in by_option:
+            yield from (Taken(repr(cell), peek(cell), option) for cell in cells)
+        # What is lent of the first argument comes before it.
+        lends = self.host.donates_part
+        for label, value in (*enumerate(args), *kwargs.items()):
+            own = max(label - lends, 0) if isinstance(label, int) else label
+            is_donated = label in self.host.donated_args
+            option = (
+                "donate_states" if lends and label == 0 else "donate_argnums or donate_argnames"
+            )
+            yield Taken(f"argument {own!r}", value, option if is_donated else None)
 
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""

@@ -21,7 +21,7 @@ from .._core import (
     commit,
     expect_errors,
     pure,
-    reraise,
+    raise_failed_check,
     split_arguments,
     wrong_type,
 )
@@ -194,7 +194,8 @@ def _refuse_if(pred: Any, refuse: Callable[..., None], args: Any, kwargs: Any) -
             jax.debug.callback(check, holds, args, kwargs)
             jax.effects_barrier()
         except PROGRAM_ERRORS as error:
-            reraise(error, [check])
+            raise_failed_check(error, [check])
+            raise
 
 
 def _check_text(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

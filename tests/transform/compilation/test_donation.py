@@ -14,6 +14,7 @@ from tests.transform.compilation.net import Net, values_of
 
 close = functools.partial(close, rtol=1e-6)
 
+T = sl.transform
 X = jnp.array([1.0, 2.0, 3.0])
 
 
@@ -283,3 +284,42 @@ def test_an_argument_that_is_donated_by_name_is_donated_by_position():
     sl.jit(lambda x: 2 * x, donate_argnames="x")(y)
     assert x.is_deleted()
     assert y.is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [({"donate_argnums": 0}, "donate_argnums"), ({"donate_argnames": "b"}, "donate_argnames")],
+)
+def test_an_argument_that_is_donated_and_given_twice_is_refused_by_its_option(option, named):
+    f = sl.jit(lambda a, b: a + b, **option)
+    x = jnp.ones(3)
+    for _ in range(2):
+        with pytest.raises(sl.ArgumentError, match="very same array") as raised:
+            f(x, b=x)
+        assert named in str(raised.value)
+        assert "donate_states" not in str(raised.value)
+        close(f(jnp.ones(3), b=jnp.ones(3)), jnp.full(3, 2.0))
+
+
+def test_arguments_that_are_one_array_and_not_donated_are_no_trouble():
+    f = sl.jit(lambda a, b, c: a + b + c, donate_argnums=2)
+    x, gone = jnp.ones(3), jnp.ones(3)
+    f(x, x, gone)
+    with pytest.raises((RuntimeError, ValueError), match="deleted"):
+        f(x, x, gone)
+
+
+@pytest.mark.parametrize("option", [{}, {"donate_states": True}, {"donate_argnums": 0}])
+def test_a_failed_check_is_raised_whatever_its_text_says_of_donation(option):
+    state = sl.State(jnp.ones(3), name="donated")
+
+    def donate(v):
+        T.jit_error_if(jnp.any(v < 0), "the donation {} is negative", v[0])
+        state.value = state.value + v
+
+    f = sl.jit(donate, **option)
+    for number in range(3):
+        f(jnp.ones(3))
+        with pytest.raises(ValueError, match=r"the donation -1\.0 is negative"):
+            f(-jnp.ones(3))
+        close(state.value, jnp.full(3, 2.0 + number))

@@ -1,6 +1,6 @@
 """State-aware automatic differentiation for JAX."""
 
-from . import nn, path, random, transform
+from . import _jax_version, nn, path, random, transform
 from ._errors import (
     ArgumentError,
     ArgumentTypeError,

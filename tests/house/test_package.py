@@ -21,6 +21,25 @@ def test_importing_it_does_not_import_optax():
     assert out.stdout.strip() == "False"
 
 
+def test_an_older_jax_is_refused_by_an_error_that_says_which_one_is_needed():
+    code = """
+import jax
+jax.__version__, jax.__version_info__ = "0.9.2", (0, 9, 2)
+try:
+    import statelens
+except ImportError as error:
+    print(type(error).__name__, error, sep="\\n")
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == [
+        "MissingPackageError",
+        "asked to import statelens",
+        "JAX is installed in version 0.9.2, and 0.10 or newer is needed",
+        'Instead: pip install --upgrade "jax>=0.10"',
+    ]
+    assert '"jax>=0.10"' in (ROOT.parent / "pyproject.toml").read_text()
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_no_private_api_of_jax_is_used(file):
     assert "jax._src" not in file.read_text()

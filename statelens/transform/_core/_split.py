@@ -8,6 +8,7 @@ such classes.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import equinox as eqx
 import jax
@@ -108,26 +109,27 @@ class _Split:
         self.identity = Identity(treedef)
         self._holes = [position for position, dynamic in enumerate(is_dynamic) if dynamic]
         self._rest = [position for position, dynamic in enumerate(is_dynamic) if not dynamic]
-        self._seen: LruCache[tuple[int, ...], tuple[list[Any], Static]] = LruCache(256)
+        # By the ids of the static leaves, which a half that is alive keeps.
+        self._seen: WeakValueDictionary[tuple[int, ...], Static] = WeakValueDictionary()
+        self._whole = Static([DYNAMIC] * len(is_dynamic), treedef) if all(is_dynamic) else None
 
     def apply(
         self, tree: Any, leaves: list[Any], treedef: TreeDef, name: Callable[[], str]
     ) -> Partitioned:
-        # The same objects are the same constants again; they are kept, so that no other
-        # object can take their ids.
+        if self._whole is not None:
+            return Partitioned(leaves, self._whole)
+        # The same objects are the same constants again.
         rest = [leaves[position] for position in self._rest]
-        dynamic = [leaves[hole] for hole in self._holes] if rest else leaves
         ids = tuple(map(id, rest))
-        seen = self._seen.get(ids)
-        if seen is None:
+        static = self._seen.get(ids)
+        if static is None:
             for position in self._rest:
                 _check_hashable(leaves[position], tree, position, name)
             half: list[Any] = list(map(Constant, leaves))
             for hole in self._holes:
                 half[hole] = DYNAMIC
-            seen = rest, Static(half, treedef)
-            self._seen.put(ids, seen)
-        return Partitioned(dynamic, seen[1])
+            self._seen[ids] = static = Static(half, treedef)
+        return Partitioned([leaves[position] for position in self._holes], static)
 
 
 # By structure, and by the classes of leaves or whether they are dynamic: a few for each key,

@@ -257,7 +257,7 @@ class JitFunction(Generic[P, R]):
         fun = self._shardings.constrained(self._fun) if self._shardings else self._fun
         return fun, positional, named
 
-    def stage(self, pure: Callable[..., Any]) -> Any:
+    def stage(self, pure: Callable[..., Any], donates: bool) -> Any:
         """Stages a pure function of `Inputs`, one by one, by `jax.jit`."""
 
         def staged(*inputs: Any) -> Any:
@@ -267,7 +267,10 @@ class JitFunction(Generic[P, R]):
         staged.__wrapped__ = innermost(self._fun)  # type: ignore[attr-defined]
         staged.__name__ = getattr(self._fun, "__name__", type(self._fun).__name__)
         staged.__signature__ = InputSignature(self._fun, self.donated_args, self.donates_part)  # type: ignore[attr-defined]
-        return jax.jit(staged, donate_argnums=0, **self._options)
+        # Said only where there is something: of a function that donates, JAX keeps for long all
+        # structures that it was given, and what is static in them.
+        donated = 0 if donates or self.donated_args else ()
+        return jax.jit(staged, donate_argnums=donated, **self._options)
 
     def on_trace(self, program: Program, args: Any) -> None:
         """Counts the traces, and refuses one too many, before the function is run."""

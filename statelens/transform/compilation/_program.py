@@ -123,7 +123,7 @@ class Program:
         self._backup: list[Any] | None = None
         # Whether it was traced since it was last looked for callbacks.
         self._is_new_trace = False
-        self.staged: Any = host.stage(self._pure)
+        self.staged: Any = host.stage(self._pure, bool(self.donated))
 
     @property
     def is_plain(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 

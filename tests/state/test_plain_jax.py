@@ -37,6 +37,7 @@ RUNNING = {
     "jvp": lambda f: lambda x: jax.jvp(f, (x,), (x,)),
     "vjp": lambda f: lambda x: jax.vjp(f, x),
 }
+ALL = TRACING | RUNNING
 ONE = jnp.array(1.0)
 
 
@@ -166,7 +167,7 @@ HOLDERS = {
 @pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("transform", [*TRACING.values(), *RUNNING.values()], ids=[*TRACING, *RUNNING])
+@pytest.mark.parametrize("transform", ALL.values(), ids=ALL)
 def test_a_change_in_place_is_refused_and_leaves_the_state_whole(transform, change, holder):
     net = Net()
     value_of, named = HOLDERS[holder]
@@ -176,7 +177,8 @@ def test_a_change_in_place_is_refused_and_leaves_the_state_whole(transform, chan
         return x
 
     transform(fun)(ONE)
-    with pytest.raises(sl.TracerLeakError, match=f"asked to change in place what .*{named}.* holds"):
+    message = f"asked to change in place what .*{named}.* holds"
+    with pytest.raises(sl.TracerLeakError, match=message):
         value_of(net)
     value = value_of(net)
     assert value.keys() == {"a", "n"}
@@ -207,7 +209,7 @@ def test_a_body_with_a_trace_in_another_program_says_so():
         return jax.lax.scan(body, x, jnp.zeros(2))[0]
 
     sl.jit(loss)(ONE)
-    with pytest.raises(Exception, match="unexpected tracer|taken up|takes up") as caught:
+    with pytest.raises(Exception, match=r"unexpected tracer|takes up") as caught:
         sl.grad(loss, grad_states=weight)(ONE)
     notes = "".join(getattr(caught.value, "__notes__", ())) + str(caught.value)
     assert "'body'" in notes

@@ -124,7 +124,7 @@ def test_a_traced_value_is_closed_over_and_a_state_is_not_touched(transform, don
 
         def inner(z):
             if z is None:
-                other.value, key.value  # reachable, not touched
+                return other.value, key.value  # reachable, not touched
             if is_written:
                 total.value = total.value + y
             return 0 * z + total.value * y

@@ -23,12 +23,10 @@ class BoundMethod:
         self.__self__ = node
 
     @classmethod
-    def of(cls, node: Any, attribute: Any) -> Any:
-        """Makes one of what a node's attribute reads as, if that is a plain method of the node."""
-        if type(attribute) is not MethodType or attribute.__self__ is not node:
-            return attribute
-        function = attribute.__func__
-        return cls(function, node) if isinstance(function, FunctionType) else attribute
+    def of(cls, node: Any, method: MethodType) -> Any:
+        """Makes one of a bound method, if it is a plain function bound to the node."""
+        is_plain = method.__self__ is node and isinstance(method.__func__, FunctionType)
+        return cls(method.__func__, node) if is_plain else method
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)

@@ -26,6 +26,8 @@ def is_same(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, frozenset):
+        return len(one) == len(other) and all(any(is_same(x, y) for y in other) for x in one)
     return isinstance(one, (*PLAIN_TYPES, np.generic)) and repr(one) == repr(other)
 
 

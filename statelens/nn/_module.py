@@ -21,6 +21,7 @@ shared, whose children are its states and arrays, and whose other attributes are
 
 import abc
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import jax.tree_util as jtu
@@ -151,7 +152,8 @@ class Module(MutableNode, abc.ABC):
                     # What is found in the class, or nowhere, may be set here before the next call.
                     frame.reads.record(self, name, MISSING)
             found = _getattribute(self, name) if cell is None else cell.value
-            return found if hasattr(Module, name) else BoundMethod.of(self, found)
+            is_method = type(found) is MethodType and not hasattr(Module, name)
+            return BoundMethod.of(self, found) if is_method else found
 
         @user_facing
         def __getattr__(self, name: str) -> Any:

@@ -27,7 +27,7 @@ from ._kinds import (
     params,
     trainable,
 )
-from ._plain_jax import explain_untouched
+from ._plain_jax import explain_untouched, run_in_own_trace
 from ._refusals import refuse_ended
 from ._state import ENDED, LazyValue, State, is_alive, peek, store_all
 from ._unfinished import UNFINISHED, refuse_unfinished

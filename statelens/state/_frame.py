@@ -19,7 +19,7 @@ from .._errors import ArgumentError, EndedFrameError, FrozenTreeError, TracerLea
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
-from ._lent import Lent, can_change
+from ._lent import Lent
 from ._plain_jax import explain_reuse, note_read
 from ._refusals import described, refuse_leak
 from ._state import ENDED, State, held_value, peek, store_all
@@ -235,10 +235,10 @@ class Frame:
         if value is ENDED:
             return value
         if current_trace() != self.trace:
-            note_read(cell, value)
-        if not can_change(value) or cell in self._lent or cell in self._written:
+            note_read(cell, value, self.trace)
+        if isinstance(value, (jax.Array, int, float)) or cell in self._lent:
             return value
-        if cell in self.made:
+        if cell in self._written or cell in self.made:
             return value
         # What is changed in place is looked at again when the writes are taken out.
         lent = self._lent[cell] = Lent(value)
@@ -383,9 +383,10 @@ def _opened(out: Any, frame: Frame) -> tuple[list[Any], TreeDef | None, dict[Sta
 def note_reads(cells: Iterable[State]) -> None:
     """Notes that a program has taken the values of states, in whatever trace is running."""
     frame = active_frame.get()
-    if current_trace() != (TOP if frame is None else frame.trace):
+    own_trace = TOP if frame is None else frame.trace
+    if current_trace() != own_trace:
         for cell in cells:
-            note_read(cell, peek(cell))
+            note_read(cell, peek(cell), own_trace)
 
 
 def this_frame() -> Frame:

@@ -6,11 +6,6 @@ import jax
 import numpy as np
 
 
-def can_change(value: Any) -> bool:
-    """Says whether a value could be changed in place."""
-    return not isinstance(value, (jax.Array, int, float))
-
-
 class Lent:
     """A copy of a value, for code that may change it in place.
 

@@ -8,29 +8,54 @@ the error that follows if JAX takes up the trace in another call.
 
 import sys
 import warnings
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import jax
 import jax.core
-import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import set_current_trace, take_current_trace
 
 from .._errors import HIDDEN, StaleStateWarning
-from ._refusals import described
+from ._context import current_trace
 
 if TYPE_CHECKING:
     from ._state import State
 
+T = TypeVar("T")
+
+# What has read a traced value of a state in a plain trace, and where.
 _traced_reads: "WeakKeyDictionary[State[Any], str]" = WeakKeyDictionary()
 
 
-def note_read(cell: "State[Any]", value: Any) -> None:
-    """Warns of a value that is read in a plain trace, or remembers where, if it is traced."""
+_own_trace: ContextVar[Any] = ContextVar("statelens_own_trace", default=None)
+
+
+def run_in_own_trace(run: Callable[[], T]) -> T:
+    """Runs what a transform of ours does in a trace that it has just begun, in no frame."""
+    # In a context of its own, which C leaves: no interrupt leaves the trace behind.
+    return copy_context().run(_run_in_own_trace, run)
+
+
+def _run_in_own_trace(run: Callable[[], T]) -> T:
+    _own_trace.set(current_trace())
+    return run()
+
+
+def note_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
+    """Warns of a value that is read in a plain trace, or remembers where, if it is traced.
+
+    Args:
+        cell: The state.
+        value: What is read.
+        own_trace: The trace in which our own transform runs the function, or `TOP`.
+    """
     # A tree of labels or booleans in the shape of a model isn't read for its values.
     leaves = [leaf for leaf in jax.tree.leaves(value) if isinstance(leaf, (jax.Array, np.ndarray))]
-    if cell.is_at_home or not leaves or not _is_staged():
+    if cell.is_at_home or not leaves or not _is_staged_in(own_trace):
         return
     reader = _users_frame()
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -69,12 +94,15 @@ def explain_untouched(cell: "State[Any]") -> str:
 
 def explain_reuse(error: Exception) -> None:
     """Adds to an error about a tracer that has ended what may have kept it."""
-    for cell, place in _traced_reads.items():
+    for cell, place in list(_traced_reads.items())[-_MOST_NOTES:]:
+        name = f"the state {cell.name!r}" if cell.name else f"a {type(cell).__name__}"
         error.add_note(
-            f"{described(cell)} was read by {place}, which plain JAX has traced in another call of "
-            f"a transform of statelens. If it takes up that trace again here: {_REMEDY}"
+            f"{name} was read by {place}, which plain JAX has traced in another call of a "
+            f"transform of statelens. If it takes up that trace again here: {_REMEDY}"
         )
 
+
+_MOST_NOTES = 3
 
 _REMEDY = (
     "use the transform of the same name that knows of states, such as statelens.transform.scan, "
@@ -82,9 +110,24 @@ _REMEDY = (
 )
 
 
-def _is_staged() -> bool:
-    """Says whether what is computed now becomes part of a jaxpr."""
-    return isinstance(jnp.asarray(0), jax.core.Tracer)
+def _is_staged_in(own_trace: Any) -> bool:
+    """Says whether plain JAX makes a jaxpr inside of a trace of our own.
+
+    It doesn't in a mere `jax.grad` or `jax.vmap`, which run the function each time.
+    """
+    if current_trace() is None:
+        return False
+    with take_current_trace() as trace:
+        pass
+    while trace is not None:
+        with set_current_trace(trace):
+            here = current_trace()
+        if here in (own_trace, _own_trace.get()):
+            return False
+        if type(trace).__name__ == "DynamicJaxprTrace":
+            return True
+        trace = getattr(trace, "parent_trace", None)
+    return False
 
 
 def _users_frame() -> FrameType:

@@ -26,7 +26,7 @@ from .._errors import StateTypeError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed, refuse_unsortable
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Readers
-from ._lent import Lent, can_change
+from ._lent import Lent
 from ._plain_jax import note_read
 from ._refusals import NoArray, refuse_change_in_place, refuse_ended, refuse_equality, refuse_leak
 
@@ -155,8 +155,8 @@ class State(NoArray, Cell, Generic[T]):
         if lent is not None and lent.has_changed():
             refuse_change_in_place(self)
         if current_trace() != TOP:
-            note_read(self, value)
-            if can_change(value) and not self.is_at_home:
+            note_read(self, value, TOP)
+            if not (isinstance(value, (jax.Array, int, float)) or self.is_at_home):
                 self._lent = Lent(value)
                 return self._lent.copy
         return value

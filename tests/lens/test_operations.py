@@ -197,6 +197,7 @@ def test_count_and_nbytes():
     assert sl.lens("w").nbytes({"w": jnp.ones(3, jnp.bfloat16)}) == 6
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 def test_shapes_and_dtypes_are_enough():
     tree = {"layer": sl.State({"w": jnp.ones((2, 3))}), "n": jnp.arange(4)}
     shapes = jax.eval_shape(lambda: tree)

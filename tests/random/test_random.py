@@ -643,6 +643,7 @@ def test_the_key_in_a_module_and_in_an_overlay():
     same(model(jnp.ones(8)), inside)
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 def test_a_plain_jit_over_it_is_refused():
     rng = RandomState(0)
     with pytest.raises(sl.TracerLeakError, match=r"statelens\.functionalize"):

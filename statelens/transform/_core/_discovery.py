@@ -18,7 +18,7 @@ import jax.extend.core
 
 from ..._errors import SelectionError
 from ..._lru_cache import LruCache
-from ...state import State, active_frame, is_alive
+from ...state import State, active_frame, is_alive, run_in_own_trace
 from ._reachable import code_of, owners_of
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Attempt:
             return run()
         self._is_staged = True
         try:
-            jaxpr, out = jax.make_jaxpr(run, return_shape=True)()
+            jaxpr, out = jax.make_jaxpr(lambda: run_in_own_trace(run), return_shape=True)()
         except Exception:
             # With the right states it may not fail.
             self._settle()

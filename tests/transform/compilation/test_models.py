@@ -270,6 +270,7 @@ def test_a_program_that_has_run_for_good_keeps_what_it_wrote(transform, is_warm)
     assert count.value == before + 1
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("is_warm", [False, True])
 @pytest.mark.parametrize("transform", [jax.jit, jax.checkpoint, jax.make_jaxpr])
 def test_a_program_that_is_only_traced_is_refused(transform, is_warm):

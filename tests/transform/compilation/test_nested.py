@@ -44,6 +44,7 @@ def test_in_jax_jit_by_functionalize():
     assert (new["calls",], net.calls.value) == (1, 0)
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 def test_in_jax_jit_by_itself_a_write_is_refused():
     net = Net()
     f = sl.jit(lambda x: net(x))
@@ -112,6 +113,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("donate", [False, True])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_traced_value_is_closed_over_and_a_state_is_not_touched(transform, donate):

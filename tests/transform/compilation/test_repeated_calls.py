@@ -193,6 +193,7 @@ def test_a_plain_transform_around_calls_in_a_row_is_refused_and_loses_nothing():
     assert not np.array_equal(values_of(model), before)
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("first", [{}, {"name": "text"}, ()], ids=str)
 @pytest.mark.parametrize("calls", [1, MANY])
 def test_a_traced_value_behind_one_without_leaves_is_refused_too(first, calls):
@@ -651,6 +652,7 @@ def test_what_a_step_returns_in_a_row_is_put_together_where_a_state_holds_a_tree
     assert run(step, times=2 * MANY) == {"a": 2 * MANY, "label": "text"}
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 def test_a_traced_tree_is_refused_in_a_row_of_calls_without_arguments():
     tree, step = tree_first()
     run(step, times=2 * MANY)

@@ -76,6 +76,7 @@ def test_checkpointed_scan_and_for_loop(xs, checkpoints):
     close(values_of(other), after)
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @settings(max_examples=10)
 @given(st.floats(0, 100, width=32), st.floats(0, 8, width=32), st.booleans())
 def test_while_loop_and_bounded_while_loop(x, limit, bounded):

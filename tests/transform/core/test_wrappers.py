@@ -101,6 +101,7 @@ def test_a_forward_gradient_that_fails_leaves_the_random_key_alone():
     assert sl.random.get_key() == key
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("by", ["argument", "state", "list"])
 def test_derivatives_keep_no_tracer(by):
     w = sl.ParamState(jnp.array(2.0))

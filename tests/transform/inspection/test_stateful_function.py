@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import statelens as sl
 from tests.helpers import close, counter
@@ -25,6 +26,7 @@ class Model(sl.nn.Module):
         return x @ self.w.value + self.rng.normal(size=3)
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 def test_eval_shape_changes_nothing():
     model = Model()
     before = model.states().values_dict()

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax.tree_util as jtu
 
+from .._errors import user_facing
+
 
 class BoundMethod:
     """A method bound to a mutable node, with the node's states as leaves.
@@ -28,6 +30,7 @@ class BoundMethod:
         is_plain = method.__self__ is node and isinstance(method.__func__, FunctionType)
         return cls(method.__func__, node) if is_plain else method
 
+    @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 

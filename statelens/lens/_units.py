@@ -86,24 +86,30 @@ class UnitMapping(Mapping[Path, U_co]):
     def __getitem__(self, path: Path | str) -> U_co:
         return self._find(path)[1]
 
+    @user_facing
     def __iter__(self) -> Iterator[Path]:
         return iter(self.units())
 
+    @user_facing
     def __len__(self) -> int:
         return len(self.units())
 
+    @user_facing
     def keys(self) -> KeysView[Path]:
         """The paths, in order."""
         return self.units().keys()
 
+    @user_facing
     def values(self) -> ValuesView[U_co]:
         """The cells, in the order of their paths."""
         return self.units().values()
 
+    @user_facing
     def items(self) -> ItemsView[Path, U_co]:
         """Paths and cells, in order."""
         return self.units().items()
 
+    @user_facing
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mapping) and self.units() == dict(other.items())
 
@@ -111,6 +117,7 @@ class UnitMapping(Mapping[Path, U_co]):
         lines = [f"  {path!r}: {unit!r},\n" for path, unit in self.items()]
         return "{\n" + "".join(lines) + "}" if lines else "{}"
 
+    @user_facing
     def values_dict(self) -> dict[Path, Any]:
         """Returns the values by path: a pytree that Optax and JAX take as it is.
 

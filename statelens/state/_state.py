@@ -24,7 +24,7 @@ import numpy as np
 
 from .._errors import StateTypeError, hide_own_frames, user_facing
 from .._tree import Cell, is_probed, refuse_unsortable
-from ._context import TOP, active_frame, current_trace, has_tracers
+from ._context import TOP, active_frame, concrete_types, current_trace, has_tracers
 from ._dependencies import Readers
 from ._lent import Lent
 from ._plain_jax import note_read
@@ -141,7 +141,9 @@ class State(NoArray, Cell, Generic[T]):
             frame = active_frame.get()
             if frame is not None:
                 return self._alive(frame, frame.read(self))
-            value = self._alive(frame, held_value(self))
+            value = self._value
+            if type(value) not in concrete_types:  # as most are
+                value = self._alive(frame, held_value(self))
             if self._lent is not None or current_trace() != TOP:
                 return self._read_in_plain_jax(value)
             return value

@@ -407,3 +407,24 @@ def test_set_operations_with_a_lens():
     assert states & sl.ParamState == net.states(sl.ParamState) - "head.*"
     assert states & sl.inexact == states.filter(sl.inexact)
     assert states - sl.ParamState | "**.params" == states - sl.ParamState | net.states("**.params")
+
+
+USES = {
+    "list": list,
+    "len": len,
+    "keys": lambda states: states.keys(),
+    "values": lambda states: states.values(),
+    "items": lambda states: states.items(),
+    "==": lambda states: states == {},
+    "values_dict": lambda states: states.values_dict(),
+    "[]": lambda states: states["w"],
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_typo_is_told_at_the_users_line(use):
+    module = sl.nn.Module()
+    module.weight = sl.ParamState(jnp.ones(2))
+    with pytest.raises(sl.PathError, match="matches nothing") as caught:
+        use(module.states("wieght"))
+    assert caught.traceback[-1].path.samefile(__file__)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pathlib
 import warnings
 
 import equinox as eqx
@@ -317,3 +318,13 @@ def test_a_loop_over_a_method_traces_it_once():
     for _ in range(3):
         assert (T.for_loop(counter.step, X) == 2 * X).all()
     assert len(runs) == 1
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+def test_an_error_in_a_method_is_told_at_the_users_line():
+    decay = Decay(1.0)
+    with pytest.raises(sl.TracerLeakError, match="asked to assign") as caught:
+        jax.jit(decay.counted)(ONE)
+    package = pathlib.Path(sl.__file__).parent
+    assert not [entry for entry in caught.traceback if package in entry.path.parents]
+    assert caught.traceback[-1].path.samefile(__file__)

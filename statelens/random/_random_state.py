@@ -39,7 +39,7 @@ lane draws.
 Whether lanes draw is known when the function is traced, in compiled code and outside of it alike:
 - lanes that might draw, in a branch or in the body of a loop, are lanes that draw, also if none
   comes there; and so are lanes that only look at the key;
-- lanes that don't draw, or only with a ``key`` of their own or in an overlay, leave the key as it
+- lanes that don't draw, or only with a ``key`` of their own or against an overlay's, leave it as it
   was, whatever other lanes did before.
 
 The same goes for what is built on `vmap`: `map` with batches, `per_example_grad`, `fisher_diag`.

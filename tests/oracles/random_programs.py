@@ -59,11 +59,8 @@ class _Maker:
 
 
 def draws(steps):
-    """Says whether lanes that run a program come to read the key; in an overlay they don't."""
-    return any(
-        kind == "draw" or (kind != "hidden" and any(map(draws, programs)))
-        for kind, _, _, programs in steps
-    )
+    """Says whether lanes that run a program may come to read the key, in an overlay too."""
+    return any(kind == "draw" or any(map(draws, programs)) for kind, _, _, programs in steps)
 
 
 def run(machine, steps, x):

@@ -259,8 +259,8 @@ def threaded():
 
 def random_state():
     rng = sl.random.RandomState(0)
-    sl.jit(lambda: rng.normal((2,)))()
-    T.vmap(lambda x: x * rng.normal(()))(XS)
+    sl.jit(lambda: rng.normal(size=(2,)))()
+    T.vmap(lambda x: x * rng.normal())(XS)
     return [rng]
 
 

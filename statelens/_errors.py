@@ -9,15 +9,21 @@ import functools
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import equinox
 import jax
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_OWN, _JAX, _EQUINOX = (
+    os.path.dirname(os.path.abspath(file)) + os.sep
+    for file in (__file__, jax.__file__, equinox.__file__)
+)
+
 # What JAX itself hides where an error leaves one of its functions; of a pullback it doesn't.
-HIDDEN = tuple(os.path.dirname(os.path.abspath(f)) + os.sep for f in (__file__, jax.__file__))
+HIDDEN = (_OWN, _JAX)
 """The folders of this package and of JAX, whose frames aren't the user's."""
 
 
@@ -107,6 +113,29 @@ class FrozenTreeError(StateLensError, AttributeError):
     """A write to a state of a tree argument, which would be lost."""
 
 
+def check_callable(fun: Any, option: str, asked_by: str) -> Any:
+    """Refuses what isn't a function.
+
+    Args:
+        fun: What was given.
+        option: What it was given as.
+        asked_by: The transform, for the message.
+
+    Returns:
+        The function.
+
+    Raises:
+        ArgumentTypeError: It isn't callable.
+    """
+    if not callable(fun):
+        raise ArgumentTypeError(
+            f"asked {asked_by} for {option}={fun!r}",
+            f"that is a {type(fun).__name__}, not a function",
+            "the function itself, not what it returns",
+        )
+    return fun
+
+
 def explain(asked: str, found: str = "", *remedies: str) -> str:
     """Returns the three parts of a message; several remedies are numbered.
 
@@ -128,7 +157,7 @@ def explain(asked: str, found: str = "", *remedies: str) -> str:
 
 
 def hide_own_frames(error: BaseException) -> None:
-    """Drops this package's frames, and JAX's, from the error's traceback.
+    """Drops this package's frames, JAX's, and Equinox's where we call it, from the traceback.
 
     A bare ``raise`` after this call adds no frame of its own, so that the user's frame is
     the last one. ``JAX_TRACEBACK_FILTERING=off`` keeps everything.
@@ -141,9 +170,12 @@ def hide_own_frames(error: BaseException) -> None:
 
 
 def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    frames = []
+    frames, is_ours = [], False
     while traceback is not None:
-        if not traceback.tb_frame.f_code.co_filename.startswith(HIDDEN):
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith((_JAX, _EQUINOX)):
+            is_ours = file.startswith(_OWN)
+        if not is_ours and not file.startswith(_JAX):
             frames.append(traceback)
         traceback = traceback.tb_next
     kept = None

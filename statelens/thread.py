@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from ._errors import ArgumentTypeError, SelectionError, StateTypeError, user_facing
+from ._errors import ArgumentTypeError, SelectionError, StateTypeError, check_callable, user_facing
 from ._tree import Cell, map_cells
 from .lens import View, overlaid_values, units_of
 from .state import UNFINISHED, Frame, State, active_frame, capture, refuse_unfinished
@@ -22,6 +22,7 @@ Aux = TypeVar("Aux")
 Tree = TypeVar("Tree")
 
 
+@user_facing
 @user_facing
 def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any, P], tuple[R, Any]]:
     """Makes a function that closes over states a pure one: ``(values, *args) -> (out, values)``.
@@ -54,6 +55,8 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
         Array(0., dtype=float32)
     """
     given = units_of(states, "functionalize")
+
+    check_callable(fun, "fun", "functionalize")
 
     @functools.wraps(fun, updated=())
     @user_facing
@@ -90,6 +93,7 @@ def thread(
 ) -> Callable[Concatenate[Tree, P], tuple[R, tuple[Aux, Tree]]]: ...
 
 
+@user_facing
 def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
     """Threads the states of a tree through a function: ``(tree, *args) -> (out, tree)``.
 
@@ -113,6 +117,7 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
         >>> after["visits"].value - before["visits"].value
         Array(1, dtype=int32)
     """
+    check_callable(fun, "fun", "thread")
 
     @functools.wraps(fun, updated=())
     @user_facing

@@ -49,7 +49,7 @@ class Scanner:
         """Reads quoted text with its quotes."""
         found = self.match(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
         if found is None:
-            self.fail("the quote that opens here is never closed")
+            self.fail("the quote that opens here is never closed", f"{self.peek} after the key")
         return found
 
     def enclosed(self) -> str:
@@ -64,8 +64,10 @@ class Scanner:
             self.at += 1
             if depth == 0:
                 break
-        if depth or self.text[self.at - 1] != {"[": "]", "{": "}"}[opening]:
-            self.fail(f"the {opening!r} that opens here is never closed", at=start)
+        closing = {"[": "]", "{": "}"}[opening]
+        if depth or self.text[self.at - 1] != closing:
+            problem = f"the {opening!r} that opens here is never closed"
+            self.fail(problem, f"{closing!r} where it ends", at=start)
         return self.text[start + 1 : self.at - 1]
 
     def fail(self, problem: str, *remedies: str, at: int | None = None) -> NoReturn:

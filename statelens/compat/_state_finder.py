@@ -3,10 +3,10 @@
 from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
-from .._errors import ArgumentError, ArgumentTypeError, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, check_callable, user_facing
 from ..lens import focus_on
 from ..state import State
-from ..transform._core import check_callable, read_lens
+from ..transform._core import read_lens
 from ..transform.inspection import shapes_and_states
 
 

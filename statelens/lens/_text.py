@@ -38,7 +38,8 @@ def parse_selector(text: str) -> Selector:
     scanner = Scanner(text, "lens")
     selector = _operation(scanner, 0)
     if not scanner.done:
-        scanner.fail(f"expected an operator or the end, not {scanner.peek!r}")
+        problem = f"expected an operator or the end, not {scanner.peek!r}"
+        scanner.fail(problem, "&, |, - or / between two patterns")
     return selector
 
 
@@ -86,7 +87,7 @@ def _parenthesis(scanner: Scanner, depth: int) -> Selector:
     scanner.take("(")
     selector = _operation(scanner, _deeper(scanner, depth))
     if not _take(scanner, ")"):
-        scanner.fail("the '(' that opens here is never closed", at=start)
+        scanner.fail("the '(' that opens here is never closed", "')' where it ends", at=start)
     while scanner.peek == "[":
         selector = Sliced(selector, _index(scanner))
     return selector

@@ -6,7 +6,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._errors import ArgumentTypeError, PathError, SelectionError, StructureError, user_facing
+from .._errors import (
+    ArgumentTypeError,
+    PathError,
+    SelectionError,
+    StructureError,
+    check_callable,
+    user_facing,
+)
 from .._tree import (
     Cell,
     Path,
@@ -99,6 +106,7 @@ class TreeUpdates:
             >>> sl.lens("b").update({"b": jnp.ones(1)}, lambda b: 2 * b)
             {'b': Array([2.], dtype=float32)}
         """
+        check_callable(function, "function", "update")
         focused = focus_on(self.selector, tree, required_by="update")
         values = values_of(focused.leaves, focused.entries)
         columns = (focused.entries.paths, values) if with_path else (values,)

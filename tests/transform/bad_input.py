@@ -1,5 +1,7 @@
 """Calls with one thing wrong each: what they are made of, and what has to come of them."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -78,4 +80,16 @@ def check_refused(call, error, match):
     assert isinstance(caught.value, sl.StateLensError)
     assert isinstance(caught.value, BUILTINS)
     assert "\nInstead" in str(caught.value)
+    assert_is_told_at_the_users_line(caught)
     assert all(states[path].value is value for path, value in before.items())
+
+
+PACKAGE = pathlib.Path(sl.__file__).parent
+
+
+def assert_is_told_at_the_users_line(caught):
+    """The traceback goes through none of our files, and ends in one of the user's."""
+    files = [pathlib.Path(str(entry.path)) for entry in caught.traceback]
+    assert not [file for file in files if PACKAGE in file.parents]
+    assert files[-1].parent.name != "jax"
+    assert "tests" in files[-1].parts

@@ -10,7 +10,6 @@ from ._discovery import Attempt, UndeclaredStates, discover, retry
 from ._options import (
     Choice,
     applied,
-    check_callable,
     parse_argnum,
     parse_argnums,
     parse_arguments,

@@ -11,29 +11,6 @@ from ...lens import Selector, StateForm, focus_on, is_bound, selector_of, split,
 from ...state import State
 
 
-def check_callable(fun: Any, option: str, asked_by: str) -> Any:
-    """Refuses what isn't a function.
-
-    Args:
-        fun: What was given.
-        option: What it was given as.
-        asked_by: The transform, for the message.
-
-    Returns:
-        The function.
-
-    Raises:
-        ArgumentTypeError: It isn't callable.
-    """
-    if not callable(fun):
-        raise ArgumentTypeError(
-            f"asked {asked_by} for {option}={fun!r}",
-            f"that is a {type(fun).__name__}, not a function",
-            "the function itself, not what it returns",
-        )
-    return fun
-
-
 def applied(make: Callable[..., Any], fun: Callable[..., Any] | None) -> Any:
     """Gives what `make` makes of a function, or a decorator where there is none."""
     return user_facing(make) if fun is None else make(fun)

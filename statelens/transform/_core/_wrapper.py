@@ -12,9 +12,8 @@ from typing import Any
 
 import jax.tree_util as jtu
 
-from ..._errors import user_facing
+from ..._errors import check_callable, user_facing
 from ..._tree import MutableNode
-from ._options import check_callable
 
 
 class Wrapper:

@@ -54,9 +54,6 @@ class Devices:
     name = "shard_map"
     kind = SPECS
 
-    def __post_init__(self) -> None:
-        self._check_specs()
-
     def transform(self, fun: Any, in_places: Any, out_places: Any) -> Callable[..., Any]:
         """Applies `jax.shard_map`."""
         mapped = jax.shard_map(fun, in_specs=in_places, out_specs=out_places, **self.options)
@@ -112,7 +109,7 @@ class Devices:
     def check_output(self, groups: dict[Any, list[Any]], grouping: Grouping) -> None:
         """Leaves it to JAX, which names the shapes that a mesh doesn't divide."""
 
-    def _check_specs(self) -> None:
+    def check_specs(self) -> None:
         """Refuses what is no partition, and axes that the mesh hasn't."""
         mesh = self._mesh
         if mesh.empty:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from ..._errors import user_facing
-from .._core import check_callable, merge_static, parse_count, split_static
+from ..._errors import check_callable, user_facing
+from .._core import merge_static, parse_count, split_static
 from ..control_flow import for_loop, steps_of
 from ._vmap import vmap
 

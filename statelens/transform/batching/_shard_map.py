@@ -71,6 +71,7 @@ class _Sharded(Wrapper):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt
     ) -> tuple[Any, dict[State, Any]]:
         devices = Devices(attempt, *self._specs, *self._placements(), self._options)
+        devices.check_specs()
         return MappedCall(devices, self._fun, args, kwargs)()
 
 

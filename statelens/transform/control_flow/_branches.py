@@ -12,10 +12,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError, StructureError, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, StructureError, check_callable, user_facing
 from .._core import (
     Attempt,
-    check_callable,
     describe_difference,
     describe_types,
     run_and_commit,

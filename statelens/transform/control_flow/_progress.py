@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 
-from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError
+from ..._errors import ArgumentError, ArgumentTypeError, MissingPackageError, user_facing
 from .._core import parse_count
 from ._bars import Bars
 
@@ -62,6 +62,7 @@ class ProgressBar:
         True
     """
 
+    @user_facing
     def __init__(
         self,
         freq: int | None = None,

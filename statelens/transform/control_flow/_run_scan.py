@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError
+from ..._errors import ArgumentError, ArgumentTypeError, check_callable
 from ...thread import is_pair, returned_no_pair
 from .._core import (
     Attempt,
-    check_callable,
     merge_static,
     parse_count,
     split_static,

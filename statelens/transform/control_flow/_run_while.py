@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentTypeError, SelectionError
+from ..._errors import ArgumentTypeError, SelectionError, check_callable
 from .._core import (
     Attempt,
-    check_callable,
     merge_static,
     split_static,
 )

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ..._errors import ArgumentTypeError, user_facing
-from .._core import check_callable, parse_count
+from ..._errors import ArgumentTypeError, check_callable, user_facing
+from .._core import parse_count
 from ._grad import check_scalar, scalar_grad
 from ._jacobian import checked_output, unit_vector
 from ._signatures import Argnums, DerivativeOptions, UnitOptions, derivative, product

@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, check_callable, user_facing
 from ...lens import StateForm, units_of
 from ...state import Writes, has_tracers
-from .._core import Attempt, Wrapper, applied, check_callable, commit, described, discover
+from .._core import Attempt, Wrapper, applied, commit, described, discover
 from ._rule_run import RuleRun, is_inexact, tangents_of, zeros_of
 from ._signatures import P, R
 
@@ -74,11 +74,13 @@ class CustomVjp(_Custom[P, R]):
     name = "custom_vjp"
     _needed = ("def_fwd", "def_bwd")
 
+    @user_facing
     def def_fwd(self, fwd: Rule) -> Rule:
         """Sets the forward rule: ``(perturbed, *args) -> (out, residuals)``."""
         self._rules["def_fwd"] = check_callable(fwd, "fwd", self.name)
         return fwd
 
+    @user_facing
     def def_bwd(self, bwd: Rule) -> Rule:
         """Sets the backward rule: ``(residuals, cotangent, perturbed, *args) -> cotangents``."""
         self._rules["def_bwd"] = check_callable(bwd, "bwd", self.name)
@@ -159,6 +161,7 @@ class CustomJvp(_Custom[P, R]):
     name = "custom_jvp"
     _needed = ("def_jvp",)
 
+    @user_facing
     def def_jvp(self, jvp: Rule) -> Rule:
         """Sets the rule: ``(primals, tangents) -> (out, tangent)``."""
         self._rules["def_jvp"] = check_callable(jvp, "jvp", self.name)

@@ -8,9 +8,9 @@ from typing import Any, Generic
 import jax
 import jax.numpy as jnp
 
-from ..._errors import ArgumentTypeError, user_facing
+from ..._errors import ArgumentTypeError, check_callable, user_facing
 from ...lens import Selector, StateForm, units_of
-from .._core import Wrapper, check_callable, commit, is_closed_over, merge_static, read_states
+from .._core import Wrapper, commit, is_closed_over, merge_static, read_states
 from ._differentiable_call import DifferentiableCall
 from ._dtypes import Differentiable, fields_of
 from ._non_finite import find_non_finite

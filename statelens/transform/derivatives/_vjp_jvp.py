@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from ..._errors import ArgumentError, user_facing
+from ..._errors import ArgumentError, check_callable, user_facing
 from ...lens import Selector
-from .._core import check_callable, commit, read_states, wrong_type
+from .._core import commit, read_states, wrong_type
 from ._differentiable_call import AuxOutputs, DifferentiableCall, joined, name_leaves
 from ._dtypes import Differentiable
 from ._non_finite import find_non_finite

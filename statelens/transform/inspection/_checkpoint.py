@@ -6,13 +6,12 @@ from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, o
 
 import jax
 
-from ..._errors import ArgumentTypeError, user_facing
+from ..._errors import ArgumentTypeError, check_callable, user_facing
 from .._core import (
     Decorator,
     Wrapper,
     after_self,
     applied,
-    check_callable,
     commit,
     parse_arguments,
     pure,

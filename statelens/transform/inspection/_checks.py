@@ -12,12 +12,11 @@ from jax.experimental.checkify import ErrorCategory
 from jax.experimental.checkify import check as check
 from jax.experimental.checkify import check_error as check_error
 
-from ..._errors import ArgumentError, ArgumentTypeError, user_facing
+from ..._errors import ArgumentError, ArgumentTypeError, check_callable, user_facing
 from .._core import (
     PROGRAM_ERRORS,
     Check,
     Wrapper,
-    check_callable,
     commit,
     expect_errors,
     pure,

@@ -6,11 +6,10 @@ from typing import Any, Literal, TypeVar, overload
 import jax
 from jax.extend.core import Jaxpr
 
-from ..._errors import user_facing
+from ..._errors import check_callable, user_facing
 from ...state import State
 from ...thread import functionalize
 from .._core import (
-    check_callable,
     merge_arguments,
     merge_static,
     parse_arguments,

@@ -133,6 +133,13 @@ class UnitMapping(Mapping[Path, U_co]):
         """
         return {path: unit.value for path, unit in self.items()}
 
+    # What ported programs call it.
+    to_dict_values = values_dict
+
+    def copy(self) -> dict[Path, U_co]:
+        """Returns the units by path: a dictionary that doesn't look again."""
+        return dict(self.items())
+
     def _find(self, key: Any) -> tuple[Path, U_co]:
         """Returns a unit with the path under which it is listed."""
         path, units = as_path(key), self.units()

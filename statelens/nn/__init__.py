@@ -1,5 +1,6 @@
 """The facade's module: a mutable object that is a pytree all the same."""
 
+from ._init_states import init_all_states
 from ._module import Module
 
-__all__ = ["Module"]
+__all__ = ["Module", "init_all_states"]

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+import jax
+
 from .._errors import PathError, user_facing
-from .._tree import Cell, Path, format
-from ._replace import added, like, placed_as
+from .._tree import Cell, Path, format, is_array
+from ._replace import added, cast_floats, like, placed_as
 from ._state_forms import overlaid_values
 from ._units import U_co, UnitMapping, View
 
@@ -43,7 +45,7 @@ class WritableMapping(UnitMapping[U_co]):
             if path in given:
                 _refuse_twice(path, [key for key in values if self._find(key)[0] == path])
             value = value.value if isinstance(value, (Cell, View)) else value
-            free = replace and isinstance(unit, Cell)
+            free = replace and (isinstance(unit, Cell) or unit.index is None)
             given[path] = value if free else like(path, unit.value, value)
         if strict:
             _refuse_missing([path for path in units if path not in given])
@@ -77,6 +79,27 @@ class WritableMapping(UnitMapping[U_co]):
         values = self.values_dict()
         news = {p: function(p, v) if with_path else function(v) for p, v in values.items()}
         self.assign(news, replace=replace)
+
+    @user_facing
+    def cast(self, dtype: Any) -> None:
+        """Casts the floating-point arrays of all states; see `Lens.cast`.
+
+        Args:
+            dtype: The dtype to cast to.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.scale = sl.ParamState(jnp.ones(2))
+            >>> model.states().cast(jnp.bfloat16)
+            >>> model.scale
+            ParamState(bf16[2])
+        """
+
+        def cast(leaf: Any) -> Any:
+            return cast_floats(leaf, dtype) if is_array(leaf) else leaf
+
+        self.update(lambda value: jax.tree.map(cast, value), replace=True)
 
     @user_facing
     def apply_updates(self, updates: Mapping[Any, Any]) -> None:

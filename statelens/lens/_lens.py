@@ -17,11 +17,8 @@ lenses, hashed, compared, and, when it is built of patterns, written as text and
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-import jax
-import jax.numpy as jnp
-
 from .._errors import ArgumentTypeError, SelectionError, user_facing
-from .._tree import Cell, Index, Path, format, is_array, is_numeric, looking
+from .._tree import Index, Path, format, looking
 from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
 from ._coverage import Selector
@@ -29,6 +26,7 @@ from ._partition import label, split
 from ._replace import read_all
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
+from ._units import arrays_in
 from ._updates import TreeUpdates
 
 __all__ = ["Lens", "lens", "partition"]
@@ -276,9 +274,7 @@ class Lens(TreeUpdates):
             leaves, _, entries = focus_on(
                 self.selector, tree, required_by=required_by, may_be_empty=True
             )
-        units = read_all(leaves, entries)
-        values = [unit.look() if isinstance(unit, Cell) else unit for unit in units]
-        return [_as_array(leaf) for leaf in jax.tree.leaves(values) if is_numeric(leaf)]
+        return arrays_in(read_all(leaves, entries))
 
     @user_facing
     def bind(self, module: Any) -> BoundLens[Any]:
@@ -304,10 +300,6 @@ class Lens(TreeUpdates):
         bound = BoundLens(self.selector, module)
         bound.units(required_by="bind")
         return bound
-
-
-def _as_array(leaf: Any) -> Any:
-    return leaf if is_array(leaf) else jax.ShapeDtypeStruct((), jnp.result_type(leaf))
 
 
 @user_facing

@@ -138,6 +138,18 @@ def _refuse_step(path: Path, found: str, remedy: str) -> NoReturn:
     raise StructureError(f"asked to apply updates to '{format(path)}'", found, remedy)
 
 
+def cast_floats(array: Any, dtype: Any) -> Any:
+    """Casts a floating-point array, or what stands for one."""
+    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
+    if not jnp.issubdtype(array.dtype, jnp.inexact) or (
+        jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real
+    ):
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
+    return array.astype(dtype)
+
+
 def placed_as(old: Any, new: Any) -> Any:
     """Returns a value that shares no memory with NumPy, on the devices of what it replaces."""
     olds, old_structure = flatten(old)

@@ -1,12 +1,26 @@
 """Live units: a state, a view of a part of one, and a mapping of these by path."""
 
 import abc
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import jax
+import jax.numpy as jnp
+
 from .._errors import PathError, user_facing
-from .._tree import Cell, Index, Path, as_path, closest, flatten, flatten_with_path, format
+from .._tree import (
+    Cell,
+    Index,
+    Path,
+    as_path,
+    closest,
+    flatten,
+    flatten_with_path,
+    format,
+    is_array,
+    is_numeric,
+)
 from ._replace import like
 
 
@@ -34,6 +48,10 @@ class View:
     def value(self, value: Any) -> None:
         whole = self.cell.value
         self.cell.value = self.put(whole, like(self.inner, self.of(whole), value))
+
+    def look(self) -> Any:
+        """Returns the part for a look at its shape and dtype, without touching the state."""
+        return self.of(self.cell.look())
 
     def of(self, whole: Any) -> Any:
         """Returns this part of a value of the state."""
@@ -67,6 +85,13 @@ class View:
 
 Unit: TypeAlias = Cell | View
 U_co = TypeVar("U_co", bound=Unit, covariant=True)
+
+
+def arrays_in(units: Iterable[Any]) -> list[Any]:
+    """Lists the arrays in units, none of which is touched, with what stands for plain numbers."""
+    values = [unit.look() if isinstance(unit, (Cell, View)) else unit for unit in units]
+    leaves = [leaf for leaf in jax.tree.leaves(values) if is_numeric(leaf)]
+    return [x if is_array(x) else jax.ShapeDtypeStruct((), jnp.result_type(x)) for x in leaves]
 
 
 class UnitMapping(Mapping[Path, U_co]):
@@ -132,6 +157,29 @@ class UnitMapping(Mapping[Path, U_co]):
             {('scale',): Array([1., 1.], dtype=float32)}
         """
         return {path: unit.value for path, unit in self.items()}
+
+    @user_facing
+    def paths(self) -> tuple[Path, ...]:
+        """Returns the paths, in order; see `Lens.paths`."""
+        return tuple(self.units())
+
+    @user_facing
+    def count(self) -> int:
+        """Returns the number of scalars; see `Lens.count`.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.scale = sl.ParamState(jnp.ones((2, 3)))
+            >>> model.states().count()
+            6
+        """
+        return sum(array.size for array in arrays_in(self.units().values()))
+
+    @user_facing
+    def nbytes(self) -> int:
+        """Returns the number of bytes; see `Lens.nbytes`."""
+        return sum(x.size * x.dtype.itemsize for x in arrays_in(self.units().values()))
 
     # What ported programs call it.
     to_dict_values = values_dict

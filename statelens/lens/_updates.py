@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from .._errors import (
     ArgumentTypeError,
@@ -27,9 +26,8 @@ from .._tree import (
 )
 from ._coverage import Selector
 from ._messages import a_leaf, difference
-from ._replace import added, replace_in, values_of
+from ._replace import added, cast_floats, replace_in, values_of
 from ._selection import Entry, Selection, focus_on
-from ._selectors import is_inexact
 
 T = TypeVar("T")
 
@@ -194,7 +192,7 @@ class TreeUpdates:
                     "an array has one dtype",
                     "a lens on the whole array",
                 )
-        return self._map_arrays(tree, lambda x: _cast_floats(x, dtype), "cast")
+        return self._map_arrays(tree, lambda x: cast_floats(x, dtype), "cast")
 
     def _map_arrays(self, tree: Any, function: Callable[[Any], Any], required_by: str) -> Any:
         focused = focus_on(self.selector, tree, required_by=required_by)
@@ -227,15 +225,6 @@ class TreeUpdates:
 def _hold_still(array: Any) -> Any:
     # No gradient flows through an array of NumPy, and JAX would cast it.
     return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
-
-
-def _cast_floats(array: Any, dtype: Any) -> Any:
-    to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
-    if not is_inexact(array) or (jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real):
-        return array
-    if isinstance(array, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)
-    return array.astype(dtype)
 
 
 def _add(value: Any, entry: Entry, steps: list[Any]) -> Any:

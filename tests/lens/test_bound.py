@@ -428,3 +428,29 @@ def test_a_typo_is_told_at_the_users_line(use):
     with pytest.raises(sl.PathError, match="matches nothing") as caught:
         use(module.states("wieght"))
     assert caught.traceback[-1].path.samefile(__file__)
+
+
+def test_a_bound_lens_counts_casts_and_lists_as_a_lens_does():
+    module = sl.nn.Module()
+    module.w = sl.ParamState({"a": jnp.ones((2, 3)), "n": jnp.arange(4)})
+    module.b = sl.ParamState(1.0)
+    for spec in ("w", "w.a", "**", sl.lens("w.a")[:1]):
+        lens = sl.lens(spec)
+        bound = lens.bind(module)
+        assert bound.count() == lens.count(module)
+        assert bound.nbytes() == lens.nbytes(module)
+        assert bound.paths() == lens.paths(module)
+    module.states().cast(jnp.bfloat16)
+    assert module.w.value["a"].dtype == jnp.bfloat16
+    assert module.w.value["n"].dtype == jnp.int32
+    assert module.b.value == 1.0
+    sl.lens("w.a").bind(module).cast(jnp.float32)
+    assert module.w.value["a"].dtype == jnp.float32
+
+
+def test_to_count_states_touches_none_of_them():
+    module = sl.nn.Module()
+    module.w = sl.ParamState(jnp.ones(2))
+    compiled = sl.jit(lambda: module.states().count() + module.states().nbytes())
+    assert compiled() == 10
+    assert "float32" not in compiled.lower().as_text()

@@ -6,6 +6,7 @@ knows nothing of states beyond the protocol that a cell fulfils.
 """
 
 from ._bound_method import METHODS, BoundMethod
+from ._expression import matches_expression
 from ._flatten import (
     Site,
     TreeDef,

@@ -4,7 +4,7 @@ What is written is read back: `OPERATORS` says how tightly each operator binds, 
 a selector and for the reading of one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -69,7 +69,11 @@ class Or(_Joined):
 
 @dataclass(frozen=True)
 class Within(Selector):
-    """What the second selects inside nodes that the first selects."""
+    """What the second selects inside nodes that the first selects.
+
+    What is said of a path is kept: in ``** / ** / **`` the same is asked by each way to
+    divide the path, and there are very many.
+    """
 
     a: Selector
     b: Selector
@@ -79,30 +83,37 @@ class Within(Selector):
         return self.a.is_optional
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        covered: Coverage = None
-        for path in site.paths:
-            for depth, node in enumerate(scope.nodes(path)):
-                if node is not MISSING and self.a.covers(path[:depth], node, scope):
-                    inside = scope.below(node, path[:depth])
-                    below = Site((path[depth:],), site.positions, site.unit)
-                    covered = unite(covered, self.b.coverage(below, inside))
-        return covered
+        return reduce(unite, [self._coverage_at(path, site, scope) for path in site.paths])
+
+    def _coverage_at(self, path: Path, site: Site, scope: Scope) -> Coverage:
+        def compute() -> Coverage:
+            covered: Coverage = None
+            for depth, inside in self._inside(path, scope):
+                below = Site((path[depth:],), site.positions, site.unit)
+                covered = unite(covered, self.b.coverage(below, inside))
+            return covered
+
+        return scope.once(("coverage", self, path), compute)
 
     def covers(self, path: Path, node: object, scope: Scope) -> bool:
-        above = scope.nodes(path)
-        return any(
-            self.a.covers(path[:depth], above[depth], scope)
-            and self.b.covers(path[depth:], node, scope.below(above[depth], path[:depth]))
-            for depth in range(len(path) + 1)
-        )
+        def compute() -> bool:
+            inside = self._inside(path, scope)
+            return any(self.b.covers(path[depth:], node, below) for depth, below in inside)
+
+        return scope.once(("covers", self, path), compute)
 
     def names(self, path: Path, scope: Scope) -> bool:
-        above = scope.nodes(path)
-        return any(
-            self.b.names(path[depth:], scope.below(above[depth], path[:depth]))
-            for depth in range(len(path) + 1)
-            if self.a.covers(path[:depth], above[depth], scope)
-        )
+        def compute() -> bool:
+            inside = self._inside(path, scope)
+            return any(self.b.names(path[depth:], below) for depth, below in inside)
+
+        return scope.once(("names", self, path), compute)
+
+    def _inside(self, path: Path, scope: Scope) -> Iterator[tuple[int, Scope]]:
+        """Gives the scopes of the nodes along a path in which the second looks."""
+        for depth, node in enumerate(scope.nodes(path)):
+            if node is not MISSING and self.a.covers(path[:depth], node, scope):
+                yield depth, scope.below(node, path[:depth])
 
     def written(self, level: int = 0) -> str:
         own = _LEVELS["/"]

@@ -86,6 +86,9 @@ class Scope:
         self.tree = tree
         self.matched = matched
         self._facts: dict[Hashable, Any] = {}
+        # By their paths from the root, which is above all of them, the scopes of nodes.
+        self._path: Path = ()
+        self._scopes: dict[Path, Scope] = {(): self}
         # Nodes of mappings by path, as long as the tree is there.
         self._nested: dict[int, Any] = {}
 
@@ -109,8 +112,12 @@ class Scope:
         return len(node) if isinstance(node, (list, tuple)) else None
 
     def below(self, node: Any, path: Path) -> "Scope":
-        """Returns the scope in which paths start at `node`."""
-        return self.once(("below", path), lambda: Scope(node, self.matched))
+        """Returns the scope in which paths start at `node`, one for each node."""
+        place = self._path + path
+        if place not in self._scopes:
+            scope = self._scopes[place] = Scope(node, self.matched)
+            scope._path, scope._scopes = place, self._scopes
+        return self._scopes[place]
 
 
 class CacheKeyDepth(enum.IntEnum):

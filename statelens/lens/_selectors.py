@@ -6,7 +6,6 @@ and where it says so, shapes and dtypes.
 """
 
 import operator
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from .._tree import (
     is_named,
     leaves_with_path,
     matches,
+    matches_expression,
 )
 from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector
 
@@ -70,7 +70,7 @@ class ByPath(Selector):
 
     def _matches(self, path: Path, scope: Scope) -> bool:
         if isinstance(self.pattern, str):
-            return re.fullmatch(self.pattern, format(path)) is not None
+            return matches_expression(self.pattern, format(path))
         return matches(self.pattern, path, partial(scope.length, path))
 
     def written(self, level: int = 0) -> str:

@@ -10,7 +10,8 @@ import ast
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from itertools import accumulate
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 
@@ -75,11 +76,15 @@ def _operand(scanner: Scanner, depth: int) -> Selector:
 
 def _deeper(scanner: Scanner, depth: int) -> int:
     if depth == _MOST_NESTED:
-        scanner.fail(
-            f"it is nested more than {_MOST_NESTED} deep",
-            "a list of lenses, or one that is built in code",
-        )
+        _fail_nested(scanner)
     return depth + 1
+
+
+def _fail_nested(scanner: Scanner) -> NoReturn:
+    scanner.fail(
+        f"it is nested more than {_MOST_NESTED} deep",
+        "a list of lenses, or one that is built in code",
+    )
 
 
 def _parenthesis(scanner: Scanner, depth: int) -> Selector:
@@ -180,8 +185,11 @@ def _regular_expression(scanner: Scanner) -> str:
     else:
         # Unquoted, it goes on to the end: operators of the two languages look alike.
         source = scanner.match(r"(?s).*") or ""
+    if max(accumulate((c == "(") - (c == ")") for c in source), default=0) > _MOST_NESTED:
+        _fail_nested(scanner)
     try:
         re.compile(source)
-    except re.error as error:
-        scanner.fail(f"no regular expression: {error}", at=start + (error.pos or 0))
+    except (re.error, OverflowError) as error:
+        at = start + (getattr(error, "pos", None) or 0)
+        scanner.fail(f"no regular expression: {error}", at=at)
     return source

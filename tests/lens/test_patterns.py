@@ -1,10 +1,12 @@
 """The language of lenses: patterns, as text and back."""
 
 import pickle
+import re
 
 import jax.numpy as jnp
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 import statelens as sl
 from tests.helpers import caret
@@ -89,6 +91,86 @@ def test_an_unquoted_regular_expression_goes_on_to_the_end():
     assert written("re:head.x|head.y", model()) == ["head.x", "head.y"]
 
 
+# What would take for ever, if each way to divide a path were tried by itself.
+@pytest.mark.parametrize(
+    ("expression", "is_there"),
+    [
+        (r"(a+)+\.c", False),
+        (r"(a+)+\.b", True),
+        (r"(.*)*\.c", False),
+        (r"((a+)*)*\.c", False),
+        (r"(\w+\.?)*!", False),
+        (r"(a|a)*\.c", False),
+        (r"(?i:(A|aa)+)\.(?!c)b", True),
+        (".*.*.*.*.*.*.*!", False),
+        (r"(?=(a+)+\.c).*", False),
+    ],
+)
+def test_a_regular_expression_is_matched_in_a_time_that_is_bounded(expression, is_there):
+    tree = {"a" * 200: {"b": jnp.ones(1)}}
+    lens = sl.lens(f"re:{expression}", optional=True)
+    assert len(lens.paths(tree)) == is_there
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nope? / ** / ** / ** / ** / **",
+        "** / (** / (** / (** / nope?)))",
+        "** / **.nope? / **.nope? / **.nope? / **",
+        "**.a.**.a.**.a.**.a.**.a.nope?",
+        "*a*a*a*a*a*a*a*a*nope?",
+    ],
+)
+def test_wildcards_in_a_row_are_matched_in_a_time_that_is_bounded(text):
+    tree = jnp.ones(1)
+    for _ in range(60):
+        tree = {"a": tree, "a" * 60: tree} if _ == 30 else {"a": tree}
+    assert sl.lens(text, optional=True).paths(tree) == ()
+
+
+CHARACTERS = [*"ab.^$", r"\.", "[ab]", "[^a]", "[]a]", r"\w", r"\d", r"\x61", r"\b", "(?#c)"]
+REPEATS = ["", "*", "+", "?", "{2}", "{,2}", "{1,}", "*?", "+?", "{1,2}?"]
+GROUPS = ["(%s)", "(?:%s)", "(?i:%s)"]
+
+
+def _longer(parts):
+    groups = st.builds(lambda group, part: group % part, st.sampled_from(GROUPS), parts)
+    repeated = st.builds("{}{}".format, groups, st.sampled_from(REPEATS))
+    looks = st.builds(lambda look, part: look % part, st.sampled_from(["(?=%s)", "(?!%s)"]), parts)
+    joined = [st.lists(parts, max_size=3).map(by.join) for by in ("", "|")]
+    return st.one_of(repeated, looks, st.builds("a{}".format, st.sampled_from(REPEATS)), *joined)
+
+
+@given(
+    st.recursive(st.sampled_from(CHARACTERS), _longer, max_leaves=6),
+    st.text("aAb.1", min_size=1, max_size=6),
+)
+def test_a_regular_expression_matches_what_it_does_in_python(expression, key):
+    lens = sl.lens(f"re:{expression!r}", optional=True)
+    written = sl.path.format((key,))
+    is_there = re.fullmatch(expression, written) is not None
+    assert len(lens.paths({key: jnp.ones(1)})) == is_there
+
+
+@pytest.mark.parametrize(
+    ("expression", "key"),
+    [
+        (r"(\w+)_\1", "ab_ab"),
+        (r"(?x) a  b", "ab"),
+        ("(?i)AB", "ab"),
+        ("(?>a|ab)b", "ab"),
+        ("a++b", "aab"),
+        (r"\141\u0061\N{DIGIT ONE}", "aa1"),
+        ("(?P<one>a)(?(one)b|c)", "ab"),
+        ("(?<=a)b|a(?<!b)b", "ab"),
+        ("(a?){1000000}b", "aab"),
+    ],
+)
+def test_a_regular_expression_may_be_any_of_pythons(expression, key):
+    assert sl.lens(f"re:{expression}").paths({key: jnp.ones(1)}) == ((key,),)
+
+
 @pytest.mark.parametrize(
     ("text", "position", "problem"),
     [
@@ -115,6 +197,8 @@ def test_an_unquoted_regular_expression_goes_on_to_the_end():
         ("(a)[True]", 3, r"\[True\] is no index"),
         ("re:a(", 4, "no regular expression"),
         ("re:'a('", 5, "no regular expression"),
+        ("re:a{99999999999}", 3, "no regular expression"),
+        (f"re:{'(' * 1000}a{')' * 1000}", 2004, "nested more than 50 deep"),
         ("a & @ParamState", 4, "a class, a function or a mask can't be read from text"),
     ],
 )

@@ -78,6 +78,14 @@ class Index:
             return array
         return jnp.asarray(array).at[self.key].set(part)
 
+    def fits(self, array: Any) -> bool:
+        """Says whether an array has the part."""
+        try:
+            self.shape(np.shape(array))
+        except IndexError:
+            return False
+        return True
+
     def check(self, path: Path, array: Any) -> None:
         """Refuses an index that the array at `path` doesn't have."""
         shape = np.shape(array)

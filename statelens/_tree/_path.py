@@ -10,6 +10,7 @@ Python literals.
 """
 
 import difflib
+import enum
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,14 @@ def format_key(key: Hashable) -> str:
         return f"[frozenset({{{', '.join(sorted(map(repr, key)))}}})]" if key else f"[{key!r}]"
     if isinstance(key, int) and not isinstance(key, bool):
         return f"[{int.__repr__(key)}]"
+    if isinstance(key, enum.Enum) and key.name is not None:
+        return f"[{format_member(key)}]"
     return f"[{key!r}]"
+
+
+def format_member(key: enum.Enum) -> str:
+    """Writes a member of an enumeration as in Python."""
+    return f"{type(key).__name__}.{key.name}"
 
 
 def format_slice(start: int | None, stop: int | None, step: int | None) -> str:

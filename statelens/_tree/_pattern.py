@@ -5,6 +5,7 @@ any number of them. Each element says how it is matched, and how it is written, 
 pattern is text and back.
 """
 
+import enum
 import fnmatch
 import re
 from collections.abc import Callable, Hashable
@@ -13,7 +14,7 @@ from functools import partial
 from typing import TypeAlias
 
 from ._parse import literal, scan_name
-from ._path import Path, format_key, format_slice
+from ._path import Path, format_key, format_member, format_slice
 from ._scanner import Scanner
 
 # The length of the sequence that a key indexes, or None; few patterns ask for it.
@@ -41,6 +42,19 @@ class Exact:
 
     def __str__(self) -> str:
         return format_key(self.key)
+
+
+@dataclass(frozen=True)
+class Member:
+    """``[Color.RED]``: a member of an enumeration, whose class the text only names."""
+
+    text: str
+
+    def accepts(self, key: Hashable, length: Length) -> bool:
+        return isinstance(key, enum.Enum) and format_member(key) == self.text
+
+    def __str__(self) -> str:
+        return f"[{self.text}]"
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,8 @@ class AnyPath:
         return ".**"
 
 
-Element: TypeAlias = Exact | Glob | Span | Choice
+Element: TypeAlias = Exact | Member | Glob | Span | Choice
+_MEMBER = re.compile(r"\s*[^\W\d]\w*\.[^\W\d][\w|]*\s*")
 _SPAN = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?")
 
 Pattern: TypeAlias = tuple[Element | AnyPath, ...]
@@ -128,7 +143,19 @@ def is_named(pattern: Pattern) -> bool:
     """Says whether the last key of what a pattern matches is written out in it."""
     *_, last = pattern or (None,)
     options = last.options if isinstance(last, Choice) else (last,)
-    return all(isinstance(option, Exact) for option in options)
+    return all(isinstance(option, (Exact, Member)) for option in options)
+
+
+def split_index(pattern: Pattern) -> tuple[Pattern, int | slice] | None:
+    """Takes a position or slice off the end, if what stands before it is written out."""
+    *before, last = pattern or (None,)
+    if not before or not is_named(tuple(before)):
+        return None
+    if isinstance(last, Span):
+        return tuple(before), slice(last.start, last.stop, last.step)
+    if isinstance(last, Exact) and isinstance(last.key, int) and last.kind is not bool:
+        return tuple(before), last.key
+    return None
 
 
 def scan_pattern(scanner: Scanner) -> Pattern:
@@ -167,7 +194,14 @@ def _in_brackets(scanner: Scanner) -> Element:
     if span is not None:
         return Span(*(None if bound is None else int(bound) for bound in span.groups()))
     if re.match(r"\s*[\w-]*\s*:", inside):
-        scanner.fail(f"[{inside}] is no slice", "a slice as in [1:4]", at=start)
+        scanner.fail(
+            f"[{inside}] is no slice",
+            "a slice as in [1:4]",
+            "(embed.weight)[1:4, 0], with parentheses, for a part of an array",
+            at=start,
+        )
+    if _MEMBER.fullmatch(inside):
+        return Member(inside.strip())
     return Exact(literal(scanner, inside, start))
 
 

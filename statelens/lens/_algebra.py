@@ -216,6 +216,45 @@ class Sliced(Selector):
         return f"({self.a.written()}){self.index}"
 
 
+@dataclass(frozen=True)
+class Subscripted(Selector):
+    """What ``embed.weight[7:10]`` means: items of a node, or else rows of an array."""
+
+    items: Selector
+    rows: Sliced
+
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        covered = self.items.coverage(site, scope) or self._rows_of(site, scope)
+        if covered is not None:
+            scope.matched.add(self)
+        return covered
+
+    def _rows_of(self, site: Site, scope: Scope) -> Coverage:
+        named = self.rows.a.coverage(site, scope)
+        inside = dict(atoms(site.unit))
+        # Of a state that is named it is the value, and that may be no array.
+        paths = [()] if named is WHOLE else named or []
+        index = self.rows.index
+        return {
+            path: index for path in paths if path in inside and index.fits(inside[path])
+        } or None
+
+    def covers(self, path: Path, node: object, scope: Scope) -> bool:
+        found = self.items.covers(path, node, scope)
+        if found:
+            scope.matched.add(self)
+        return found
+
+    def names(self, path: Path, scope: Scope) -> bool:
+        return self.items.names(path, scope)
+
+    def written(self, level: int = 0) -> str:
+        return self.items.written(level)
+
+    def required(self) -> list[Selector]:
+        return [self]
+
+
 def without(a: Selector, b: Selector) -> Selector:
     """Returns what only the first selects."""
     return And(a, Not(b))

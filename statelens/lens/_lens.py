@@ -310,9 +310,10 @@ def lens(spec: LensSpec, *, optional: bool = False, numbers: bool = False) -> Le
     any number of keys, ``conv*`` for names that start so; ``[-1]`` and ``[1:4]`` count along
     a sequence; ``{weight,bias}`` is a choice; ``['a b']`` is a key that is no name; ``re:``
     starts a regular expression that the whole written path has to match; a ``?`` at the end
-    lets a pattern match nothing. ``@inexact``, ``@arrays``, ``@ndim >= 2``, ``@dtype == float32``,
-    ``@name == 'bias'`` and ``@tagged('slow')`` stand for the predicates of these names. They are
-    all joined by ``& | - ~ /`` as lenses are.
+    lets a pattern match nothing. ``embed.weight[7:10]`` is rows, where that is an array and not a
+    node. ``@ParamState``, ``@trainable``, ``@inexact``, ``@arrays``, ``@ndim >= 2``,
+    ``@dtype == float32``, ``@name == 'bias'`` and ``@tagged('slow')`` stand for the classes and
+    predicates of these names. They are all joined by ``& | - ~ /`` as lenses are.
 
     Args:
         spec: A pattern; a class, of states or of the nodes that units lie in; ``...`` for

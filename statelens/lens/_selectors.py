@@ -115,7 +115,17 @@ class OfClass(Selector):
         return isinstance(node, self.cls)
 
     def __str__(self) -> str:
-        return self.cls.__qualname__
+        name = self.cls.__qualname__
+        return name if cell_classes().get(name) in (self.cls, None) else f"{self.cls!r}"
+
+
+def cell_classes() -> dict[str, type[Cell]]:
+    """Returns the classes of cells of this package by name; others may have a name in common."""
+    classes: list[type[Cell]] = [Cell]
+    for cls in classes:
+        classes += cls.__subclasses__()
+    package = __name__.partition(".")[0]
+    return {cls.__qualname__: cls for cls in classes if cls.__module__.startswith(f"{package}.")}
 
 
 @dataclass(frozen=True)

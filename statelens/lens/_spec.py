@@ -11,9 +11,9 @@ from .._errors import ArgumentTypeError, StateTypeError
 from .._tree import Cell
 from ._algebra import Not, Numbers, Optional, Or
 from ._coverage import Selector
-from ._selectors import Everything, Masked, OfArrays, OfClass, Predicate
+from ._selectors import Everything, Masked, OfArrays, Predicate
 from ._text import parse_selector
-from ._trained import Trained
+from ._trained import of_class
 
 LensSpec: TypeAlias = Any
 """A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or
@@ -41,8 +41,7 @@ def _selector_of(spec: LensSpec) -> Selector:
     # `State[int]` is no class, but stands for one.
     cls = get_origin(spec) or spec
     if isinstance(cls, type):
-        is_of_layers = issubclass(cls, Cell) and vars(cls).get("stands_for_layers", False)
-        return Trained(cls, only_layers=True) if is_of_layers else OfClass(cls)
+        return of_class(cls)
     if isinstance(spec, Cell):
         raise StateTypeError(
             f"asked for a lens of {spec!r}",

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import jax.numpy as jnp
 
-from .._tree import Index, Scanner, is_array, scan_pattern
-from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Within
+from .._tree import Index, Scanner, is_array, scan_pattern, split_index
+from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Subscripted, Within
 from ._coverage import Selector
 from ._selectors import (
     ATTRIBUTES,
@@ -26,8 +26,10 @@ from ._selectors import (
     Everything,
     OfArrays,
     Tagged,
+    cell_classes,
     is_inexact,
 )
+from ._trained import Trained, of_class
 
 _LOOSEST_FIRST = list(OPERATORS.items())
 _MOST_NESTED = 50
@@ -128,6 +130,11 @@ def _predicate(scanner: Scanner, depth: int) -> Selector:
     name = (scanner.match(r"@\w*") or "")[1:]
     if name in _OF_ARRAYS:
         return OfArrays(name, _OF_ARRAYS[name])
+    classes = cell_classes()
+    if name in classes:
+        return of_class(classes[name])
+    if name == "trainable":
+        return Trained(next(c for c in classes.values() if c.stands_for_layers), only_layers=False)
     if name == "numbers" and scanner.peek == "(":
         return Numbers(_parenthesis(scanner, depth))
     if name == "tagged" and scanner.take("("):
@@ -142,10 +149,10 @@ def _predicate(scanner: Scanner, depth: int) -> Selector:
         if symbol and value:
             return _compared(scanner, start, name, symbol, value)
     scanner.fail(
-        "a class, a function or a mask can't be read from text",
+        "a class of yours, a function or a mask can't be read from text",
         "build this lens in code",
-        "@arrays, @inexact, @ndim >= 2, @size < 10, @dtype == float32, @name == 'bias' or "
-        "@tagged('slow')",
+        "@ParamState, @trainable, @arrays, @inexact, @ndim >= 2, @size < 10, "
+        "@dtype == float32, @name == 'bias' or @tagged('slow')",
         at=start,
     )
 
@@ -174,7 +181,11 @@ def _pattern(scanner: Scanner) -> Selector:
             "expected a path pattern" + (f", not {scanner.peek!r}" if scanner.peek else ""),
             "encoder.layers[0].weight for one leaf, ** for everything, '' for the root",
         )
-    return ByPath(pattern)
+    divided = split_index(pattern)
+    if divided is None:
+        return ByPath(pattern)
+    named, index = divided
+    return Subscripted(ByPath(pattern), Sliced(ByPath(named), Index.of(index)))
 
 
 def _regular_expression(scanner: Scanner) -> str:

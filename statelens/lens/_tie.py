@@ -1,13 +1,13 @@
 """Tying: one array in two places of an immutable tree."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
 import jax.tree_util as jtu
 
 from .._errors import FrozenTreeError, SelectionError, StructureError, user_facing
-from .._tree import Cell, GraphKey, flatten, flatten_with_path, format
+from .._tree import Cell, GraphKey, flatten, flatten_with_path, format, is_array
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 
@@ -19,17 +19,20 @@ class Tied:
     tree's own paths in which a tied leaf occurs once.
     """
 
-    def __init__(self, tree: Any, sources: tuple[tuple[int, int], ...]):
+    def __init__(
+        self, tree: Any, sources: tuple[tuple[int, int], ...], by: Callable[[Any], Any] | None
+    ):
         # The tree has None at the positions that are tied.
         self.__dict__["_tree"] = tree
         self.__dict__["_sources"] = sources
+        self.__dict__["_by"] = by
 
     @property
     def untied(self) -> Any:
         """The tree itself, with each tied leaf in all its places."""
         leaves, treedef = flatten(self._tree)
         for position, source in self._sources:
-            leaves[position] = leaves[source]
+            leaves[position] = _made(leaves[source], self._by)
         return treedef.unflatten(leaves)
 
     def __getattr__(self, name: str) -> Any:
@@ -62,18 +65,27 @@ class Tied:
 
     def _flatten_with_keys(self) -> Any:
         # The key of no length keeps the tree's own paths.
-        return ((GraphKey(((),)), self._tree),), self._sources
+        return ((GraphKey(((),)), self._tree),), (self._sources, self._by)
 
     @classmethod
-    def _unflatten(cls, sources: tuple[tuple[int, int], ...], children: Any) -> Self:
-        return cls(children[0], sources)
+    def _unflatten(cls, tied: tuple[Any, Any], children: Any) -> Self:
+        return cls(children[0], *tied)
 
 
 jtu.register_pytree_with_keys(Tied, Tied._flatten_with_keys, Tied._unflatten)
 
 
+def _made(source: Any, by: Callable[[Any], Any] | None) -> Any:
+    """Returns what stands in a tied place, in a half of a tree or one of shapes too."""
+    if by is None or not is_array(source):
+        return source
+    return jax.eval_shape(by, source) if isinstance(source, jax.ShapeDtypeStruct) else by(source)
+
+
 @user_facing
-def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
+def tie(
+    tree: Any, to: LensSpec, source: LensSpec, /, *, by: Callable[[Any], Any] | None = None
+) -> Tied:
     """Ties arrays of an immutable tree: the places `to` have the arrays at `source`.
 
     A tied array is one unit with one gradient, the sum over all its places, and stays tied
@@ -84,6 +96,8 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
         tree: Any pytree, an Equinox model say.
         to: Which places are tied; whatever `lens` takes.
         source: Where their arrays lie; as many, in the same order, of the same shapes.
+        by: What makes the array of a place from that at the source, `jax.numpy.transpose` say.
+            None, if it is the same array.
 
     Returns:
         The tied tree. It is called and read as the tree itself; ``.untied`` is the tree.
@@ -112,15 +126,18 @@ def tie(tree: Any, to: LensSpec, source: LensSpec, /) -> Tied:
     paths = flatten_with_path(tree)[0]
     for position, other in zip(*ends, strict=True):
         target, origin = leaves[position], leaves[other]
-        if (target.shape, target.dtype) != (origin.shape, origin.dtype):
+        made = origin if by is None else jax.eval_shape(by, origin)
+        if (target.shape, target.dtype) != (made.shape, made.dtype):
             raise StructureError(
                 f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
                 f"they are {jax.ShapeDtypeStruct(target.shape, target.dtype)} and "
-                f"{jax.ShapeDtypeStruct(origin.shape, origin.dtype)}",
+                f"{jax.ShapeDtypeStruct(made.shape, made.dtype)}"
+                + (" as `by` makes it" if by else ""),
                 "arrays of one shape and dtype",
+                "tie(..., by=jax.numpy.transpose), if one is the transpose of the other",
             )
         leaves[position] = None
-    return Tied(treedef.unflatten(leaves), tuple(zip(*ends, strict=True)))
+    return Tied(treedef.unflatten(leaves), tuple(zip(*ends, strict=True)), by)
 
 
 def _whole_arrays(tree: Any, leaves: list[Any], spec: LensSpec) -> list[int]:

@@ -3,6 +3,7 @@
 import pickle
 import re
 
+import equinox as eqx
 import jax.numpy as jnp
 import pytest
 from hypothesis import given
@@ -199,7 +200,7 @@ def test_a_regular_expression_may_be_any_of_pythons(expression, key):
         ("re:'a('", 5, "no regular expression"),
         ("re:a{99999999999}", 3, "no regular expression"),
         (f"re:{'(' * 1000}a{')' * 1000}", 2004, "nested more than 50 deep"),
-        ("a & @ParamState", 4, "a class, a function or a mask can't be read from text"),
+        ("a & @Linear", 4, "a class of yours, a function or a mask can't be read from text"),
     ],
 )
 def test_text_that_is_no_lens_is_refused_at_the_character(text, position, problem):
@@ -263,9 +264,14 @@ def test_everything_and_nothing_are_read_back_as_such():
     assert written(str(sl.lens(None)), tree) == []
 
 
+class BatchState(sl.BatchState):
+    """A class of another's, with the name of one of ours."""
+
+
 def test_what_cannot_be_read_back_is_shown_by_its_name():
-    lens = sl.lens(sl.ParamState) & (sl.ndim >= 2) & sl.inexact & sl.tagged("slow")
-    assert repr(lens) == "lens(\"@ParamState & @ndim >= 2 & @inexact & @tagged('slow')\")"
+    lens = sl.lens(eqx.nn.Linear) & (sl.ndim >= 2) & sl.inexact & sl.tagged("slow")
+    assert repr(lens) == "lens(\"@Linear & @ndim >= 2 & @inexact & @tagged('slow')\")"
+    assert str(sl.lens(BatchState)) == "@<class 'tests.lens.test_patterns.BatchState'>"
 
 
 def test_a_lens_is_a_value():
@@ -288,6 +294,10 @@ LENSES = [
     sl.lens("**", numbers=True) - "count",
     sl.lens(sl.ndim == 2, optional=True) | "w",
     (sl.ndim == 2)[:3],
+    sl.lens(sl.ParamState) | sl.BatchState,
+    sl.lens(sl.State) / "weight",
+    sl.params,
+    sl.trainable & "**.weight",
 ]
 
 

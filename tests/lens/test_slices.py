@@ -119,6 +119,52 @@ def test_a_part_of_a_numpy_array_keeps_its_dtype(index):
     assert lens.update(tree, lambda part: part + 1)["table"].dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    ("text", "index"), [("[1:3]", slice(1, 3)), ("[-1]", -1), ("[::2]", slice(None, None, 2))]
+)
+def test_rows_of_an_array_that_a_pattern_names(text, index):
+    tree = {"table": {"weight": jnp.arange(12.0).reshape(4, 3)}, "weight": jnp.ones(())}
+    for pattern in ("table.weight", "**.weight", "table.{weight,bias}"):
+        lens = sl.lens(f"{pattern}{text}")
+        assert same(lens.get(tree), {("table", "weight"): tree["table"]["weight"][index]})
+        assert str(lens) == f"{pattern}{text}"
+        assert sl.lens(str(lens)) == lens
+        assert same(lens.set(tree, lens.get(tree)), tree)
+
+
+def test_rows_of_what_is_the_value_of_a_state_and_inside_of_it():
+    tree = {"a": sl.State(jnp.arange(4.0)), "b": sl.State({"w": jnp.arange(4.0)})}
+    assert same(sl.lens("a[1:3]").get(tree), {("a",): jnp.array([1.0, 2.0])})
+    assert same(sl.lens("b.w[3]").get(tree), {("b", "w"): jnp.array(3.0)})
+    assert sl.lens("a[1:3]").bind(tree)["a"].value.shape == (2,)
+    with pytest.raises(sl.PathError, match=r"'b\[1:3\]', which matches nothing"):
+        sl.lens("b[1:3]").get(tree)
+
+
+@pytest.mark.parametrize("make", [lambda value: value, sl.State])
+def test_items_of_a_list_go_before_rows_of_its_arrays(make):
+    tree = {"w": make([jnp.ones(3), jnp.zeros(3), jnp.ones(1)])}
+    assert sl.lens("w[:2]").paths(tree) == (("w", 0), ("w", 1))
+    assert sl.lens("w[0][1:]").count(tree) == 2
+
+
+def test_rows_are_asked_for_by_name():
+    tree = {"w": jnp.ones(3), "l": [jnp.ones(3)]}
+    assert sl.lens("*[0]").paths(tree) == sl.lens("**[0]").paths(tree) == (("l", 0),)
+    assert sl.lens("w[:2] | l[0]").count(tree) == 5
+
+
+@pytest.mark.parametrize("text", ["w[3]", "w[-4]", "w[0].x", "x[:1]", "w[0][0]", "w[True]"])
+def test_rows_that_are_not_there_match_nothing(text):
+    with pytest.raises(sl.PathError, match="which matches nothing"):
+        sl.lens(text).get({"w": jnp.ones(3)})
+
+
+def test_a_part_along_several_axes_is_written_with_parentheses():
+    with pytest.raises(sl.PatternError, match=r"\(embed.weight\)\[1:4, 0\], with parentheses"):
+        sl.lens("w[1:2, 0]")
+
+
 def test_a_part_of_a_part_is_refused():
     with pytest.raises(sl.SelectionError, match=r"part \[0:1\] of a part of 'w'(.|\n)*one index"):
         sl.lens("w")[2:5][0:1].get({"w": jnp.arange(6.0)})

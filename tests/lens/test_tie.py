@@ -193,6 +193,73 @@ def test_a_part_of_an_array_is_not_tied(model):
         sl.tie(model, sl.lens("decoder.weight")[0], sl.lens("encoder.weight")[0])
 
 
+class Language(eqx.Module):
+    embedding: eqx.nn.Embedding
+    unembedding: eqx.nn.Linear
+
+    def __init__(self, key):
+        one, other = jax.random.split(key)
+        self.embedding = eqx.nn.Embedding(5, 3, key=one)
+        self.unembedding = eqx.nn.Linear(5, 3, use_bias=False, key=other)
+
+    def __call__(self, token):
+        return self.embedding(token) @ self.unembedding.weight
+
+
+@pytest.fixture
+def language():
+    model = Language(jax.random.key(0))
+    # The transpose of a table of five rows of three.
+    return sl.tie(model, "unembedding.weight", "embedding.weight", by=jnp.transpose)
+
+
+def language_loss(model):
+    return jnp.sum(jax.nn.log_softmax(model(2)) ** 2)
+
+
+def is_transposed(tied):
+    return same(tied.unembedding.weight, tied.embedding.weight.T)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gradient_of_a_transposed_tie_is_the_sum_of_both(language, compiled):
+    def by_hand(table):
+        return jnp.sum(jax.nn.log_softmax(table[2] @ table.T) ** 2)
+
+    gradient = sl.grad(language_loss, grad_states="embedding.weight")
+    found = (sl.jit(gradient) if compiled else gradient)(language)
+    table = language.embedding.weight
+    np.testing.assert_allclose(found.embedding.weight, jax.grad(by_hand)(table), rtol=1e-5)
+    untied = jax.grad(language_loss)(language.untied)
+    both = untied.embedding.weight + untied.unembedding.weight.T
+    np.testing.assert_allclose(found.embedding.weight, both, rtol=1e-5)
+
+
+def test_a_transposed_tie_stays_tied(language):
+    assert is_transposed(language)
+    assert sl.arrays.paths(language) == (("embedding", "weight"),)
+    lens = sl.lens("embedding.weight")
+    new = {"embedding.weight": jnp.arange(15.0).reshape(5, 3)}
+    assert is_transposed(lens.set(language, new))
+    assert is_transposed(lens.update(language, jnp.negative))
+    assert is_transposed(lens.cast(language, "bfloat16"))
+    assert is_transposed(sl.combine(*lens.partition(language)))
+    assert is_transposed(jax.jit(lambda tied: tied)(language))
+    assert is_transposed(pickle.loads(pickle.dumps(language)))
+    shapes = jax.eval_shape(lambda: language)
+    assert shapes.unembedding.weight.shape == (3, 5)
+    assert lens.partition(language)[1].unembedding.weight is None
+
+
+def test_a_transposed_tie_of_another_shape_is_refused():
+    tree = {"a": jnp.ones((5, 3)), "b": jnp.ones((5, 3))}
+    with pytest.raises(sl.StructureError, match=r"\(5, 3\).*\(3, 5\).* as `by` makes it"):
+        sl.tie(tree, "a", "b", by=jnp.transpose)
+    tree["b"] = tree["b"].T
+    with pytest.raises(sl.StructureError, match=r"tie\(..., by=jax.numpy.transpose\)"):
+        sl.tie(tree, "a", "b")
+
+
 def test_states_are_tied_by_being_one():
     tree = {"a": sl.State(jnp.ones(1)), "b": jnp.ones(1)}
     with pytest.raises(sl.SelectionError, match="that is a State\nInstead: put the same"):

@@ -220,6 +220,28 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+class Side(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+
+
+class Kind(enum.Flag):
+    A = 1
+    B = 2
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [(Side.LEFT, "[Side.LEFT]"), (Kind.A | Kind.B, "[Kind.A|B]")]
+)
+def test_members_of_enumerations_are_written_as_in_python_and_read_by_lenses(key, text):
+    assert written_paths("*", {key: w}) == [text]
+    assert written_paths(text, {key: w}) == [text]
+    assert str(sl.lens(text)) == text
+    ordered = OrderedDict([(Side.RIGHT, w), (key, w)])
+    assert written_paths(f"a{text}", {"a": ordered}) == [f"a{text}"]
+    assert written_paths(f"a.{{{text}}}", {"a": ordered}) == [f"a{text}"]
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [

@@ -33,4 +33,4 @@ from ._path import GraphKey, Path, ancestors, closest, format, from_jax, resolve
 from ._pattern import Pattern, format_pattern, is_named, matches, scan_pattern, split_index
 from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
 from ._scanner import Scanner
-from ._sorting import refuse_unsortable
+from ._sorting import flatten_as_jax, refuse_unsortable

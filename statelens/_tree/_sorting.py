@@ -10,6 +10,15 @@ from .._errors import StructureError
 from ._protocols import LensLeaf, MutableNode
 
 
+def flatten_as_jax(tree: Any) -> tuple[list[Any], Any]:
+    """Flattens a tree as JAX does, whose error for keys that don't compare names no place."""
+    try:
+        return jtu.tree_flatten(tree)
+    except ValueError:
+        refuse_unsortable(tree)
+        raise
+
+
 def refuse_unsortable(tree: Any) -> None:
     """Refuses a tree that has a dictionary whose keys don't compare."""
     below: list[tuple[tuple[Any, ...], Any]] = [((), tree)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import user_facing
-from .._tree import Path, is_array, leaves_with_path
+from .._tree import Path, flatten_as_jax, is_array, leaves_with_path
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def diff(before: Any, after: Any) -> dict[Path, Change]:
         {('b',): changed by 1}
     """
     # Numbers are compared, so all states are read, and not just looked at.
-    jax.tree.leaves((before, after))
+    flatten_as_jax((before, after))
     ours, theirs = dict(leaves_with_path(before)), dict(leaves_with_path(after))
     changes = {path: _compare(ours.get(path), theirs.get(path)) for path in ours | theirs}
     return {path: change for path, change in changes.items() if change is not None}

@@ -4,11 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias, get_origin
 
-import jax
 import numpy as np
 
 from .._errors import ArgumentTypeError, StateTypeError
-from .._tree import Cell
+from .._tree import Cell, flatten_as_jax
 from ._algebra import Not, Numbers, Optional, Or
 from ._coverage import Selector
 from ._selectors import Everything, Masked, OfArrays, Predicate
@@ -49,7 +48,7 @@ def _selector_of(spec: LensSpec) -> Selector:
             "grad_states=[state] to differentiate just this one",
             "its path or its class, as in lens('layers[0].weight')",
         )
-    leaves, structure = jax.tree.flatten(spec)
+    leaves, structure = flatten_as_jax(spec)
     if leaves and all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves):
         return Masked(tuple(map(bool, leaves)), structure)
     if isinstance(spec, (list, tuple)):

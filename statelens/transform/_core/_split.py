@@ -16,7 +16,17 @@ import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError
 from ..._lru_cache import LruCache
-from ..._tree import Cell, Identity, MutableNode, TreeDef, format, from_jax, is_array, is_numeric
+from ..._tree import (
+    Cell,
+    Identity,
+    MutableNode,
+    TreeDef,
+    flatten_as_jax,
+    format,
+    from_jax,
+    is_array,
+    is_numeric,
+)
 from ...state import concrete_types
 from ._module_cache import Getter, at, get, places_of_containers, put
 from ._static import DYNAMIC, MOST_NESTED, Constant, Partitioned, Static, is_plain_tuple, remade
@@ -54,7 +64,7 @@ def as_partitioned(tree: Any, name: Callable[[], str]) -> Any:
         return found
     if is_numeric(tree) or isinstance(tree, Partitioned):
         return tree
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = flatten_as_jax(tree)
     split = _split_of(tree, treedef, tuple(map(type, leaves)))
     found = split.apply(tree, leaves, treedef, name)
     if split.containers is not None:

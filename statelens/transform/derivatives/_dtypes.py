@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from ..._errors import ArgumentTypeError, DifferentiationError
-from ..._tree import format, from_jax, is_array
+from ..._tree import flatten_as_jax, format, from_jax, is_array
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,7 +79,7 @@ class Differentiable:
 
     def check(self, label: Callable[[], str], value: Any) -> None:
         """Refuses a pytree with a leaf that has no derivative."""
-        for number, leaf in enumerate([value] if is_array(value) else jax.tree.leaves(value)):
+        for number, leaf in enumerate([value] if is_array(value) else flatten_as_jax(value)[0]):
             dtype = None if isinstance(leaf, jax.Ref) else getattr(leaf, "dtype", None)
             if dtype is None and isinstance(leaf, (bool, int, float, complex)):
                 dtype = jnp.result_type(leaf)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..._errors import ArgumentError
-from ..._tree import Cell, Path, cells, format, has_owners
+from ..._tree import Cell, Path, cells, flatten_as_jax, format, has_owners
 from ...lens import Selector, StateForm, combine, focus_on, read_all, split
 from ...state import State, explain_untouched, peek
 from .._core import parse_argnum, states_in
@@ -148,8 +148,10 @@ class ArgumentTarget(Target):
         self._numbers = (argnums,) if isinstance(argnums, int) else argnums
         check_positions(argnums, self._numbers, args, "argnums", allowed.asked_by)
         values = tuple(args[number] for number in self._numbers)
-        if not allowed.any_argument:
-            for number, value in zip(self._numbers, values, strict=True):
+        for number, value in zip(self._numbers, values, strict=True):
+            if allowed.any_argument:
+                flatten_as_jax(value)
+            else:
                 allowed.check(partial("argument {}".format, number), value)
         self.values = values[0] if self._is_one else values
 

@@ -18,6 +18,7 @@ from ._flatten import (
     has_owners,
     hidden_cells,
     is_array,
+    is_inexact,
     is_number,
     is_numeric,
     kinds,

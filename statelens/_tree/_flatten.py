@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
@@ -140,6 +141,11 @@ _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 def is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array: of JAX, of NumPy, traced, or a shape and dtype."""
     return isinstance(leaf, _ARRAY_TYPES)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Says whether a leaf is an array of floating-point or complex numbers."""
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def is_numeric(leaf: Any) -> bool:

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from itertools import combinations, takewhile
-from typing import Any, TypeVar
+from itertools import takewhile
+from typing import Any, NoReturn, TypeVar
 
 from .._errors import PathError, SelectionError, user_facing
-from .._tree import flatten, format
-from ._algebra import And, Not, Or, without
+from .._tree import Cell, flatten, flatten_with_path, format
+from ._algebra import Not, Or, without
 from ._lens import Lens
 from ._partition import Repeat, label, split
-from ._selection import Focused, focus_on
+from ._selection import Entry, Focused, Selection, focus_on
 from ._spec import LensSpec, selector_of
 
 T = TypeVar("T")
@@ -91,19 +91,37 @@ class Groups:
 
     def _shares(self, tree: Any) -> dict[str, Focused]:
         """Returns what each group takes of a tree that they share out."""
+        taken = {
+            name: focus_on(selector, tree, required_by=f"the group {name!r}")
+            for name, selector in self._selectors.items()
+        }
+        self._refuse_units_in_none(tree)
+        owners: dict[tuple[int, int | None], str] = {}
         shares = {}
-        for name, selector in self._selectors.items():
-            taken = focus_on(selector, tree, required_by=f"the group {name!r}").entries
-            shares[name] = focus_on(self[name].selector, tree)
-            if taken and not shares[name].entries:
+        for name, (leaves, treedef, selection) in taken.items():
+            entries: list[Entry] = []
+            for entry in selection:
+                alone = _atoms_of(entry, leaves[entry.positions[0]])
+                owned = {
+                    _place(atom): owners[_place(atom)] for atom in alone if _place(atom) in owners
+                }
+                if owned and not self._first_match:
+                    _refuse_two_owners(alone, owned, name)
+                left = [atom for atom in alone if _place(atom) not in owned]
+                owners.update((_place(atom), name) for atom in left)
+                entries += left if owned else [entry]
+            if selection and not entries:
                 raise SelectionError(
                     f"asked for the group {name!r}",
                     f"it is shadowed: earlier groups take all that it selects, "
-                    f"'{format(taken[0].path)}' first",
+                    f"'{format(selection[0].path)}' first",
                     "put it before them, or leave it out",
                 )
-        if not self._first_match:
-            self._check_disjoint(tree)
+            cells = [position for position, leaf in enumerate(leaves) if isinstance(leaf, Cell)]
+            shares[name] = Focused(leaves, treedef, Selection(entries, cells=cells))
+        return shares
+
+    def _refuse_units_in_none(self, tree: Any) -> None:
         every = Or(selector_of(None), *self._selectors.values())
         left = focus_on(Not(every), tree).entries
         if left:
@@ -113,18 +131,32 @@ class Groups:
                 + (f", nor are {len(left) - 1} others" if len(left) > 1 else ""),
                 "a group for all that is left: {..., 'rest': ...} with first_match=True",
             )
-        return shares
 
-    def _check_disjoint(self, tree: Any) -> None:
-        for (name, one), (other, another) in combinations(self._selectors.items(), 2):
-            both = focus_on(And(one, another), tree).entries
-            if both:
-                raise SelectionError(
-                    "asked for disjoint groups",
-                    f"'{format(both[0].path)}' is in the group {name!r} and in {other!r}",
-                    "make the lenses disjoint, as in one - other",
-                    "first_match=True, if the first one is to win",
-                )
+
+def _atoms_of(entry: Entry, unit: Any) -> list[Entry]:
+    """Lists the leaves in a cell one by one; anything else is its own only one."""
+    if entry.atom is not None or not isinstance(unit, Cell):
+        return [entry]
+    paths, leaves, _ = flatten_with_path(unit.look())
+    return [
+        entry._replace(path=entry.path + inner, atom=atom, inner=inner)
+        for atom, (inner, leaf) in enumerate(zip(paths, leaves, strict=True))
+        if leaf is not None
+    ] or [entry]
+
+
+def _place(atom: Entry) -> tuple[int, int | None]:
+    return atom.positions[0], atom.atom
+
+
+def _refuse_two_owners(atoms: list[Entry], owned: dict[Any, str], name: str) -> NoReturn:
+    path = next(atom.path for atom in atoms if _place(atom) in owned)
+    raise SelectionError(
+        "asked for disjoint groups",
+        f"'{format(path)}' is in the group {next(iter(owned.values()))!r} and in {name!r}",
+        "make the lenses disjoint, as in one - other",
+        "first_match=True, if the first one is to win",
+    )
 
 
 @user_facing

@@ -15,9 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._errors import ArgumentError
-from .._tree import is_array
+from .._tree import is_array, is_inexact
 from ._lens import Lens
-from ._selectors import Accessed, Compared, OfArrays, Tagged, is_inexact
+from ._selectors import Accessed, Compared, OfArrays, Tagged
 
 
 def at(accessor: Callable[[Any], Any]) -> Lens:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-
 from .._errors import SelectionError
 from .._tree import (
     Cell,
@@ -315,8 +313,3 @@ def _map_leaves(function: Callable[[Any, Path], Any], tree: Any, prefix: Path = 
     return treedef.unflatten(
         function(leaf, prefix + path) for path, leaf in zip(paths, leaves, strict=True)
     )
-
-
-def is_inexact(leaf: Any) -> bool:
-    """Says whether an array holds floating-point or complex numbers."""
-    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -11,8 +11,7 @@ from .._tree import Cell, flatten_as_jax
 from ._algebra import Not, Numbers, Optional, Or
 from ._coverage import Selector
 from ._selectors import Everything, Masked, OfArrays, Predicate
-from ._text import parse_selector
-from ._trained import of_class
+from ._text import of_class, parse_selector
 
 LensSpec: TypeAlias = Any
 """A pattern, a class, ``...``, `None`, a predicate ``(path, unit) -> bool``, a list or

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import jax.numpy as jnp
 
-from .._tree import Index, Scanner, is_array, scan_pattern, split_index
+from .._tree import Cell, Index, Scanner, is_array, is_inexact, scan_pattern, split_index
 from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Subscripted, Within
 from ._coverage import Selector
 from ._selectors import (
@@ -25,11 +25,11 @@ from ._selectors import (
     Compared,
     Everything,
     OfArrays,
+    OfClass,
     Tagged,
     cell_classes,
-    is_inexact,
 )
-from ._trained import Trained, of_class
+from ._trained import Trained
 
 _LOOSEST_FIRST = list(OPERATORS.items())
 _MOST_NESTED = 50
@@ -155,6 +155,12 @@ def _predicate(scanner: Scanner, depth: int) -> Selector:
         "@dtype == float32, @name == 'bias' or @tagged('slow')",
         at=start,
     )
+
+
+def of_class(cls: type) -> Selector:
+    """Returns the selector that a class means."""
+    is_of_layers = issubclass(cls, Cell) and vars(cls).get("stands_for_layers", False)
+    return Trained(cls, only_layers=True) if is_of_layers else OfClass(cls)
 
 
 def _compared(scanner: Scanner, start: int, name: str, symbol: str, text: str) -> Selector:

@@ -8,9 +8,8 @@ from typing import Any
 
 import equinox as eqx
 
-from .._tree import Cell, MutableNode, Path, Site
+from .._tree import Cell, MutableNode, Path, Site, is_inexact
 from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector
-from ._selectors import OfClass, is_inexact
 
 _EQUINOX_STATE = (eqx.nn.State, eqx.nn.StateIndex)
 
@@ -38,13 +37,7 @@ class Trained(Selector):
         return isinstance(node, self.cls)
 
     def __str__(self) -> str:
-        return str(OfClass(self.cls)) if self.only_layers else "trainable"
-
-
-def of_class(cls: type) -> Selector:
-    """Returns the selector that a class means."""
-    is_of_layers = issubclass(cls, Cell) and vars(cls).get("stands_for_layers", False)
-    return Trained(cls, only_layers=True) if is_of_layers else OfClass(cls)
+        return self.cls.__qualname__ if self.only_layers else "trainable"
 
 
 def _is_in_layer(nodes: list[Any]) -> bool:

@@ -88,6 +88,35 @@ def test_a_group_that_is_optional_may_be_empty(first_match):
     assert labels == {"b": "rest", "n": None, "v": "rest", "w": "rest"}
 
 
+def test_the_first_match_wins_inside_a_state():
+    groups = sl.groups({"bias": "layer.bias", "layer": "layer", "rest": ...}, first_match=True)
+    tree = stateful()
+    assert groups(tree)["layer"].value == {"bias": "bias", "weight": "layer", "none": None}
+    halves = groups.partition(tree)
+    assert halves["layer"]["layer"].value["bias"] is None
+    assert same(sl.combine(*halves.values()), tree)
+    with pytest.raises(sl.SelectionError, match=r"'layer.bias' is in the group 'one' and in 'two'"):
+        sl.groups({"one": "layer.bias", "two": "layer", "rest": ["embed", "scale"]})(tree)
+
+
+@pytest.mark.parametrize("first_match", [False, True])
+def test_many_groups_are_asked_once_for_each_leaf_and_not_for_each_pair(first_match):
+    asked = []
+
+    def member(number):
+        def is_member(path, leaf):
+            asked.append(number)
+            return path == (number,)
+
+        return is_member
+
+    tree = [jnp.ones(1)] * 20
+    lenses = {str(number): member(number) for number in range(20)}
+    assert sl.groups(lenses, first_match=first_match)(tree) == list(lenses)
+    # For what it takes, and for what is in no group.
+    assert len(asked) == 2 * 20 * 20
+
+
 def test_groups_are_lenses_by_name():
     groups = sl.groups({"last": "w", "rest": ...}, first_match=True)
     assert list(groups) == ["last", "rest"]

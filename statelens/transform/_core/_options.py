@@ -2,7 +2,7 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..._errors import ArgumentError, ArgumentTypeError, user_facing
@@ -181,6 +181,7 @@ class Choice:
         self.is_empty = spec is None or spec is False
         self._cells: set[State] = set()
         self.selector: Selector | None = None
+        self._label = f"{asked_by} with {option}"
         found = None if isinstance(spec, bool) else read_states(spec, option, asked_by)
         if isinstance(found, Selector):
             self.selector = found
@@ -191,6 +192,13 @@ class Choice:
         if self._all or cell in self._cells:
             return True
         return self.selector is not None and bool(focus_on(self.selector, cell).entries)
+
+    def refuse_unmatched(self, args: Sequence[Any], cells: Iterable[State]) -> None:
+        """Refuses a pattern that matches nothing in the first argument, nor in any state."""
+        if self.selector is None or any(cell in self for cell in cells):
+            return
+        first = args[0] if args else None
+        focus_on(self.selector, first, required_by=self._label, may_be_empty=True)
 
     def halves(self, tree: Any) -> tuple[Any, Any]:
         """Splits the first argument: what is chosen of it, and the rest."""

@@ -330,6 +330,8 @@ class JitFunction(Generic[P, R]):
         program = probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
         probe.look_for_callbacks((), traced)
+        if self.donates_part:
+            self._donation.refuse_unmatched(self.restore(args, kwargs)[1], probe.touched)
         donated: list[State] = []
         # A check that fails must leave the values that there were.
         if not self._donation.is_empty and not probe.can_raise:

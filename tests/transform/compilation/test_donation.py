@@ -241,6 +241,40 @@ def test_a_stage_that_is_not_compiled_says_how_it_comes_to_be(stage, instead):
         getattr(f, stage)(X)(X)
 
 
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (({"layer": {"weight": jnp.ones(2)}},), r"closest paths are 'layer.weight'"),
+        ((), r"there is no tree with leaves(.|\n)*model.states"),
+        ((jnp.ones(2),), r"the tree is an array"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_refused_where_it_is_to_be_donated(args, found):
+    state = sl.State(jnp.ones(2))
+
+    def fun(*args):
+        state.value += 1.0
+
+    match = f"asked jit with donate_states for 'layer.weigth', which matches nothing\n.*{found}"
+    with pytest.raises(sl.PathError, match=match):
+        sl.jit(fun, donate_states="layer.weigth")(*args)
+    close(state.value, jnp.ones(2))
+    sl.jit(fun, donate_states="layer.weigth?")(*args)
+    close(state.value, jnp.full(2, 2.0))
+
+
+def test_a_pattern_may_match_in_a_state_alone():
+    state = sl.State({"weight": jnp.ones(2)})
+    before = state.value["weight"]
+
+    def fun():
+        state.value = {"weight": state.value["weight"] + 1.0}
+
+    sl.jit(fun, donate_states="weight")()
+    close(state.value["weight"], jnp.full(2, 2.0))
+    assert before.is_deleted()
+
+
 def test_an_unbound_lens_donates_where_a_state_that_the_function_leads_to_is_not_touched():
     touched, other = sl.State(jnp.arange(3.0)), sl.State(jnp.ones(5))
 

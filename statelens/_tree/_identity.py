@@ -16,7 +16,7 @@ PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Says whether two values are one object, or plain values, or tuples of these, that are alike.
+    """Says whether two values are one object, or plain values, or collections of these, alike.
 
     1, 1.0 and True are three values, 0.0 and -0.0 two, and nan is what it was.
     """
@@ -27,7 +27,7 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, frozenset):
-        return len(one) == len(other) and all(any(is_same(x, y) for y in other) for x in one)
+        return one == other and all(any(is_same(x, y) for y in other) for x in one)
     return isinstance(one, (*PLAIN_TYPES, np.generic)) and repr(one) == repr(other)
 
 
@@ -65,6 +65,10 @@ class KeyIdentity:
 
     def __hash__(self) -> int:
         return hash(self._keys)
+
+    def __bool__(self) -> bool:
+        """Says whether there are keys that may equal others."""
+        return self._keys is not None
 
     def is_that_of(self, treedef: Any) -> bool:
         """Says whether a structure that equals this one has the very same keys."""

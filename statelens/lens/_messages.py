@@ -43,8 +43,8 @@ def unmatched(text: str, tree: Any, required_by: str) -> str:
     elif len(leaves) == 1 and not leaves[0][0]:
         found = f"the tree is {a_leaf(leaves[0][1])}, which has no paths inside"
         remedies += _WHERE_STATES_ARE
-    elif not leaves:
-        found = "there is no tree with leaves"
+    elif tree is None:
+        found = "there is no tree to look at"
         remedies += _WHERE_STATES_ARE
     elif below:
         found = f"'{text}' is a node with {len(below)} leaves below it"

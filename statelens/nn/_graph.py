@@ -256,17 +256,25 @@ def _children_as_before(root: "Module", structure: Structure) -> list[Any] | Non
         names = [attribute.name for attribute in record.attributes]
         if type(node) is not record.cls or list(attributes) != names:
             return None
-        for name, treedef, _, leaves, has_stand_ins in record.attributes:
+        for name, treedef, keys, leaves, has_stand_ins in record.attributes:
             try:
                 value = attributes[name]
                 value = tree.with_stand_ins(value, _is_stop) if has_stand_ins else value
                 values = [value] if treedef is _LEAF else treedef.flatten_up_to(value)
             except (ValueError, TypeError):
                 return None
+            # Keys of text equal nothing else, and need not be looked at.
+            if keys and not keys.is_that_of(_structure_down_to(values, value)):
+                return None
             for leaf, value in zip(leaves, values, strict=True):
                 if not _is_as_before(leaf, value, children, nodes):
                     return None
     return [children[number] for number in range(len(children))]
+
+
+def _structure_down_to(ends: list[Any], value: Any) -> TreeDef:
+    known = set(map(id, ends))
+    return jax.tree.structure(value, is_leaf=lambda node: id(node) in known)
 
 
 def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[int, Any]) -> bool:

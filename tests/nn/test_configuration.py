@@ -134,3 +134,27 @@ def test_what_jax_makes_has_containers_of_its_own(name):
     assert other.table == module.table == container
     assert jax.tree.structure(one) != structure
     assert type(one.table) is type(container)
+
+
+@pytest.mark.parametrize("make", [sl.State, lambda value: value])
+@pytest.mark.parametrize("key", [True, 1.0, 2])
+def test_a_key_that_is_changed_in_place_for_one_that_equals_it_is_seen(make, key):
+    made = sl.nn.Module()
+    made.table = {1: make(jnp.ones(2))}
+    # What JAX has made of a module knows what it was made of.
+    module = jax.tree.map(lambda leaf: leaf, made)
+    assert sl.lens("**").paths(module) == (("table", 1),)
+    module.table[key] = module.table.pop(1)
+    (path,) = sl.lens("**").paths(module)
+    assert [(type(part), part) for part in path] == [(str, "table"), (type(key), key)]
+    again = jax.tree.map(lambda leaf: leaf, module)
+    assert [(type(part), part) for part in again.table] == [(type(key), key)]
+
+
+def test_keys_of_numbers_are_no_reason_to_look_into_what_takes_the_place_of_a_leaf():
+    made = sl.nn.Module()
+    made.table = {1: {2: jnp.ones(1)}, 3: jnp.ones(1)}
+    module = jax.tree.map(lambda leaf: {"x": leaf}, made)
+    leaves, structure = jax.tree.flatten(module, is_leaf=lambda node: isinstance(node, dict))
+    assert structure == jax.tree.structure(made)
+    assert [set(leaf) for leaf in leaves] == [{"x"}, {"x"}]

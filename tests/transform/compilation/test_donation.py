@@ -245,7 +245,7 @@ def test_a_stage_that_is_not_compiled_says_how_it_comes_to_be(stage, instead):
     ("args", "found"),
     [
         (({"layer": {"weight": jnp.ones(2)}},), r"closest paths are 'layer.weight'"),
-        ((), r"there is no tree with leaves(.|\n)*model.states"),
+        ((), r"there is no tree to look at(.|\n)*model.states"),
         ((jnp.ones(2),), r"the tree is an array"),
     ],
 )

@@ -22,6 +22,9 @@ class _Whole(enum.Enum):
 
 
 WHOLE = _Whole.WHOLE
+MOST_NESTED = 50
+"""How deep selectors may lie in one another, as text and built in code."""
+
 Parts: TypeAlias = Mapping[Path, Index | None]
 Coverage: TypeAlias = _Whole | Parts | None
 
@@ -167,6 +170,11 @@ class Selector(abc.ABC):
     def parts(self) -> tuple["Selector", ...]:
         """Returns the selectors that this one is made of."""
         return tuple(part for part in vars(self).values() if isinstance(part, Selector))
+
+    @functools.cached_property
+    def nesting(self) -> int:
+        """How many selectors lie in one another here."""
+        return 1 + max([part.nesting for part in self.parts()], default=0)
 
     def required(self) -> list["Selector"]:
         """Lists the patterns in it that have to match something."""

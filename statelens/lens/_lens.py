@@ -17,11 +17,11 @@ lenses, hashed, compared, and, when it is built of patterns, written as text and
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from .._errors import ArgumentTypeError, SelectionError, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, SelectionError, user_facing
 from .._tree import Index, Path, format, looking
 from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
-from ._coverage import Selector
+from ._coverage import MOST_NESTED, Selector
 from ._partition import label, split
 from ._replace import read_all
 from ._selection import focus_on
@@ -48,6 +48,16 @@ class Lens(TreeUpdates):
     """
 
     selector: Selector
+
+    def __post_init__(self) -> None:
+        # What asks a selector goes down into it, and Python's calls go only so deep.
+        if self.selector.nesting > MOST_NESTED:
+            raise ArgumentError(
+                "asked for a lens made of other lenses",
+                f"they lie in one another more than {MOST_NESTED} deep",
+                "a list of lenses, or & and |, of which any number stand in a row",
+                "one pattern for nodes in nodes, as in 'encoder.**.weight'",
+            )
 
     @user_facing
     def __and__(self, other: LensSpec) -> "Lens":
@@ -81,6 +91,7 @@ class Lens(TreeUpdates):
     def __rtruediv__(self, other: LensSpec) -> "Lens":
         return Lens(Within(selector_of(other), self.selector))
 
+    @user_facing
     def __invert__(self) -> "Lens":
         return Lens(Not(self.selector))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from .._tree import Cell, Index, Scanner, is_array, is_inexact, scan_pattern, split_index
 from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Subscripted, Within
-from ._coverage import Selector
+from ._coverage import MOST_NESTED, Selector
 from ._selectors import (
     ATTRIBUTES,
     COMPARISONS,
@@ -32,7 +32,6 @@ from ._selectors import (
 from ._trained import Trained
 
 _LOOSEST_FIRST = list(OPERATORS.items())
-_MOST_NESTED = 50
 
 
 @functools.lru_cache(maxsize=1024)
@@ -53,9 +52,9 @@ def _operation(scanner: Scanner, depth: int, level: int = 0) -> Selector:
     symbol, join = _LOOSEST_FIRST[level]
     selector = _operation(scanner, depth, level + 1)
     while _take(scanner, symbol):
-        # Each / is inside of the one before; of the others any number stand in a row.
-        depth = _deeper(scanner, depth) if join is Within else depth
         selector = join(selector, _operation(scanner, depth, level + 1))
+        # Each / is inside of the one after; of the others any number stand in a row.
+        depth = _deeper(scanner, depth) if join is Within else depth
     return selector
 
 
@@ -77,15 +76,15 @@ def _operand(scanner: Scanner, depth: int) -> Selector:
 
 
 def _deeper(scanner: Scanner, depth: int) -> int:
-    if depth == _MOST_NESTED:
+    if depth == MOST_NESTED:
         _fail_nested(scanner)
     return depth + 1
 
 
 def _fail_nested(scanner: Scanner) -> NoReturn:
     scanner.fail(
-        f"it is nested more than {_MOST_NESTED} deep",
-        "a list of lenses, or one that is built in code",
+        f"it is nested more than {MOST_NESTED} deep",
+        "a list of lenses, or & and |, of which any number stand in a row",
     )
 
 
@@ -202,7 +201,7 @@ def _regular_expression(scanner: Scanner) -> str:
     else:
         # Unquoted, it goes on to the end: operators of the two languages look alike.
         source = scanner.match(r"(?s).*") or ""
-    if max(accumulate((c == "(") - (c == ")") for c in source), default=0) > _MOST_NESTED:
+    if max(accumulate((c == "(") - (c == ")") for c in source), default=0) > MOST_NESTED:
         _fail_nested(scanner)
     try:
         re.compile(source)

@@ -23,7 +23,6 @@ from .._tree import (
     flatten_with_path,
     format,
     is_array,
-    is_inexact,
 )
 from ._coverage import Selector
 from ._messages import a_leaf, difference

@@ -1,5 +1,7 @@
 """Large trees: what is known of one of them holds for those that are like it, and no others."""
 
+import itertools
+import pickle
 import sys
 from collections import OrderedDict, namedtuple
 
@@ -163,6 +165,26 @@ def test_a_lens_that_is_nested_too_deep_is_refused(text):
     with pytest.raises(sl.PatternError, match="nested more than 50 deep"):
         sl.lens(text)
     assert sl.lens("(" * 40 + "a" + ")" * 40) == sl.lens("a")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda lens: ~lens,
+        lambda lens: lens / "*",
+        lambda lens: "*" / lens,
+        lambda lens: "b?" - lens,
+    ],
+)
+def test_a_lens_that_is_built_too_deep_is_refused(wrap):
+    lenses = [sl.lens("**", optional=True)]
+    with pytest.raises(
+        sl.ArgumentError, match=r"more than 50 deep(.|\n)*any number stand in a row"
+    ):
+        lenses += map(wrap, itertools.islice(lenses, 1000))
+    last = lenses[-1]
+    assert last.mask({"a": [np.ones(1)]}) in ({"a": [True]}, {"a": [False]})
+    assert sl.lens(str(last)) == pickle.loads(pickle.dumps(last)) == last
 
 
 class Counted(str):

@@ -69,49 +69,56 @@ def test_the_focus_holds_what_the_mask_marks(tree, lens):
     assert {id(leaf) for leaf in jax.tree.leaves(focus)} == marked
 
 
-@given(trees, lenses, lenses)
+# A number of Python is a unit where a part of the lens names it, so that lenses that are equal by
+# the laws of algebra, but don't name the same, may differ there.
+trees_of_units = trees.filter(
+    lambda tree: not {int, float}.intersection(map(type, jax.tree.leaves(tree)))
+)
+
+
+@given(trees_of_units, lenses, lenses)
 def test_and_and_or_commute(tree, a, b):
     assert same((a & b).mask(tree), (b & a).mask(tree))
     assert same((a | b).mask(tree), (b | a).mask(tree))
 
 
-@given(trees, lenses, lenses, lenses)
+@given(trees_of_units, lenses, lenses, lenses)
 def test_and_and_or_associate(tree, a, b, c):
     assert same(((a & b) & c).mask(tree), (a & (b & c)).mask(tree))
     assert same(((a | b) | c).mask(tree), (a | (b | c)).mask(tree))
 
 
-@given(trees, lenses, lenses, lenses)
+@given(trees_of_units, lenses, lenses, lenses)
 def test_and_and_or_distribute(tree, a, b, c):
     assert same((a & (b | c)).mask(tree), ((a & b) | (a & c)).mask(tree))
     assert same((a | (b & c)).mask(tree), ((a | b) & (a | c)).mask(tree))
 
 
-@given(trees, lenses, lenses)
+@given(trees_of_units, lenses, lenses)
 def test_absorption(tree, a, b):
     assert same((a & (a | b)).mask(tree), a.mask(tree))
     assert same((a | (a & b)).mask(tree), a.mask(tree))
 
 
-@given(trees, lenses, lenses)
+@given(trees_of_units, lenses, lenses)
 def test_de_morgan(tree, a, b):
     assert same((~(a & b)).mask(tree), (~a | ~b).mask(tree))
     assert same((~(a | b)).mask(tree), (~a & ~b).mask(tree))
 
 
-@given(trees, lenses, lenses)
+@given(trees_of_units, lenses, lenses)
 def test_difference_is_what_only_the_first_selects(tree, a, b):
     assert same((a - b).mask(tree), (a & ~b).mask(tree))
 
 
-@given(trees, lenses)
+@given(trees_of_units, lenses)
 def test_a_lens_and_its_complement_share_out_the_tree(tree, a):
     assert (a & ~a).paths(tree) == ()
     assert same((a | ~a).mask(tree), sl.lens(...).mask(tree))
     assert same((~~a).mask(tree), a.mask(tree))
 
 
-@given(trees, lenses)
+@given(trees_of_units, lenses)
 def test_counts_of_a_lens_and_its_complement_add_up(tree, a):
     everything = sl.lens(...)
     assert a.count(tree) + (~a).count(tree) == everything.count(tree)

@@ -1,8 +1,7 @@
 """What the lens layers know of states: that one is a unit, with a value inside."""
 
 import abc
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar, copy_context
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -86,14 +85,15 @@ class MutableNode:
 _looking: ContextVar[bool] = ContextVar("statelens_looking", default=False)
 
 
-@contextmanager
-def looking() -> Iterator[None]:
-    """While it is open, flattening a mutable node looks at hidden cells, and touches none."""
-    token = _looking.set(True)
-    try:
-        yield
-    finally:
-        _looking.reset(token)
+def looking(fun: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Calls a function while flattening a mutable node looks at hidden cells, and touches none."""
+    # In a context of its own, which C leaves: no interrupt leaves the flag behind.
+    return copy_context().run(_looking_at, fun, *args, **kwargs)
+
+
+def _looking_at(fun: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    _looking.set(True)
+    return fun(*args, **kwargs)
 
 
 def open_hidden(cell: Cell) -> Any:

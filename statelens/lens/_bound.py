@@ -71,16 +71,18 @@ class BoundLens(WritableMapping[U_co]):
         return is_kept and isinstance(self.module, MutableNode)
 
     def _look(self, required_by: str | None) -> dict[Path, Any]:
-        with looking():
-            leaves, _, entries = focus_on(
-                self.selector,
-                self.module,
-                required_by=required_by or "states",
-                may_be_empty=required_by is None,
-            )
-            if len(entries.cells) == len(entries):
-                return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
-            return {entry.path: self._unit_at(entry, leaves) for entry in entries}
+        return looking(self._found, required_by)
+
+    def _found(self, required_by: str | None) -> dict[Path, Any]:
+        leaves, _, entries = focus_on(
+            self.selector,
+            self.module,
+            required_by=required_by or "states",
+            may_be_empty=required_by is None,
+        )
+        if len(entries.cells) == len(entries):
+            return dict(zip(entries.paths, read_all(leaves, entries), strict=True))
+        return {entry.path: self._unit_at(entry, leaves) for entry in entries}
 
     def _listed_as(self, path: Path) -> Path | None:
         for depth, node in enumerate(ancestors(self.module, path)):

@@ -205,10 +205,9 @@ class Lens(TreeUpdates):
             >>> sl.lens("b").mask({"b": jnp.ones(1), "w": jnp.ones(1)})
             {'b': True, 'w': False}
         """
-        with looking():
-            leaves, treedef, entries = focus_on(
-                self.selector, tree, required_by="a mask", may_be_empty=True
-            )
+        leaves, treedef, entries = looking(
+            focus_on, self.selector, tree, required_by="a mask", may_be_empty=True
+        )
         for entry in entries:
             if entry.index is not None:
                 raise SelectionError(
@@ -236,8 +235,7 @@ class Lens(TreeUpdates):
             >>> sl.lens("**").paths({"b": jnp.ones(1), "w": [jnp.ones(1)]})
             (('b',), ('w', 0))
         """
-        with looking():
-            focused = focus_on(self.selector, tree, required_by="paths", may_be_empty=True)
+        focused = looking(focus_on, self.selector, tree, required_by="paths", may_be_empty=True)
         return focused.entries.paths
 
     @user_facing
@@ -281,10 +279,9 @@ class Lens(TreeUpdates):
         return sum(array.size * array.dtype.itemsize for array in self._arrays(tree, "nbytes"))
 
     def _arrays(self, tree: Any, required_by: str) -> list[Any]:
-        with looking():
-            leaves, _, entries = focus_on(
-                self.selector, tree, required_by=required_by, may_be_empty=True
-            )
+        leaves, _, entries = looking(
+            focus_on, self.selector, tree, required_by=required_by, may_be_empty=True
+        )
         return arrays_in(read_all(leaves, entries))
 
     @user_facing

@@ -173,8 +173,7 @@ def _look(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen:
 
 def _select_uncached(selector: Selector, tree: Any) -> Selection:
     scope = Scope(tree, set())
-    with looking():
-        found = sites(tree, lambda path, leaf: is_number(leaf) and selector.names(path, scope))
+    found = looking(sites, tree, lambda path, leaf: is_number(leaf) and selector.names(path, scope))
     entries: list[Entry] = []
     cells: set[int] = set()
     for site in found:

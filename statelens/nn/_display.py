@@ -27,8 +27,7 @@ def _shown_module(module: Any, seen: set[int], level: int) -> str:
     if level == _MOST_LEVELS:
         return f"{kind}(...)"
     seen.add(id(module))
-    with looking():
-        attributes = module._attributes()
+    attributes = looking(module._attributes)
     lines = []
     for name, value in attributes.items():
         text = _shown_value(value, seen, level + 1)
@@ -58,8 +57,7 @@ def _shown_value(value: Any, seen: set[int], level: int) -> str:
 
 def _counted(module: Any) -> str:
     scalars: Counter[str] = Counter()
-    with looking():
-        leaves, _ = flatten(module)
+    leaves, _ = looking(flatten, module)
     for leaf in leaves:
         if isinstance(leaf, Cell) or is_array(leaf):
             kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"

@@ -367,8 +367,7 @@ def nodes_with_path(root: "Module") -> Iterator[tuple[Path, "Module"]]:
             continue
         seen.add(id(node))
         yield path, node
-        with looking():
-            attributes = node._attributes()
+        attributes = looking(node._attributes)
         stack += reversed(
             [
                 ((*path, name, *inner), leaf)

@@ -28,8 +28,7 @@ def refuse_mode(module: Any) -> None:
 def layers_with_mode(root: Any) -> Iterator[Path]:
     """Lists what modules hold that is Equinox's alone and has a mode, by path."""
     for path, node in nodes_with_path(root):
-        with looking():
-            attributes = node._attributes()
+        attributes = looking(node._attributes)
         for name, value in attributes.items():
             if not contains_mutables(value):
                 if any(map(_has_mode, tree.leaves(value, _has_mode))):

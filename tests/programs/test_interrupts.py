@@ -42,6 +42,7 @@ STEPS = {
     "for_loop": lambda net: lambda x: T.for_loop(net.step_all, x[None]),
     "cond": lambda net: lambda x: T.cond(True, net.step, lambda x: None, x),
     "checkpoint": lambda net: T.checkpoint(net.step),
+    "assign": lambda net: lambda x: net.states(sl.ParamState).update(lambda value: value + x),
 }
 
 X = jnp.array(1.0)

@@ -14,7 +14,8 @@ class LruCache(Generic[K, V]):
 
     def __init__(self, most: int):
         self.most = most
-        self._values: OrderedDict[K, V] = OrderedDict()
+        # Each with its own key, which is quicker to find again than one that equals it.
+        self._values: OrderedDict[K, tuple[K, V]] = OrderedDict()
         # Reentrant, since garbage may be collected while it is held, and evict values.
         self._lock = threading.RLock()
 
@@ -24,17 +25,19 @@ class LruCache(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """Returns a value, which is used with that, or None."""
         with self._lock:
-            if key not in self._values:
+            found = self._values.get(key)
+            if found is None:
                 return None
-            self._values.move_to_end(key)
-            return self._values[key]
+            own, value = found
+            self._values.move_to_end(own)
+            return value
 
     def put(self, key: K, value: V) -> None:
         """Caches a value, and evicts others where there are too many."""
         evicted = []  # outlives the lock: what ends with a value may run any code
         with self._lock:
             evicted.append(self._values.pop(key, None))
-            self._values[key] = value
+            self._values[key] = key, value
             while len(self._values) > self.most:
                 evicted.append(self._values.popitem(last=False))
 
@@ -47,4 +50,4 @@ class LruCache(Generic[K, V]):
     def values(self) -> list[V]:
         """Lists the values, the one that was used last at the end."""
         with self._lock:
-            return list(self._values.values())
+            return [value for _, value in self._values.values()]

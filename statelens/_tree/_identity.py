@@ -1,14 +1,18 @@
-"""Which structures are the same, and not merely equal.
+"""Structures as keys of caches: which are the same, and how they keep nothing alive.
 
 JAX compares structures by `==`: what equals 1 may be 1.0 or True, and classes may define equality
 as they like. So two trees of equal structures may not be put together alike, nor have the same
-paths.
+paths. And a structure holds what its nodes say of themselves, such as the static fields of Equinox
+modules: functions of the user's, and what they close over. So a cache has weak structures for its
+keys, and finds them by plain ones.
 """
 
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterator
 from typing import Any
 
+import jax.tree_util as jtu
 import numpy as np
 
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
@@ -31,8 +35,87 @@ def is_same(one: Any, other: Any) -> bool:
     return isinstance(one, (*PLAIN_TYPES, np.generic)) and repr(one) == repr(other)
 
 
+class Weak:
+    """Equals an object that it doesn't keep alive, and nothing once that is gone.
+
+    Args:
+        value: The object.
+    """
+
+    __slots__ = ("_hash", "_look")
+
+    def __init__(self, value: Any):
+        # A bound method is made each time that it is asked for.
+        is_bound = hasattr(type(value), "__func__")
+        self._look = (weakref.WeakMethod if is_bound else weakref.ref)(value)
+        try:
+            self._hash = hash(value)
+        except TypeError:  # JAX doesn't ask for the hash of what a node says of itself
+            self._hash = 0
+
+    def is_of(self, value: Any) -> bool:
+        """Says whether it stands for this very object."""
+        return value is not None and self._look() is value
+
+    def __eq__(self, other: object) -> bool:
+        mine = self._look()
+        if mine is None:
+            return self is other
+        return mine is other or bool(mine == other)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def weakly(value: Any) -> Any:
+    """Returns what equals a value and keeps nothing alive but classes and plain values.
+
+    Tuples, lists, dictionaries, frozen sets and structures are looked into. What needs no change
+    is given back as it is, and so is what Python has no weak references to.
+    """
+    if isinstance(value, (*PLAIN_TYPES, type)) or _is_marker(value):
+        return value
+    if isinstance(value, jtu.PyTreeDef):
+        is_kept = all(data is None or weakly(data) is data for data in _node_data(value))
+        return value if is_kept else _weak_structure(value)
+    if isinstance(value, tuple):
+        return _unless_kept(value, list(value), lambda items: tuple.__new__(type(value), items))
+    if type(value) is list:
+        return _unless_kept(value, value, list)
+    if type(value) is dict:
+        return _unless_kept(
+            value, list(value.values()), lambda items: dict(zip(value, items, strict=True))
+        )
+    if type(value) is frozenset and all(weakly(item) is item for item in value):
+        return value
+    try:
+        return Weak(value)
+    except TypeError:
+        return value
+
+
+def _unless_kept(value: Any, items: list[Any], make: Any) -> Any:
+    weak = list(map(weakly, items))
+    return (
+        value if all(one is other for one, other in zip(weak, items, strict=True)) else make(weak)
+    )
+
+
+def _weak_structure(treedef: Any) -> Any:
+    data = treedef.node_data()
+    if data is None:
+        return treedef
+    children = map(_weak_structure, treedef.children())
+    return jtu.PyTreeDef.from_node_data_and_children(jtu.default_registry, weakly(data), children)
+
+
+def _is_marker(value: Any) -> bool:
+    # Equinox has one in place of each field that isn't static.
+    return type(value).__module__.startswith("equinox.") and getattr(value, "__dict__", 0) == {}
+
+
 class Identity:
-    """What a structure is of, to be compared with a structure that is equal.
+    """What a structure is of, to be compared with a structure that is equal; it keeps nothing.
 
     Args:
         treedef: The structure.
@@ -41,7 +124,7 @@ class Identity:
     def __init__(self, treedef: Any):
         data = list(_node_data(treedef))
         # None, if nothing in it may equal something else.
-        self._data = None if all(map(_is_plain, data)) else data
+        self._data = None if all(map(_is_plain, data)) else list(map(weakly, data))
 
     def is_that_of(self, treedef: Any) -> bool:
         """Says whether a structure that equals this one is of the very same things."""
@@ -103,7 +186,11 @@ def _is_plain(data: Any) -> bool:
 
 
 def _are_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Weak):
+        return one.is_of(other)
     # JAX keeps the keys of a dictionary as a list.
-    if type(one) is type(other) and type(one) in (list, tuple):
+    if type(one) is type(other) and isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_are_same, one, other))
+    if type(one) is type(other) is dict:
+        return _are_same(list(one.items()), list(other.items()))
     return is_same(one, other)

@@ -9,7 +9,7 @@ from .._errors import SelectionError, StateTypeError, StructureError, user_facin
 from .._tree import Cell, MutableNode, Path, ancestors, format, looking
 from ._algebra import And, Not, Or
 from ._assignment import WritableMapping
-from ._coverage import CacheKeyDepth, Selector, key_depth_of
+from ._coverage import CacheKeyDepth, Selector
 from ._replace import read_all
 from ._selection import Entry, focus_on
 from ._selectors import Everything
@@ -67,7 +67,7 @@ class BoundLens(WritableMapping[U_co]):
     @cached_property
     def _can_keep(self) -> bool:
         # What depends on values or labels of cells can't be kept.
-        is_kept = key_depth_of(self.selector) <= CacheKeyDepth.FREE_ARRAYS
+        is_kept = self.selector.whole_key_depth <= CacheKeyDepth.FREE_ARRAYS
         return is_kept and isinstance(self.module, MutableNode)
 
     def _look(self, required_by: str | None) -> dict[Path, Any]:

@@ -144,6 +144,11 @@ class Selector(abc.ABC):
     # What the answer depends on, apart from that of its parts.
     key_depth: ClassVar[CacheKeyDepth] = CacheKeyDepth.CLASSES
 
+    @functools.cached_property
+    def whole_key_depth(self) -> CacheKeyDepth:
+        """What the answer depends on, with that of its parts."""
+        return max([self.key_depth, *[part.whole_key_depth for part in self.parts()]])
+
     @property
     def is_optional(self) -> bool:
         """Whether it is meant that nothing may be selected."""
@@ -179,9 +184,3 @@ class Selector(abc.ABC):
     def required(self) -> list["Selector"]:
         """Lists the patterns in it that have to match something."""
         return [pattern for part in self.parts() for pattern in part.required()]
-
-
-@functools.lru_cache(maxsize=1024)
-def key_depth_of(selector: Selector) -> CacheKeyDepth:
-    """Returns what the answer of a selector depends on, with that of its parts."""
-    return max([selector.key_depth, *map(key_depth_of, selector.parts())])

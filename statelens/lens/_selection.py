@@ -8,6 +8,8 @@ the operations of a lens move.
 from collections.abc import Collection, Hashable, Iterable
 from typing import Any, NamedTuple, Self
 
+from jax.tree_util import PyTreeDef
+
 from .._errors import PathError, SelectionError
 from .._lru_cache import LruCache
 from .._tree import (
@@ -23,8 +25,9 @@ from .._tree import (
     kinds,
     looking,
     sites,
+    weakly,
 )
-from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector, key_depth_of
+from ._coverage import WHOLE, CacheKeyDepth, Parts, Scope, Selector
 from ._messages import empty, unmatched
 
 
@@ -108,7 +111,7 @@ class _Version:
     """A selection, with what its selector saw of the tree beyond equal structures."""
 
     def __init__(self, seen: "_Seen", selection: Selection):
-        self._seen = seen
+        self._seen = seen._replace(structures=weakly(seen.structures), cells=weakly(seen.cells))
         self._keys = list(map(KeyIdentity, seen.structures))
         self.selection = selection
 
@@ -129,14 +132,14 @@ class _Seen(NamedTuple):
     arrays: list[Any]
 
 
-# By selector and tree structure.
+# By selector and tree structure, both weak.
 _selections: LruCache[Hashable, list[_Version]] = LruCache(1024)
 
 
 def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     key = (selector, treedef)
-    seen = _look(key_depth_of(selector), leaves, treedef)
+    seen = _look(selector.whole_key_depth, leaves, treedef)
     try:
         versions = _selections.get(key) or []
         for version in versions:
@@ -147,8 +150,20 @@ def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) 
         # one of another tree.
         return _select_uncached(selector, tree)
     selection = _select_uncached(selector, tree)
-    _selections.put(key, [_Version(seen, selection), *versions[: _MOST_VERSIONS - 1]])
+    known = [_Version(seen, selection), *versions[: _MOST_VERSIONS - 1]]
+    _selections.put((_weakened(selector), weakly(treedef)), known)
     return selection
+
+
+def _weakened(part: Any) -> Any:
+    """Returns a selector that equals one, and doesn't keep the functions in it alive."""
+    if isinstance(part, Selector):
+        weak = object.__new__(type(part))
+        vars(weak).update({name: _weakened(value) for name, value in vars(part).items()})
+        return weak
+    if isinstance(part, tuple) and any(isinstance(item, Selector) for item in part):
+        return tuple(map(_weakened, part))
+    return weakly(part) if callable(part) or isinstance(part, PyTreeDef) else part
 
 
 def _look(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen:

@@ -7,6 +7,7 @@ shows that plain JAX keeps it up to then.
 
 import functools
 import gc
+import logging
 import weakref
 
 import equinox as eqx
@@ -27,6 +28,9 @@ class Box:
     """Any object of the user's."""
 
     value = 2.0
+
+    def is_chosen(self, path, unit):
+        return True
 
 
 class Net(sl.nn.Module):
@@ -229,7 +233,7 @@ def method_of_a_module():
 def method_of_an_equinox_module():
     model = layer()
     model.step(1.0), model.step(1.0)
-    return [model, model.w]
+    return [model, model.w, model.fun]
 
 
 def module_held_by_another():
@@ -248,13 +252,61 @@ def check():
 
     f = sl.jit(lambda x: T.jit_error_if(x > 5, refuse, x))
     f(1.0), f(1.0)
+    logging.disable()  # JAX logs the error, and pytest keeps what is logged
+    with pytest.raises(ValueError, match="Box"):
+        f(10.0)
+    logging.disable(logging.NOTSET)
     return [box, refuse]
+
+
+def states_that_are_met_late():
+    array, total = jnp.full(3, 2.0), sl.State(jnp.zeros(()))
+    totals = iter([total] * 100)
+
+    def count(x):
+        state = next(totals)
+        state.value = state.value + array.sum() * x
+        return x
+
+    _often(sl.jit(count)), T.for_loop(count, XS), T.vmap(count)(XS), T.checkpoint(count)(1.0)
+    return [array, total, count]
+
+
+def rules():
+    array, w, count = jnp.full(3, 2.0), sl.ParamState(jnp.array(2.0)), sl.State(jnp.zeros(()))
+
+    @T.custom_vjp(states=w)
+    def scale(x):
+        count.value = count.value + array.sum()
+        return w.value * x
+
+    @scale.def_fwd
+    def forward(perturbed, x):
+        count.value = count.value + 1
+        return w.value * x, array * x
+
+    @scale.def_bwd
+    def backward(residuals, cotangent, perturbed, x):
+        return cotangent * count.value * residuals.sum(), (cotangent * array.sum(),)
+
+    @T.custom_jvp(states=w)
+    def move(x):
+        count.value = count.value + array.sum()
+        return w.value * x
+
+    @move.def_jvp
+    def moved(primals, tangents):
+        return w.value * primals[1][0] * array.sum(), tangents[0] * count.value
+
+    for fun in (scale, move):
+        sl.grad(fun, w)(1.0), sl.jit(sl.grad(fun, w))(1.0), T.vmap(fun)(XS)
+    return [array, w, w.value, count, scale, forward, backward, move, moved]
 
 
 def threaded():
     net = Net(Box())
     sl.jit(sl.thread(lambda net, x: net(x)))(net, 1.0)
-    return [net, net.w]
+    return [net, net.w, net.box]
 
 
 def random_state():
@@ -285,6 +337,173 @@ OTHERS = [
 
 @pytest.mark.parametrize("run", OTHERS, ids=lambda run: run.__name__)
 def test_what_a_call_was_given_is_let_go(run):
+    assert alive(run) == []
+
+
+class Fixed(eqx.Module):
+    """A module of the user's, with something that JAX takes for a part of the structure."""
+
+    w: jax.Array
+    box: object = eqx.field(static=True)
+
+
+def fixed():
+    return Fixed(jnp.full(3, 2.0), Box())
+
+
+class Labelled(sl.State):
+    """A state with an attribute of the user's."""
+
+    def __init__(self, value, box):
+        super().__init__(value)
+        self.box = box
+
+
+def selected_by(make):
+    """Selects by a lens in all ways; gives what must end with the lens and the tree."""
+
+    def run():
+        array = jnp.ones(())
+        tree = {"a": jnp.ones(2), "b": sl.State({"c": jnp.ones(3)})}
+        lens, dropped = make(array, tree)
+        for _ in range(2):
+            lens.partition(tree), lens.get(tree), lens.mask(tree), lens.paths(tree)
+            lens.set(tree, lens.get(tree)), lens[...].paths(tree), (lens | "a").count(tree)
+        return [array, *dropped]
+
+    return run
+
+
+def by_predicate(array, tree):
+    def is_chosen(path, unit):
+        return array.ndim == 0
+
+    return sl.lens(is_chosen), [is_chosen]
+
+
+def by_filter(array, tree):
+    def is_chosen(leaf):
+        return array.ndim == 0
+
+    return sl.lens(is_chosen), [is_chosen]
+
+
+def by_accessor(array, tree):
+    def access(tree):
+        return tree["a"] if array.ndim == 0 else None
+
+    return sl.at(access), [access]
+
+
+def by_method(array, tree):
+    box = Box()
+    box.array = array
+    return sl.lens(box.is_chosen), [box]
+
+
+def by_all_of_these(array, tree):
+    one, other = by_predicate(array, tree), by_accessor(array, tree)
+    return ~(~one[0] | (one[0] - other[0])), [*one[1], *other[1]]
+
+
+def by_booleans_with_something_static():
+    box = Box()
+    lens = sl.lens(Fixed(True, box))
+    lens.partition(Fixed(jnp.ones(2), box)), lens.partition(Fixed(jnp.ones(2), box))
+    return [box]
+
+
+def in_something_static():
+    model = fixed()
+    sl.inexact.partition(model), sl.lens("**.w").partition([model, {"a": model}])
+    return [model, model.w, model.box]
+
+
+def in_a_value_with_something_static():
+    state = sl.State(fixed())
+    for lens in (sl.lens("a.w"), sl.inexact):
+        lens.partition({"a": state}), lens.bind({"a": state})
+    return [state, state.value, state.value.box]
+
+
+def in_states_with_attributes():
+    state = Labelled(jnp.ones(2), Box())
+    sl.lens(lambda path, unit: True).partition([state]), sl.tagged("a").mask([state])
+    return [state, state.box]
+
+
+def in_a_module_of_ours():
+    net = Net(Box())
+    net.states("w"), net.states(lambda path, unit: True), sl.lens("w").bind(net)
+    return [net, net.box, net.w]
+
+
+def by_groups():
+    model, box = fixed(), Box()
+    groups = sl.groups({"a": lambda path, unit: box is not None})
+    groups.partition(model), groups.partition(model)
+    return [model, model.box, box]
+
+
+def by_diff():
+    model, other = fixed(), fixed()
+    sl.diff(model, other)
+    return [model, other, model.box, other.box]
+
+
+SELECTIONS = [
+    *map(selected_by, [by_predicate, by_filter, by_accessor, by_method, by_all_of_these]),
+    by_booleans_with_something_static,
+    in_something_static,
+    in_a_value_with_something_static,
+    in_states_with_attributes,
+    in_a_module_of_ours,
+    by_groups,
+    by_diff,
+]
+
+
+@pytest.mark.parametrize("run", SELECTIONS)
+def test_what_a_lens_has_seen_is_let_go_though_no_cache_is_cleared(run):
+    assert alive(run, clear=False) == []
+
+
+@sl.jit
+def of_a_module(model, x):
+    return model.w * x
+
+
+def static_field():
+    model = fixed()
+    of_a_module(model, 1.0), of_a_module(model, 1.0)
+    sl.grad(lambda model: model.w.sum(), sl.inexact)(model)
+    T.vmap(lambda model: model.w, in_axes=None, axis_size=2)(model)
+    T.scan(lambda model, x: (model, x), model, XS), T.checkpoint(of_a_module)(model, 1.0)
+    return [model, model.w, model.box]
+
+
+def static_leaf():
+    model = layer()
+    of_a_module(model, 1.0), of_a_module(model, 1.0)
+    return [model, model.w, model.fun]
+
+
+@pytest.mark.parametrize("run", [static_field, static_leaf])
+def test_what_is_static_is_let_go_while_the_function_lives(run):
+    assert alive(run) == []
+
+
+def test_plain_jax_keeps_what_is_static_in_a_node_until_its_caches_are_cleared():
+    @jax.jit
+    def f(model):
+        return model.w
+
+    def run():
+        model = fixed()
+        f(model)
+        return [model.box]
+
+    assert len(alive(run, clear=False)) == 1
     assert alive(run) == []
 
 

@@ -26,6 +26,7 @@ from ..._tree import (
     from_jax,
     is_array,
     is_numeric,
+    weakly,
 )
 from ...state import concrete_types
 from ._module_cache import Getter, at, get, places_of_containers, put
@@ -121,7 +122,9 @@ class _Split:
         self._rest = [position for position, dynamic in enumerate(is_dynamic) if not dynamic]
         # By the ids of the static leaves, which a half that is alive keeps.
         self._seen: WeakValueDictionary[tuple[int, ...], Static] = WeakValueDictionary()
-        self._whole = Static([DYNAMIC] * len(is_dynamic), treedef) if all(is_dynamic) else None
+        # Where nothing in it is the user's, the half is kept.
+        is_kept = not self._rest and weakly(treedef) is treedef
+        self._whole = Static([DYNAMIC] * len(is_dynamic), treedef) if is_kept else None
 
     def apply(
         self, tree: Any, leaves: list[Any], treedef: TreeDef, name: Callable[[], str]
@@ -142,8 +145,8 @@ class _Split:
         return Partitioned([leaves[position] for position in self._holes], static)
 
 
-# By structure, and by the classes of leaves or whether they are dynamic: a few for each key,
-# since structures that are equal need not be the same.
+# By structure, a weak one, and by the classes of leaves or whether they are dynamic: a few for
+# each key, since structures that are equal need not be the same.
 _splits: LruCache[Hashable, list[_Split]] = LruCache(256)
 _MOST_ALIKE = 8
 
@@ -176,7 +179,7 @@ def _find(key: Hashable, treedef: TreeDef) -> _Split | None:
 
 def _add(key: Hashable, split: _Split) -> None:
     others = [other for other in _splits.get(key) or () if other is not split]
-    _splits.put(key, [split, *others[: _MOST_ALIKE - 1]])
+    _splits.put(weakly(key), [split, *others[: _MOST_ALIKE - 1]])
 
 
 def _are_dynamic(tree: Any) -> list[bool]:

@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.tree_util as jtu
 
+from ..._tree import TreeDef, weakly
 from ...state import State, is_concrete
 from .._core import Arguments, Partitioned, as_partitioned
 
@@ -160,3 +162,21 @@ def _named_leaves(names: Any, inputs: Any) -> Iterator[tuple[str, Any]]:
     elif names is not None:
         for name, part in zip(names, inputs, strict=True):
             yield from _named_leaves(name, part)
+
+
+class Signature(NamedTuple):
+    """What a trace is made for: the structure and the types of all arguments."""
+
+    treedef: TreeDef
+    types: tuple[Any, ...]
+
+    @property
+    def weak(self) -> "Signature":
+        """An equal one that keeps nothing of the arguments alive."""
+        return Signature(weakly(self.treedef), self.types)
+
+
+def signature_of(args: Any) -> Signature:
+    """Describes arguments as far as a trace depends on them."""
+    leaves, treedef = jax.tree.flatten(args)
+    return Signature(treedef, tuple(map(jax.typeof, leaves)))

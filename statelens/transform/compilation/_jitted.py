@@ -35,10 +35,10 @@ from .._core import (
     split_items,
 )
 from ._ahead_of_time import AheadOfTime
-from ._arguments import InputSignature
+from ._arguments import InputSignature, signature_of
 from ._dispatch import Dispatch
 from ._methods import BoundMethod, Method
-from ._program import Program, Replay, is_key, signature_of
+from ._program import Program, Replay, is_key
 from ._shardings import Shardings
 from ._trace_guard import TraceGuard
 
@@ -329,6 +329,8 @@ class JitFunction(Generic[P, R]):
             cells = tuple([cell for cell in reachable(roots) if is_alive(cell)])
         program = probe = Program(self, (), cells)
         traced = _traced(probe, args, kwargs)
+        if probe.undeclared is not None:
+            raise probe.undeclared
         probe.look_for_callbacks((), traced)
         if self.donates_part:
             self._donation.refuse_unmatched(self.restore(args, kwargs)[1], probe.touched)

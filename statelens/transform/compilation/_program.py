@@ -41,23 +41,10 @@ from .._core import (
     split_items,
     split_writes,
 )
-from ._arguments import Inputs, input_of, lay_out
+from ._arguments import Inputs, Signature, input_of, lay_out, signature_of
 
 if TYPE_CHECKING:
     from ._jitted import JitFunction
-
-
-class Signature(NamedTuple):
-    """What a trace is made for: the structure and the types of all arguments."""
-
-    treedef: TreeDef
-    types: tuple[Any, ...]
-
-
-def signature_of(args: Any) -> Signature:
-    """Describes arguments as far as a trace depends on them."""
-    leaves, treedef = jax.tree.flatten(args)
-    return Signature(treedef, tuple(map(jax.typeof, leaves)))
 
 
 class Layout(NamedTuple):
@@ -95,8 +82,9 @@ class Program:
             themselves, in an output's structure, would be kept alive by JAX's caches.
         layouts: How its traces have laid out what they give.
         reads: What the function has read of mutable modules.
-        signatures: What it was traced for, by the arguments alone.
+        signatures: What it was traced for, by the arguments alone, with weak structures.
         can_raise: Whether it may raise an error while it runs.
+        undeclared: What to raise once the first trace is over, if that met other states.
         host: Whose function it is.
     """
 
@@ -118,6 +106,8 @@ class Program:
         self.checks: dict[Any, None] = {}
         self.host = host
         self.reads: Reads = Reads() if replay is None else replay.reads
+        self.undeclared: UndeclaredStates | None = None
+        self._is_probe = replay is None
         self._replay = replay
         # While a call runs that donates: what it has to give back if it is cut short.
         self._backup: list[Any] | None = None
@@ -306,7 +296,12 @@ class Program:
         self._is_new_trace = True
         touched = captured.closed_over
         if not values.keys() >= set(touched) or not set(self.donated) <= set(captured.writes.cells):
-            raise UndeclaredStates(self.host, touched)
+            undeclared = UndeclaredStates(self.host, touched)
+            if self.layouts or not self._is_probe:
+                raise undeclared
+            # JAX keeps what a trace has closed over for ever if an exception ends it.
+            self.undeclared = undeclared
+            return ()
         if captured.can_raise:
             self.expect_errors(captured.checks)
         out = split_items(captured.out, lambda: "the output")
@@ -315,7 +310,7 @@ class Program:
 
     def _result(self, out: Any, touched: Iterable[State], writes: Writes, *args: Any) -> Any:
         self.reads.stamp = object()  # callers that know an earlier trace look again
-        self.signatures.add(signature_of(args))
+        self.signatures.add(signature_of(args).weak)
         touched = tuple(touched)
         self.touched |= dict.fromkeys(touched)
         self.written |= dict.fromkeys(writes.cells)

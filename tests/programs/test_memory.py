@@ -265,7 +265,7 @@ def states_that_are_met_late():
 
     def count(x):
         state = next(totals)
-        state.value = state.value + array.sum() * x
+        state.value = state.value + array.sum()
         return x
 
     _often(sl.jit(count)), T.for_loop(count, XS), T.vmap(count)(XS), T.checkpoint(count)(1.0)
@@ -330,6 +330,8 @@ OTHERS = [
     method_of_an_equinox_module,
     module_held_by_another,
     check,
+    states_that_are_met_late,
+    rules,
     threaded,
     random_state,
 ]

@@ -7,11 +7,9 @@ attributes of other objects) are followed where they led to states; what else th
 taken as `jax.jit` takes it, as it is when the function is traced.
 """
 
-import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from itertools import starmap
 from typing import Any, NamedTuple
 
 import jax
@@ -64,21 +62,40 @@ class _Name(NamedTuple):
         return value is None or self.look() is not value  # it is None if it is gone
 
 
+class _Contents:
+    """What was in a container; what is gone from there may end."""
+
+    def __init__(self, container: Any, on_end: Callable[[Any], None]):
+        items = _items_of(container)
+        self.container = container
+        self._ids = list(map(id, items))
+        # No other object takes the id of one that is kept, or whose end would be told.
+        self._items = [_weakly(item, on_end) for item in items]
+
+    def are_still_there(self) -> bool:
+        """Says whether the container has the very items that it had."""
+        return list(map(id, _items_of(self.container))) == self._ids
+
+
 class Reads:
     """The attributes that were read, with their values.
 
     Attributes:
         stamp: Another object each time that an attribute which was read is set.
         checked: The stamp at which all attributes were last seen to be what they were.
+        on_end: What to call when something has ended that led to states.
     """
 
     stamp: object
     checked: object
+    on_end: Callable[[], None] | None
 
     def __init__(self) -> None:
         self.stamp = self.checked = object()
+        self.on_end = None
+        self._has_ended = False
         self._attributes: dict[Hashable, _Read] = {}
-        self._containers: dict[int, tuple[Any, list[Any]]] = {}
+        self._containers: dict[int, _Contents] = {}
         # Names that led to states, and what they led to.
         self._names: list[_Name] = []
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
@@ -116,7 +133,7 @@ class Reads:
             names: Names, what each leads to, and what looks there again.
             lists: Lists and other containers of nothing but states and modules.
         """
-        self._names = [_Name(name, look, _weakly(value)) for name, value, look in names]
+        self._names = [_Name(name, look, _weakly(value, self._end)) for name, value, look in names]
         for container in lists:
             self._record_containers(container)
 
@@ -154,8 +171,16 @@ class Reads:
             self._cell_types.pop(id(cell), None)
         for cell in _living(self._labels.values()):
             self._note_labels(cell)
-        for container, _ in list(self._containers.values()):
-            self._record_containers(container)
+        for known in list(self._containers.values()):
+            self._record_containers(known.container)
+        self._has_ended = False
+
+    def _end(self, _: Any) -> None:
+        """Takes note that what led to states is gone: it can't be met again."""
+        self._has_ended = True
+        self.stamp = object()
+        if self.on_end is not None:
+            self.on_end()
 
     def update(self, other: "Reads") -> None:
         """Adds what was read in another trace."""
@@ -164,7 +189,8 @@ class Reads:
             node = read.node()
             if node is not None:
                 node._readers.add(read.name, self)
-        self._containers.update(other._containers)
+        for known in list(other._containers.values()):
+            self._record_containers(known.container)
         # Where this trace runs, they may have other values: it looks for itself.
         for cell in _living(other._cell_types.values()):
             cell.look()
@@ -216,9 +242,9 @@ class Reads:
 
     def leads_to_the_same(self) -> bool:
         """Says whether names and containers lead to what they led to."""
-        return all(starmap(_has_still, self._containers.values())) and not any(
-            map(_Name.leads_elsewhere, self._names)
-        )
+        if self._has_ended or any(map(_Name.leads_elsewhere, self._names)):
+            return False
+        return all(map(_Contents.are_still_there, self._containers.values()))
 
     def containers_unchanged(self) -> bool:
         """Says whether what isn't an attribute leads where it did, to cells of such values."""
@@ -242,7 +268,7 @@ class Reads:
         if isinstance(value, _OWNERS):
             return
         if isinstance(value, (list, dict, set, deque, bytearray)):
-            self._containers[id(value)] = value, _items_of(value)
+            self._containers[id(value)] = _Contents(value, self._end)
         if isinstance(value, (list, tuple, dict, deque)):
             for item in _items_of(value):
                 self._record_containers(item)
@@ -258,12 +284,6 @@ def _items_of(container: Any) -> list[Any]:
     if isinstance(container, dict):
         return [*container.keys(), *container.values()]
     return list(container)
-
-
-def _has_still(container: Any, before: list[Any]) -> bool:
-    """Says whether a container has the very items that it had."""
-    now = _items_of(container)
-    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _is_seen_through(value: Any) -> bool:
@@ -282,10 +302,10 @@ def _reference(value: Any) -> Callable[[], Any]:
     return weakref.ref(value) if isinstance(value, MutableNode) else lambda: value
 
 
-def _weakly(value: Any) -> Callable[[], Any]:
+def _weakly(value: Any, on_end: Callable[[Any], None]) -> Callable[[], Any]:
     """Refers to an object weakly, where it can be."""
     try:
-        return weakref.ref(value)
+        return weakref.ref(value, on_end)
     except TypeError:
         return lambda: value
 

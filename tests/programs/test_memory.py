@@ -495,6 +495,67 @@ def test_what_is_static_is_let_go_while_the_function_lives(run):
     assert alive(run) == []
 
 
+# What compiled functions of this file reach, which go on living.
+MODELS, NAMED, HOLDER = [], {}, sl.nn.Module()
+
+
+@sl.jit
+def in_a_list(x):
+    return MODELS[0](x)
+
+
+@sl.jit
+def in_a_dictionary(x):
+    return NAMED["net"](x) + NAMED["nets"][0](x)
+
+
+@sl.jit
+def in_a_module(x):
+    return HOLDER.nets[0](x) + HOLDER.net(x)
+
+
+def emptied_list():
+    MODELS[:] = [Net(Box())]
+    _often(in_a_list)
+    net = MODELS.pop()
+    return [net, net.w, net.w.value, net.box]
+
+
+def emptied_dictionary():
+    NAMED.update(net=Net(Box()), nets=[Net()])
+    _often(in_a_dictionary)
+    net, other = NAMED.pop("net"), NAMED["nets"].pop()
+    return [net, net.w, net.w.value, net.box, other]
+
+
+def emptied_module():
+    HOLDER.nets, HOLDER.net = [Net()], Net(Box())
+    _often(in_a_module)
+    net, other = HOLDER.net, HOLDER.nets.pop()
+    del HOLDER.net
+    return [net, net.w, net.w.value, net.box, other]
+
+
+def name_that_ends():
+    global LAST
+    LAST = Net(Box())
+    _often(by_name)
+    net = LAST
+    del LAST
+    return [net, net.w, net.w.value, net.box]
+
+
+@sl.jit
+def by_name(x):
+    return LAST(x)
+
+
+@pytest.mark.parametrize("run", [emptied_list, emptied_dictionary, emptied_module, name_that_ends])
+def test_what_a_function_reached_is_let_go_though_it_is_not_called_again(run):
+    assert alive(run) == []
+    assert alive(run) == []  # and the function is compiled for another model
+
+
 def test_plain_jax_keeps_what_is_static_in_a_node_until_its_caches_are_cleared():
     @jax.jit
     def f(model):

@@ -352,7 +352,15 @@ class JitFunction(Generic[P, R]):
         # What leads elsewhere hardly leads back, and what it led to may be let go.
         known = [each for each in self._programs if each.reads.leads_to_the_same()]
         self._programs = [*known[1 - _MOST_PROGRAMS :], program]
+        program.reads.on_end = functools.partial(self._forget, program)
         return program, traced if program is probe else None
+
+    def _forget(self, program: Program) -> None:
+        """Lets a program go that can't be called again, with the states that it takes."""
+        if self._guard is not None:
+            self._guard.remember(program.reads.changes())
+        self._programs = [known for known in self._programs if known is not program]
+        self.__call__ = self._call
 
     def _reachable(self) -> list[Any]:
         return [self._fun]

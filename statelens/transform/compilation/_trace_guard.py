@@ -21,6 +21,11 @@ class TraceGuard:
     def __init__(self, most: int):
         self.most = most
         self._traces: list[_Trace] = []
+        self._changes: list[str] = []
+
+    def remember(self, changes: list[str]) -> None:
+        """Remembers what has changed, of a trace that is no longer there to be asked."""
+        self._changes = changes
 
     def count(
         self,
@@ -35,7 +40,8 @@ class TraceGuard:
         """Counts a trace, given what it depends on and what earlier traces have read of modules."""
         described = _described(values, args, kwargs)
         if len(self._traces) == self.most:
-            changes = dict.fromkeys(change for each in reads for change in each.changes())
+            listed = [self._changes, *[each.changes() for each in reads]]
+            changes = dict.fromkeys(change for each in listed for change in each)
             changes |= dict.fromkeys(_changed(self._traces[-1], described, labels()))
             raise RetraceError(
                 f"asked for at most {self.most} traces of {what}",
@@ -44,6 +50,7 @@ class TraceGuard:
                 "a larger max_traces",
             )
         self._traces.append(described)
+        self._changes = []
 
     def take_back(self) -> None:
         """Takes back the last one, which was given up."""
@@ -52,6 +59,7 @@ class TraceGuard:
     def clear(self) -> None:
         """Forgets all of them."""
         self._traces.clear()
+        self._changes = []
 
 
 def _described(values: dict[State, Any], args: Any, kwargs: Any) -> _Trace:

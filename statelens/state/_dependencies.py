@@ -7,6 +7,7 @@ attributes of other objects) are followed where they led to states; what else th
 taken as `jax.jit` takes it, as it is when the function is traced.
 """
 
+import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -66,15 +67,15 @@ class _Contents:
     """What was in a container; what is gone from there may end."""
 
     def __init__(self, container: Any, on_end: Callable[[Any], None]):
-        items = _items_of(container)
         self.container = container
-        self._ids = list(map(id, items))
-        # No other object takes the id of one that is kept, or whose end would be told.
-        self._items = [_weakly(item, on_end) for item in items]
+        self._items = [_weakly(item, on_end) for item in _items_of(container)]
 
     def are_still_there(self) -> bool:
         """Says whether the container has the very items that it had."""
-        return list(map(id, _items_of(self.container))) == self._ids
+        now = _items_of(self.container)
+        # One that has ended gives None, which `Reads` knows of.
+        before = [item() for item in self._items]
+        return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 class Reads:

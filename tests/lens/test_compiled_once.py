@@ -188,3 +188,46 @@ def test_keys_that_cannot_be_sorted_are_refused(tree, message, use):
 def test_a_state_refuses_keys_that_cannot_be_sorted():
     with pytest.raises(sl.StructureError, match=r"that at \['a'\]\n.* 1 and 'b' can't be"):
         sl.State({"a": {1: 1.0, "b": jnp.ones(1)}})
+
+
+class Static(eqx.Module):
+    """A module with something of the user's in its structure."""
+
+    w: jax.Array
+    fun: object = eqx.field(static=True)
+
+
+def test_a_structure_with_a_function_in_it_is_known_again_as_long_as_that_lives():
+    calls = []
+    lens = sl.lens(lambda path, unit: calls.append(path) or True)
+
+    def calls_on(*funs):
+        calls.clear()
+        tree = [Static(jnp.ones(2), {"nested": (fun, 1)}) for fun in funs]
+        assert lens.count(tree) == 2 * len(funs)
+        return len(calls)
+
+    def one(x):
+        return x
+
+    def other(x):
+        return -x
+
+    assert [calls_on(one, other), calls_on(one, other)] == [2, 0]
+    assert [calls_on(other, one), calls_on(other, one)] == [2, 0]
+    assert [calls_on(one, one), calls_on(one, other)] == [2, 0]
+    assert [calls_on(lambda x: x), calls_on(lambda x: x)] == [1, 1]
+
+
+def test_lenses_that_are_made_again_of_one_function_are_one():
+    calls = []
+
+    class Chooser:
+        def choose(self, path, unit):
+            calls.append(path)
+            return True
+
+    chooser, tree = Chooser(), {"a": jnp.ones(2)}
+    for _ in range(3):
+        assert (sl.lens(chooser.choose) & ~sl.lens("b?")).count(tree) == 2
+    assert len(calls) == 1

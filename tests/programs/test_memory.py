@@ -578,3 +578,18 @@ def test_plain_jax_keeps_what_is_static_until_its_caches_are_cleared():
 
     assert len(alive(run, clear=False)) == 1
     assert alive(run) == []
+
+
+def test_plain_jax_keeps_for_good_what_a_trace_closed_over_that_failed():
+    def run():
+        array = jnp.full(3, 2.0)
+
+        @jax.jit
+        def fail(x):
+            raise ValueError(array.sum() * x)
+
+        with pytest.raises(ValueError, match="JitTracer"):
+            fail(1.0)
+        return [array]
+
+    assert len(alive(run)) == 1

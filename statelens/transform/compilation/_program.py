@@ -186,8 +186,10 @@ class Program:
 
     def keep(self, result: tuple[Any, ...]) -> None:
         """Stores what was written in the states themselves."""
-        writes = self.writes(result)
-        store_all(writes.cells, writes.values)
+        layout = self._layout(result)
+        # Most values are one array each, and lie there as they are stored.
+        values = self.writes(result).values if layout.statics else result[1]
+        store_all(layout.cells, values)
 
     def expect_errors(self, checks: Iterable[Any]) -> None:
         """Notes that the program may raise an error while it runs."""

@@ -9,8 +9,15 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from ._errors import ArgumentTypeError, SelectionError, StateTypeError, check_callable, user_facing
-from ._tree import Cell, map_cells
+from ._errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    SelectionError,
+    StateTypeError,
+    check_callable,
+    user_facing,
+)
+from ._tree import Cell, a_leaf, map_cells
 from .lens import View, overlaid_values, units_of
 from .state import UNFINISHED, Frame, State, active_frame, capture, refuse_unfinished
 
@@ -22,7 +29,6 @@ Aux = TypeVar("Aux")
 Tree = TypeVar("Tree")
 
 
-@user_facing
 @user_facing
 def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any, P], tuple[R, Any]]:
     """Makes a function that closes over states a pure one: ``(values, *args) -> (out, values)``.
@@ -38,6 +44,7 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
         touches no cell, and can be given to any JAX transform.
 
     Raises:
+        ArgumentTypeError: `fun` isn't callable.
         StateTypeError: `states` has something that is no state.
         SelectionError: The same state is given twice; or, when the pure function is called,
             another state was written.
@@ -54,9 +61,8 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
         >>> total.value
         Array(0., dtype=float32)
     """
-    given = units_of(states, "functionalize")
-
     check_callable(fun, "fun", "functionalize")
+    given = units_of(states, "functionalize")
 
     @functools.wraps(fun, updated=())
     @user_facing
@@ -107,6 +113,10 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
         A function that returns what `fun` returns, and the tree with the states as `fun`
         left them. The states that were passed in stay as they are.
 
+    Raises:
+        ArgumentTypeError: `fun` isn't callable, or gives no pair where `has_aux`.
+        ArgumentError: The call has no positional argument.
+
     Example:
         >>> import jax.numpy as jnp, statelens as sl
         >>> def visit(tree):
@@ -121,7 +131,14 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
 
     @functools.wraps(fun, updated=())
     @user_facing
-    def threaded(tree: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def threaded(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if not args:
+            raise ArgumentError(
+                f"asked to thread the states of a tree through {getattr(fun, '__name__', fun)!r}",
+                "the call has no positional argument, which the tree is",
+                "the tree as the first argument, without its name",
+            )
+        tree, args = args[0], args[1:]
         # Fresh cells, made in this frame: writes to them are the tree's own affair.
         fresh: dict[State, State] = {}
         frame = Frame()
@@ -158,7 +175,7 @@ def is_pair(out: Any) -> bool:
 
 def returned_no_pair(out: Any) -> str:
     """Says what a function has returned in place of two things, for a message."""
-    found = f"a tuple of {len(out)}" if isinstance(out, tuple) else f"a {type(out).__name__}"
+    found = f"a tuple of {len(out)}" if isinstance(out, tuple) else a_leaf(out)
     return f"it returned {found}, not a pair"
 
 
@@ -184,7 +201,8 @@ class overlay:
         values: The values to run against, by state (or view of one).
 
     Raises:
-        StateTypeError: A key is no state.
+        ArgumentTypeError: `values` isn't a mapping.
+        StateTypeError: A key is no state, or a value is one.
 
     Example:
         >>> import jax.numpy as jnp, statelens as sl
@@ -197,7 +215,13 @@ class overlay:
 
     @user_facing
     def __init__(self, values: Mapping[Any, Any] | None = None):
-        values = values or {}
+        values = {} if values is None else values
+        if not isinstance(values, Mapping):
+            raise ArgumentTypeError(
+                f"asked to overlay {values!r:.80}",
+                f"that is {a_leaf(values)}, and not values by state",
+                "values by state, as in overlay({model.weight: value})",
+            )
         for unit in values:
             if not isinstance(unit, (State, View)):
                 raise StateTypeError(
@@ -207,6 +231,7 @@ class overlay:
                 )
         self._frame = Frame(overlaid_values(list(values), list(values.values())))
 
+    @user_facing
     def __enter__(self) -> Self:
         self._frame.__enter__()
         return self

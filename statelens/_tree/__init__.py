@@ -10,6 +10,7 @@ from ._expression import matches_expression
 from ._flatten import (
     Site,
     TreeDef,
+    a_leaf,
     atoms,
     cells,
     flatten,

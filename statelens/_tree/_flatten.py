@@ -143,6 +143,11 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, _ARRAY_TYPES)
 
 
+def a_leaf(leaf: Any) -> str:
+    """Says what something is, for a message: arrays have many classes."""
+    return "an array" if is_array(leaf) else f"a {type(leaf).__name__}"
+
+
 def is_inexact(leaf: Any) -> bool:
     """Says whether a leaf is an array of floating-point or complex numbers."""
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Hashable
 from typing import Any
 
-from .._errors import PathError, user_facing
-from ._path import Path
+from .._errors import user_facing
+from ._path import Path, not_a_path
 from ._scanner import Scanner
 
 _FROZENSET = re.compile(r"frozenset\((\{.*\})?\)", re.DOTALL)
@@ -24,6 +24,7 @@ def parse(text: str) -> Path:
         The keys from the root to the leaf.
 
     Raises:
+        PathError: It is no text.
         PatternError: The text isn't a path; the message points at the character.
 
     Example:
@@ -31,6 +32,8 @@ def parse(text: str) -> Path:
         >>> sl.path.parse("layers[0].weight")
         ('layers', 0, 'weight')
     """
+    if not isinstance(text, str):
+        raise not_a_path(text, "read")
     scanner = Scanner(text, "path")
     keys: list[Hashable] = []
     while not scanner.done:
@@ -88,8 +91,4 @@ def as_path(key: Any) -> Path:
         return key
     if isinstance(key, str):
         return parse(key)
-    raise PathError(
-        f"asked to set or get the path {key!r}",
-        f"that is a {type(key).__name__}, not a path",
-        "a tuple of keys, as in ('layers', 0), or text, as in 'layers[0]'",
-    )
+    raise not_a_path(key, "set or get")

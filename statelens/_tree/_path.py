@@ -155,24 +155,36 @@ def resolve(tree: Any, path: Path) -> Any:
         The node or leaf at the path.
 
     Raises:
-        PathError: The path leads nowhere; the message names the keys that are there.
+        PathError: The path is no tuple of keys, or leads nowhere.
 
     Example:
         >>> import statelens as sl
         >>> sl.path.resolve({"layers": [1.0, 2.0]}, ("layers", 1))
         2.0
     """
+    if not isinstance(path, tuple):
+        raise not_a_path(path, "resolve")
     node = tree
     for depth, key in enumerate(path):
         child = _child(nest(node.value if isinstance(node, Cell) else node), key)
         if child is MISSING:
+            where = f"'{format(path[:depth])}'" if depth else "the tree"
             raise PathError(
                 f"asked for the path '{format(path)}'",
-                f"'{format(path[:depth])}' is a {type(node).__name__} without {key!r}",
+                f"{where} is a {type(node).__name__} without {key!r}",
                 "list what is there with sl.lens(...).paths(tree)",
             )
         node = child
     return node
+
+
+def not_a_path(given: Any, to_do: str) -> PathError:
+    """Makes the error that something is no path."""
+    return PathError(
+        f"asked to {to_do} the path {given!r}",
+        f"that is a {type(given).__name__}",
+        "a tuple of keys, as in ('layers', 0), which parse makes of a text",
+    )
 
 
 def closest(path: str, candidates: Iterable[Path]) -> list[str]:

@@ -5,9 +5,11 @@ from typing import Any, NoReturn
 
 import jax
 
-from .._errors import PathError, user_facing
+from .._errors import PathError, check_callable, user_facing
 from .._tree import Cell, Path, format, is_array
+from ._messages import refuse_without_paths
 from ._replace import added, cast_floats, like, placed_as
+from ._selectors import check_dtype
 from ._state_forms import overlaid_values
 from ._units import U_co, UnitMapping, View
 
@@ -35,9 +37,11 @@ class WritableMapping(UnitMapping[U_co]):
             replace: Whether a value may differ in structure, shape or dtype.
 
         Raises:
+            ArgumentTypeError: `values` isn't a mapping.
             PathError: A path isn't there, is given twice, or is missing and `strict`.
             StructureError: A value differs in structure, shape or dtype.
         """
+        refuse_without_paths(values, "assign values to states")
         units = self.units()
         given: dict[Path, Any] = {}
         for key, value in values.items():
@@ -66,6 +70,7 @@ class WritableMapping(UnitMapping[U_co]):
             replace: Whether a value may change in structure, shape or dtype.
 
         Raises:
+            ArgumentTypeError: `function` isn't callable.
             StructureError: A value changed in structure, shape or dtype.
 
         Example:
@@ -76,6 +81,7 @@ class WritableMapping(UnitMapping[U_co]):
             >>> model.scale.value
             Array([2., 2.], dtype=float32)
         """
+        check_callable(function, "function", "update")
         values = self.values_dict()
         news = {p: function(p, v) if with_path else function(v) for p, v in values.items()}
         self.assign(news, replace=replace)
@@ -95,6 +101,7 @@ class WritableMapping(UnitMapping[U_co]):
             >>> model.scale
             ParamState(bf16[2])
         """
+        check_dtype(dtype, "cast")
 
         def cast(leaf: Any) -> Any:
             return cast_floats(leaf, dtype) if is_array(leaf) else leaf
@@ -110,6 +117,7 @@ class WritableMapping(UnitMapping[U_co]):
                 for these states.
 
         Raises:
+            ArgumentTypeError: `updates` isn't a mapping.
             PathError: The paths aren't those of the states.
             StructureError: An update has another structure or shape, or would turn integers or
                 real numbers into something else.
@@ -122,6 +130,7 @@ class WritableMapping(UnitMapping[U_co]):
             >>> model.scale.value
             Array([0., 0.], dtype=float32)
         """
+        refuse_without_paths(updates, "apply updates to states")
         units = self.units()
         steps = {self._find(key)[0]: step for key, step in updates.items()}
         news = {p: added(p, units[p].value, step) for p, step in steps.items()}

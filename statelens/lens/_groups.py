@@ -5,8 +5,8 @@ from functools import reduce
 from itertools import takewhile
 from typing import Any, NoReturn, TypeVar
 
-from .._errors import PathError, SelectionError, user_facing
-from .._tree import Cell, flatten, flatten_with_path, format
+from .._errors import ArgumentTypeError, PathError, SelectionError, user_facing
+from .._tree import Cell, a_leaf, flatten, flatten_with_path, format
 from ._algebra import Not, Or, without
 from ._lens import Lens
 from ._partition import Repeat, label, split
@@ -20,6 +20,12 @@ class Groups:
     """Lenses by name that share out a tree among them; see `groups`."""
 
     def __init__(self, lenses: Mapping[str, LensSpec], *, first_match: bool):
+        if not isinstance(lenses, Mapping):
+            raise ArgumentTypeError(
+                f"asked for groups={lenses!r:.80}",
+                f"that is {a_leaf(lenses)}, without names",
+                "a dictionary with a lens for each name, as in groups({'decay': sl.ndim >= 2})",
+            )
         self._selectors = {name: selector_of(spec) for name, spec in lenses.items()}
         self._first_match = first_match
 
@@ -174,6 +180,7 @@ def groups(lenses: Mapping[str, LensSpec], *, first_match: bool = False) -> Grou
         half for each.
 
     Raises:
+        ArgumentTypeError: `lenses` isn't a mapping, or one of them is nothing that selects.
         SelectionError: When used, where a unit is in no group or in several, or a group has
             nothing left.
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from .._errors import explain
+from .._errors import ArgumentTypeError, explain
 from .._tree import (
     Cell,
     Path,
+    a_leaf,
     cells,
     closest,
     flatten_with_path,
@@ -18,11 +19,6 @@ _WHERE_STATES_ARE = (
     "the model as the tree, or as the first argument",
     "model.states(...), for states that are no argument",
 )
-
-
-def a_leaf(leaf: Any) -> str:
-    """Says what something is."""
-    return "an array" if is_array(leaf) else f"a {type(leaf).__name__}"
 
 
 def unmatched(text: str, tree: Any, required_by: str) -> str:
@@ -58,6 +54,17 @@ def unmatched(text: str, tree: Any, required_by: str) -> str:
             remedies.append(f"'{near[0]}'")
     remedies.append("lens(..., optional=True), if it may match nothing")
     return explain(f"asked {required_by} for '{text}', which matches nothing", found, *remedies)
+
+
+def refuse_without_paths(values: Any, asked: str) -> None:
+    """Refuses what isn't a mapping by path."""
+    if not hasattr(values, "items"):
+        raise ArgumentTypeError(
+            f"asked to {asked}",
+            f"there is {a_leaf(values)} for them, without paths",
+            "a dictionary with a value for each path, as lens.get(tree) or values_dict() gives it",
+            "update with a function of a value, for one rule for all of them",
+        )
 
 
 def _near(text: str, units: list[Path]) -> list[str]:

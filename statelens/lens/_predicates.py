@@ -12,14 +12,13 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
-from .._errors import ArgumentError
-from .._tree import is_array, is_inexact
+from .._errors import ArgumentError, ArgumentTypeError, check_callable, user_facing
+from .._tree import a_leaf, is_array, is_inexact
 from ._lens import Lens
-from ._selectors import Accessed, Compared, OfArrays, Tagged
+from ._selectors import Accessed, Compared, OfArrays, Tagged, check_dtype
 
 
+@user_facing
 def at(accessor: Callable[[Any], Any]) -> Lens:
     """Makes a lens that selects what a function of the tree returns.
 
@@ -30,14 +29,18 @@ def at(accessor: Callable[[Any], Any]) -> Lens:
     Returns:
         The lens.
 
+    Raises:
+        ArgumentTypeError: `accessor` isn't callable.
+
     Example:
         >>> import jax.numpy as jnp, statelens as sl
         >>> sl.at(lambda m: m["layers"][0]).paths({"layers": [jnp.ones(1), jnp.ones(1)]})
         (('layers', 0),)
     """
-    return Lens(Accessed(accessor))
+    return Lens(Accessed(check_callable(accessor, "accessor", "at")))
 
 
+@user_facing
 def tagged(tag: str) -> Lens:
     """Makes a lens that selects states by a tag.
 
@@ -47,11 +50,20 @@ def tagged(tag: str) -> Lens:
     Returns:
         The lens.
 
+    Raises:
+        ArgumentTypeError: `tag` isn't a text.
+
     Example:
         >>> import statelens as sl
         >>> sl.tagged("slow").paths({"a": sl.State(0.0, tag="slow"), "b": sl.State(0.0)})
         (('a',),)
     """
+    if not isinstance(tag, str):
+        raise ArgumentTypeError(
+            f"asked for the states with the tag {tag!r}",
+            f"that is {a_leaf(tag)}, and tags are texts",
+            "tagged('a') | tagged('b') for any of several",
+        )
     return Lens(Tagged(tag))
 
 
@@ -62,30 +74,37 @@ class Attribute:
         self._attribute = attribute
 
     def _compared(self, comparison: Callable[[Any, Any], bool], value: Any) -> Lens:
-        value = jnp.dtype(value) if self._attribute == "dtype" else value
+        value = check_dtype(value, "a lens") if self._attribute == "dtype" else value
         return Lens(Compared(self._attribute, comparison, value))
 
+    @user_facing
     def __eq__(self, value: object) -> Lens:  # type: ignore[override]
         return self._compared(operator.eq, value)
 
+    @user_facing
     def __ne__(self, value: object) -> Lens:  # type: ignore[override]
         return ~self._compared(operator.eq, value)
 
+    @user_facing
     def __lt__(self, value: Any) -> Lens:
         return self._compared(operator.lt, value)
 
+    @user_facing
     def __le__(self, value: Any) -> Lens:
         return self._compared(operator.le, value)
 
+    @user_facing
     def __gt__(self, value: Any) -> Lens:
         return self._compared(operator.gt, value)
 
+    @user_facing
     def __ge__(self, value: Any) -> Lens:
         return self._compared(operator.ge, value)
 
     def __repr__(self) -> str:
         return f"statelens.{self._attribute}"
 
+    @user_facing
     def __bool__(self) -> bool:
         raise ArgumentError(
             f"asked whether {self!r} is true",

@@ -101,7 +101,7 @@ def like(path: Path, old: Any, new: Any) -> Any:
         if is_number(before):
             _check_number(path, before, after)
         if (before is None) != (after is None) or (is_array(before) and not is_array(after)):
-            _refuse_change(path, "structure", type(before).__name__, type(after).__name__)
+            _refuse_change(path, "structure", *map(_class_of, (before, after)))
         if is_array(before) and before.shape != after.shape:
             _refuse_change(path, "shape", before.shape, after.shape)
         if is_array(before) and before.dtype != after.dtype:
@@ -199,6 +199,10 @@ def _as_array(number: Any, like: Any) -> Any:
     # With its dtype named, the array isn't weakly typed.
     dtype = jnp.result_type(number)
     return jnp.asarray(number, like.dtype if like.dtype == dtype else dtype)
+
+
+def _class_of(leaf: Any) -> str:
+    return "array" if is_array(leaf) else type(leaf).__name__
 
 
 def _refuse_change(path: Path, what: str, old: Any, new: Any) -> None:

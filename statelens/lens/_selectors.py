@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .._errors import SelectionError
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import ArgumentTypeError, SelectionError
 from .._tree import (
     Cell,
     Path,
@@ -153,6 +156,18 @@ class OfArrays(Selector):
 
     def __str__(self) -> str:
         return self.label
+
+
+def check_dtype(dtype: Any, asked_by: str) -> np.dtype[Any]:
+    """Reads a dtype, or says that it is none."""
+    try:
+        return jnp.dtype(dtype)
+    except TypeError:
+        raise ArgumentTypeError(
+            f"asked {asked_by} for dtype={dtype!r}",
+            "that names no dtype",
+            "a dtype or its name, as jnp.bfloat16 or 'float32'",
+        ) from None
 
 
 ATTRIBUTES = frozenset({"ndim", "size", "dtype", "name"})

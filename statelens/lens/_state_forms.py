@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from .._errors import SelectionError, StateTypeError, StructureError
-from .._tree import Cell, Path, format
+from .._tree import Cell, Path, a_leaf, format
 from ._units import Unit, UnitMapping, View
 
 
@@ -125,6 +125,12 @@ def overlaid_values(units: Sequence[Unit], values: Sequence[Any]) -> dict[Any, A
     """Returns for each cell the value in which the given values of its parts are put."""
     overlaid: dict[Any, Any] = {}
     for unit, value in zip(units, values, strict=True):
+        if isinstance(value, (Cell, View)):
+            raise StateTypeError(
+                f"asked for a value of {unit!r}",
+                f"there is {value!r}, a state itself",
+                "its value, as in state.value, or states.values_dict() for all of a bound lens",
+            )
         if isinstance(unit, View):
             cell = unit.cell
             overlaid[cell] = unit.put(overlaid.get(cell, cell.value), value)
@@ -172,10 +178,12 @@ def _form_of(spec: Any, path: Path, asked_by: str) -> StateForm:
         return _Container(spec.units(required_by=asked_by), path, asked_by)
     if isinstance(spec, (Mapping, list, tuple)):
         return _Container(spec, path, asked_by)
+    where = f"the state at '{format(path)}'" if path else f"states={spec!r:.80}"
     raise StateTypeError(
-        f"asked {asked_by} for the state at '{format(path)}'",
-        f"that is a {type(spec).__name__}, not a state",
+        f"asked {asked_by} for {where}",
+        f"that is {a_leaf(spec)}, not a state",
         "give states, as in model.states(ParamState) or [model.weight]",
+        "lens.bind(model), for the states that a lens selects in a model",
     )
 
 

@@ -35,11 +35,13 @@ class Tied:
             leaves[position] = _made(leaves[source], self._by)
         return treedef.unflatten(leaves)
 
+    @user_facing
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.untied, name)
 
+    @user_facing
     def __setattr__(self, name: str, value: Any) -> None:
         raise FrozenTreeError(
             f"asked to set the attribute {name!r} of a tied tree",
@@ -48,15 +50,19 @@ class Tied:
             "set it before tying, or on .untied",
         )
 
+    @user_facing
     def __len__(self) -> int:
         return len(self.untied)
 
+    @user_facing
     def __iter__(self) -> Iterator[Any]:
         return iter(self.untied)
 
+    @user_facing
     def __getitem__(self, key: Any) -> Any:
         return self.untied[key]
 
+    @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.untied(*args, **kwargs)
 
@@ -130,9 +136,8 @@ def tie(
         if (target.shape, target.dtype) != (made.shape, made.dtype):
             raise StructureError(
                 f"asked to tie '{format(paths[position])}' to '{format(paths[other])}'",
-                f"they are {jax.ShapeDtypeStruct(target.shape, target.dtype)} and "
-                f"{jax.ShapeDtypeStruct(made.shape, made.dtype)}"
-                + (" as `by` makes it" if by else ""),
+                f"they are {target.dtype}{list(target.shape)} and "
+                f"{made.dtype}{list(made.shape)}" + (" as `by` makes it" if by else ""),
                 "arrays of one shape and dtype",
                 "tie(..., by=jax.numpy.transpose), if one is the transpose of the other",
             )

@@ -198,9 +198,10 @@ class UnitMapping(Mapping[Path, U_co]):
             return listed, units[listed]
         written = format(path)
         near = closest(written, units)
+        shown = ", ".join(near or list(map(format, units))[:5])
         raise PathError(
             f"asked for the state at '{written}', which isn't there",
-            f"the closest paths are {', '.join(near)}" if near else f"there are {len(units)} paths",
+            f"the {'closest paths' if near else 'paths'} are {shown}",
             f"'{near[0]}'" if near else "list(states) shows the paths",
         )
 

@@ -5,14 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from .._errors import (
-    ArgumentTypeError,
-    PathError,
-    SelectionError,
-    StructureError,
-    check_callable,
-    user_facing,
-)
+from .._errors import PathError, SelectionError, StructureError, check_callable, user_facing
 from .._tree import (
     Cell,
     Path,
@@ -25,9 +18,10 @@ from .._tree import (
     is_array,
 )
 from ._coverage import Selector
-from ._messages import a_leaf, difference
+from ._messages import difference, refuse_without_paths
 from ._replace import added, cast_floats, replace_in, values_of
 from ._selection import Entry, Selection, focus_on
+from ._selectors import check_dtype
 
 T = TypeVar("T")
 
@@ -60,13 +54,7 @@ class TreeUpdates:
             >>> sl.lens("b").set({"b": jnp.zeros(1), "w": jnp.ones(1)}, {"b": jnp.ones(1)})
             {'b': Array([1.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
-        if not hasattr(values, "items"):
-            raise ArgumentTypeError(
-                f"asked to set what {self!r} selects",
-                f"there is {a_leaf(values)} for them, without paths",
-                "a dictionary with a value for each path, as lens.get(tree) gives it",
-                "lens.update(tree, lambda value: ...), for one rule for all of them",
-            )
+        refuse_without_paths(values, f"set what {self!r} selects")
         focused = focus_on(self.selector, tree, required_by="set")
         by_path = values if isinstance(values, dict) else dict(values.items())
         if tuple(by_path) != focused.entries.paths:
@@ -96,6 +84,7 @@ class TreeUpdates:
             A tree of the same structure; what isn't selected is the same object.
 
         Raises:
+            ArgumentTypeError: `function` isn't callable.
             PathError: A pattern matches nothing.
             StructureError: A value changed in structure, shape or dtype.
 
@@ -179,12 +168,14 @@ class TreeUpdates:
         Raises:
             PathError: A pattern that isn't optional matches nothing, or nothing is selected.
             SelectionError: The lens selects a part of an array.
+            ArgumentTypeError: `dtype` names no dtype.
 
         Example:
             >>> import jax.numpy as jnp, statelens as sl
             >>> sl.lens(...).cast({"n": jnp.arange(1), "w": jnp.ones(1)}, jnp.bfloat16)
             {'n': Array([0], dtype=int32), 'w': Array([1], dtype=bfloat16)}
         """
+        check_dtype(dtype, "cast")
         for entry in focus_on(self.selector, tree, required_by="cast").entries:
             if entry.index is not None:
                 raise SelectionError(
@@ -207,10 +198,10 @@ class TreeUpdates:
         for path in values:
             if path in selected:
                 continue
-            near = closest(format(path), paths)
+            near = closest(format(path), paths) or [format(path) for path in paths[:5]]
             raise PathError(
                 f"asked to set '{format(path)}', which {self!r} doesn't select",
-                f"the closest that it selects: {', '.join(near) or 'none'}",
+                f"the closest that it selects: {', '.join(near)}",
                 "a path that the lens selects, or a wider lens",
             )
         for path in paths:

@@ -1,8 +1,11 @@
 """What a state isn't: an array, or there for ever."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._errors import StateTypeError, TracerLeakError, user_facing
+from jax.core import Tracer
+
+from .._errors import ArgumentTypeError, StateTypeError, TracerLeakError, user_facing
 from ._context import TOP, current_trace, has_tracers
 
 if TYPE_CHECKING:
@@ -52,6 +55,20 @@ def refuse_equality(cls: type) -> NoReturn:
     )
 
 
+def read_tags(tag: Any) -> frozenset[str]:
+    """Reads one tag or several, or refuses what is none."""
+    if tag is None:
+        return frozenset()
+    tags = [tag] if isinstance(tag, str) else list(tag) if isinstance(tag, Iterable) else [tag]
+    if not all(isinstance(each, str) for each in tags):
+        raise ArgumentTypeError(
+            f"asked for a state with tag={tag!r}",
+            f"that is a {type(tag).__name__}, and a tag is a text",
+            "tag='slow', or several, as in tag=['slow', 'head']",
+        )
+    return frozenset(tags)
+
+
 def described(cell: "State[Any]") -> str:
     """Returns what to call a state in a message where its value may be gone."""
     return f"a {type(cell).__name__}" + (f" named {cell.name!r}" if cell.name else "")
@@ -61,11 +78,18 @@ def refuse_ended(cell: "State[Any]") -> NoReturn:
     """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(
         f"asked for the value of {described(cell)}",
-        "the state was made inside a transformed function, and its traced value ended "
-        "with the call",
+        "the state was made inside a transformed function, or of an argument for it, and its "
+        "traced value ended with the call",
         "make the state before the call",
         "return the state, or its value, from the function",
     )
+
+
+def refuse_ended_copy(cell: "State[Any]", value: Any) -> None:
+    """Refuses to read what JAX made of an argument for a trace that has ended."""
+    # Such a state bears no sign of its trace. A tree of tracers isn't looked through at each read.
+    if isinstance(value, Tracer) and current_trace() == TOP:
+        refuse_ended(cell)
 
 
 def refuse_leak(cell: "State[Any]", value: Any) -> None:

@@ -28,7 +28,15 @@ from ._context import TOP, active_frame, concrete_types, current_trace, has_trac
 from ._dependencies import Readers
 from ._lent import Lent
 from ._plain_jax import note_read
-from ._refusals import NoArray, refuse_change_in_place, refuse_ended, refuse_equality, refuse_leak
+from ._refusals import (
+    NoArray,
+    read_tags,
+    refuse_change_in_place,
+    refuse_ended,
+    refuse_ended_copy,
+    refuse_equality,
+    refuse_leak,
+)
 
 if TYPE_CHECKING:
     # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
@@ -94,6 +102,7 @@ class State(NoArray, Cell, Generic[T]):
         tag: A tag or several, for `tagged` to select by.
 
     Raises:
+        ArgumentTypeError: A tag isn't a text.
         StateTypeError: The value is or contains a `State`, or the class defines ``==``.
 
     Example:
@@ -113,8 +122,7 @@ class State(NoArray, Cell, Generic[T]):
     @user_facing
     def __init__(self, value: T, name: str | None = None, tag: str | Iterable[str] | None = None):
         _refuse_states(type(self), value)
-        vars(self)["name"] = name
-        vars(self)["tag"] = frozenset([tag] if isinstance(tag, str) else tag or ())
+        vars(self).update(name=name, tag=read_tags(tag))
         self._start(value, current_trace())
 
     def _start(self, value: Any, home: Any) -> None:
@@ -144,6 +152,7 @@ class State(NoArray, Cell, Generic[T]):
             value = self._value
             if type(value) not in concrete_types:  # as most are
                 value = self._alive(frame, held_value(self))
+                refuse_ended_copy(self, value)
             if self._lent is not None or current_trace() != TOP:
                 return self._read_in_plain_jax(value)
             return value

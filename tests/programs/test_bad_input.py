@@ -127,6 +127,8 @@ row(
 )
 row("checkpoint: no thread", lambda w: T.checkpoint(step)(w, X), sl.FrozenTreeError, r"thread")
 row("thread: no aux", lambda w: sl.grad(sl.thread(step), "w")(w, X), sl.StateLensError, r"has_aux")
+row("cast: no dtype", lambda w: sl.lens("a.b").cast(TREE, "flot32"), B, r"flot32")
+row("thread: no argument", lambda w: sl.thread(step)(), A, r"no positional argument")
 row("thread: no function", lambda w: sl.thread(3), B, r"thread")
 row("functionalize: no states", lambda w: sl.functionalize(w.loss, 3), E, r"functionalize|int")
 row(
@@ -250,8 +252,6 @@ theirs(
 theirs("vmap: sizes", lambda w: T.vmap(lambda a, b: a)(X, XS), ValueError, r"size|axes")
 theirs("vmap: in_axes", lambda w: T.vmap(step, in_axes=(0, 0, 0))(w, XS), ValueError, r"in_axes")
 theirs("scan: sizes", lambda w: T.scan(lambda c, x: (c, x), 0.0, (X, XS)), ValueError, r"leading")
-theirs("cast: no dtype", lambda w: sl.lens("a.b").cast(TREE, "flot32"), TypeError, r"flot32")
-theirs("thread: no argument", lambda w: sl.thread(step)(), TypeError, r"missing")
 theirs(
     "if on a traced value",
     lambda w: sl.jit(lambda x: 1 if x > 0 else 2)(1.0),

@@ -7,12 +7,13 @@ from tests.transform.control_flow.test_bad_input import row as control_flow
 from tests.transform.derivatives.test_bad_input import row as derivatives
 from tests.transform.derivatives.test_bad_input_of_others import row as others
 from tests.transform.inspection.test_bad_input import row as inspection
+from tests.transform.test_bad_input_of_trees import row as trees
 
 
 def test_rows_have_names_of_their_own():
-    tables = [batching, compilation, control_flow, derivatives, others, inspection]
+    tables = [batching, compilation, control_flow, derivatives, others, inspection, trees]
     names = [row.id for table in tables for row in table]
-    assert len(set(names)) == len(names) >= 80
+    assert len(set(names)) == len(names) >= 400
     asked = {name.partition(":")[0] for name in names}
     # What makes no call of its own: JAX's sets of checks, and other names for the same.
     of_jax = {n for n in transform.__all__ if n.endswith(("_checks", "check", "check_error"))}

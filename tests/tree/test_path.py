@@ -127,7 +127,7 @@ def test_resolve_tells_a_text_key_from_a_position():
 
 
 def test_resolve_does_not_take_a_method_for_a_key():
-    with pytest.raises(sl.PathError, match="'' is a dict without 'values'"):
+    with pytest.raises(sl.PathError, match="the tree is a dict without 'values'"):
         sl.path.resolve({"w": 1.0}, ("values",))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..._errors import ArgumentError, ArgumentTypeError, user_facing
-from ..._tree import is_array
+from ..._tree import a_leaf, is_array
 from ...lens import Selector, StateForm, focus_on, is_bound, selector_of, split, units_of
 from ...state import State
 
@@ -47,7 +47,7 @@ def _integer(number: Any, option: str, asked_by: str, least: int, below: str) ->
     except TypeError:
         raise ArgumentTypeError(
             f"asked {asked_by} for {option}={number!r}",
-            f"that is a {type(number).__name__}, not a whole number",
+            f"that is {a_leaf(number)}, not a whole number",
             f"an integer, at least {least}",
         ) from None
     if number < least:
@@ -148,7 +148,7 @@ def read_lens(spec: Any, option: str, asked_by: str) -> Selector:
     except ArgumentTypeError:
         raise ArgumentTypeError(
             f"asked {asked_by} for {option}={spec!r:.80}",
-            f"that is a {type(spec).__name__}, neither states nor a lens",
+            f"that is {a_leaf(spec)}, neither states nor a lens",
             "states, as in model.states(ParamState) or [model.weight]",
             "a lens: a path pattern, a class, a predicate, a list of these",
         ) from None

@@ -21,6 +21,7 @@ from ..._tree import (
     Identity,
     MutableNode,
     TreeDef,
+    a_leaf,
     flatten_as_jax,
     format,
     from_jax,
@@ -199,12 +200,15 @@ def _check_hashable(leaf: Any, tree: Any, position: int | None, name: Callable[[
         hash(leaf)
     except TypeError:
         where = name()
+        why, remedy = "isn't an array", "an array, which is traced"
+        if position is None:
+            why, remedy = "is to be static", "don't make it static; what is in it is traced then"
         if position is not None:
             keys, _ = jtu.tree_flatten_with_path(tree)[0][position]
             where += f" at '{format(from_jax(keys)[0])}'" if keys else ""
         raise ArgumentTypeError(
-            f"asked to make {where} part of the program, since it isn't an array",
-            f"it is a {type(leaf).__name__}, which can't be hashed",
-            "an array, which is traced",
+            f"asked to make {where} part of the program, since it {why}",
+            f"it is {a_leaf(leaf)}, which can't be hashed",
+            remedy,
             "something hashable, such as a tuple in place of a list",
         ) from None

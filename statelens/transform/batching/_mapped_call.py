@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError
+from ..._tree import a_leaf
 from ...state import State
 from .._core import merge_static, split_static, split_value
 from ._devices import Devices
@@ -151,7 +152,7 @@ class MappedCall:
             return out
         raise ArgumentTypeError(
             f"asked {self._mapper.name} for out_states of a tree, by an unbound lens",
-            f"the function returned a {type(out).__name__}, not (out, tree)",
+            f"the function returned {a_leaf(out)}, not (out, tree)",
             "statelens.thread(fun), which returns the tree that it was given",
         )
 

@@ -111,6 +111,7 @@ class ProgressBar:
             return self.text
         return self.text.format(**values)
 
+    @user_facing
     def start(self, total: int | None, *, replays: bool = False) -> "Progress":
         """Makes ready for one loop; to be called where the loop is traced, just before it.
 

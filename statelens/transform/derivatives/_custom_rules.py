@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError, check_callable, user_facing
+from ..._tree import a_leaf
 from ...lens import StateForm, units_of
 from ...state import Writes, has_tracers
 from .._core import Attempt, Wrapper, applied, commit, described, discover
@@ -63,7 +64,7 @@ class _Custom(Wrapper, Generic[P, R]):
             return found
         raise ArgumentTypeError(
             f"asked the {rule} of {self!r} for {asked}",
-            f"it returned a {type(found).__name__}",
+            f"it returned {a_leaf(found)}",
             f"return {form}",
         )
 
@@ -136,7 +137,8 @@ class CustomVjp(_Custom[P, R]):
             return self._cotangent(values, by_states, "the states"), tuple(by_args)
 
         call.def_fwd(fwd)
-        call.def_bwd(bwd)
+        # It may run in a pullback of plain JAX, which hides nothing of ours.
+        call.def_bwd(user_facing(bwd))
         return call(_strong((_values(given), args)), ruled.others(), kwargs)
 
     def _cotangent(self, value: Any, cotangent: Any, label: str) -> Any:

@@ -30,6 +30,7 @@ def scalar_grad(
 
 
 _grad = transform_as("grad")(scalar_grad)
+_value_and_grad = transform_as("value_and_grad")(scalar_grad)
 
 
 def _one(value: Any) -> Any:
@@ -74,6 +75,7 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
 
 
 def _transformed(
+    transform: Callable[..., Any],
     fun: Callable[..., Any],
     grad_states: Any,
     argnums: Any,
@@ -82,7 +84,9 @@ def _transformed(
     **options: Any,
 ) -> GradientTransform:
     params = {"holomorphic": holomorphic, "allow_int": allow_int}
-    return GradientTransform(fun, _grad, grad_states, argnums, transform_params=params, **options)
+    return GradientTransform(
+        fun, transform, grad_states, argnums, transform_params=params, **options
+    )
 
 
 def _value_first(gradient: Any, value: Any, *aux: Any) -> Any:
@@ -158,6 +162,7 @@ def grad(
         (Array(8., dtype=float32), Array(4., dtype=float32))
     """
     return _transformed(
+        _grad,
         fun,
         grad_states,
         argnums,
@@ -201,5 +206,11 @@ def value_and_grad(
         (Array(2., dtype=float32), Array(2., dtype=float32))
     """
     return _transformed(
-        fun, grad_states, argnums, return_value=True, arrange=_value_first, **options
+        _value_and_grad,
+        fun,
+        grad_states,
+        argnums,
+        return_value=True,
+        arrange=_value_first,
+        **options,
     )

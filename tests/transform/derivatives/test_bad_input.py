@@ -53,7 +53,7 @@ def called(name, fun, *args, states=None, **options):
 
 
 for n in DERIVATIVES:
-    asked = "jacrev" if n == "jacobian" else "grad" if n == "value_and_grad" else n
+    asked = "jacrev" if n == "jacobian" else n
 
     row(
         f"{n}: no function",

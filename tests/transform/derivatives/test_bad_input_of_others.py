@@ -1,5 +1,8 @@
 """What is wrong in a call of `vjp`, by examples, or of a rule is said, and changes nothing."""
 
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -211,6 +214,22 @@ row(
     r"custom_vjp.*float32\[7\]",
 )
 row(
+    "custom_vjp: cotangents of another shape in a pullback",
+    lambda w: T.vjp(with_vjp(jnp.sum, lambda *a: (jnp.ones(7),)), X)[1](1.0),
+    C,
+    r"custom_vjp.*float32\[7\]",
+)
+row(
+    "custom_vjp: cotangents of another shape in a loop",
+    lambda w: sl.grad(
+        lambda x: T.checkpointed_scan(
+            lambda c, x: (c + with_vjp(jnp.sum, lambda *a: (jnp.ones(7),))(x), None), 0.0, x
+        )[0]
+    )(X),
+    C,
+    r"custom_vjp.*float32\[7\]",
+)
+row(
     "custom_vjp: fwd gives no pair",
     lambda w: (
         lambda f: (f.def_fwd(lambda p, x: w.loss(x)), f.def_bwd(lambda *a: (X,)), sl.grad(f)(X))
@@ -229,3 +248,12 @@ row(
 @pytest.mark.parametrize(("call", "error", "match"), row)
 def test_refused(call, error, match):
     check_refused(call, error, match)
+
+
+def test_a_rule_that_plain_jax_runs_shows_no_frame_of_ours():
+    fun = with_vjp(jnp.sum, lambda *a: (jnp.ones(7),))
+    with pytest.raises(C, match=r"float32\[7\], and belongs to float32\[2\]") as caught:
+        jax.grad(fun)(X)
+    package = pathlib.Path(sl.__file__).parent
+    inner = [entry for entry in caught.traceback if "_rule" in entry.path.name]
+    assert not [entry for entry in inner if package in entry.path.parents]

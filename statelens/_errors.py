@@ -8,23 +8,24 @@ caller would expect, so that ``except KeyError`` and ``except StateLensError`` b
 import functools
 import os
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-import equinox
+import equinox as eqx
 import jax
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OWN, _JAX, _EQUINOX = (
+# What JAX itself hides where an error leaves one of its functions; of a pullback it doesn't. Of
+# Equinox it hides the transforms, as we do the loops, and not the layers.
+HIDDEN = tuple(
     os.path.dirname(os.path.abspath(file)) + os.sep
-    for file in (__file__, jax.__file__, equinox.__file__)
+    for file in (__file__, jax.__file__, eqx.__file__)
 )
+"""The folders of this package, of JAX and of Equinox, whose frames aren't the user's."""
 
-# What JAX itself hides where an error leaves one of its functions; of a pullback it doesn't.
-HIDDEN = (_OWN, _JAX)
-"""The folders of this package and of JAX, whose frames aren't the user's."""
+_LAYERS = os.path.dirname(os.path.abspath(eqx.nn.__file__)) + os.sep
 
 
 class StateLensError(Exception):
@@ -157,7 +158,9 @@ def explain(asked: str, found: str = "", *remedies: str) -> str:
 
 
 def hide_own_frames(error: BaseException) -> None:
-    """Drops this package's frames, JAX's, and Equinox's where we call it, from the traceback.
+    """Drops this package's frames, JAX's and Equinox's, from the error's traceback.
+
+    Frames of a layer of Equinox stay: they show where in the model it went wrong.
 
     A bare ``raise`` after this call adds no frame of its own, so that the user's frame is
     the last one. ``JAX_TRACEBACK_FILTERING=off`` keeps everything.
@@ -170,18 +173,30 @@ def hide_own_frames(error: BaseException) -> None:
 
 
 def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    frames, is_ours = [], False
+    frames = []
     while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        if not file.startswith((_JAX, _EQUINOX)):
-            is_ours = file.startswith(_OWN)
-        if not is_ours and not file.startswith(_JAX):
+        if is_users(traceback.tb_frame):
             frames.append(traceback)
         traceback = traceback.tb_next
     kept = None
     for frame in reversed(frames):
         kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
     return kept
+
+
+def is_users(frame: FrameType) -> bool:
+    """Says whether a frame is the user's, or of a layer that the user has made.
+
+    Args:
+        frame: A frame.
+
+    Returns:
+        Whether it is to be seen in a traceback.
+    """
+    file = frame.f_code.co_filename
+    if file == "<string>":  # what a dataclass writes
+        file = frame.f_globals.get("__file__", file)
+    return file.startswith(_LAYERS) or not file.startswith(HIDDEN)
 
 
 def user_facing(function: Callable[P, R]) -> Callable[P, R]:
@@ -191,7 +206,7 @@ def user_facing(function: Callable[P, R]) -> Callable[P, R]:
         function: A public function.
 
     Returns:
-        The function, with this package's frames and JAX's removed from any traceback.
+        The function, with the frames that `hide_own_frames` drops removed from any traceback.
     """
 
     @functools.wraps(function)

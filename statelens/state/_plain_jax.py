@@ -19,7 +19,7 @@ import jax.core
 import numpy as np
 from jax.extend.core import set_current_trace, take_current_trace
 
-from .._errors import HIDDEN, StaleStateWarning
+from .._errors import StaleStateWarning, is_users
 from ._context import current_trace
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def _is_staged_in(own_trace: Any) -> bool:
 
 
 def _users_frame() -> FrameType:
-    """Returns the innermost frame that is neither ours nor JAX's."""
+    """Returns the innermost frame that is not of a library that carries the function."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(HIDDEN) and frame.f_back is not None:
+    while not is_users(frame) and frame.f_back is not None:
         frame = frame.f_back
     return frame

@@ -328,3 +328,17 @@ def test_an_error_in_a_method_is_told_at_the_users_line():
     package = pathlib.Path(sl.__file__).parent
     assert not [entry for entry in caught.traceback if package in entry.path.parents]
     assert caught.traceback[-1].path.samefile(__file__)
+
+
+class Held(eqx.Module):
+    rate: sl.State
+
+    def scaled(self, x):
+        return x * self.rate.value
+
+
+def test_a_warning_is_told_at_the_users_line_where_equinox_has_read_a_state():
+    held = Held(sl.State(ONE))
+    with pytest.warns(sl.StaleStateWarning) as told:
+        jax.jit(lambda x: held.scaled(x))(ONE)
+    assert {warning.filename for warning in told} == {__file__}

@@ -4,6 +4,8 @@ The rows are mistakes of the functional style. Where JAX says by itself what is 
 comes as it is, and ends at the user's line.
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -439,3 +441,31 @@ row(
 @pytest.mark.parametrize(("call", "error", "match"), row)
 def test_refused(call, error, match):
     check_refused(call, error, match, Net)
+
+
+LAYERS = {
+    "jit": lambda n, x: sl.jit(lambda n, x: n(x))(n, x),
+    "grad": lambda n, x: sl.grad(lambda n, x: jnp.sum(n(x)), "scale")(n, x),
+    "vmap": lambda n, x: T.vmap(n)(x[None]),
+    "the layer itself": lambda n, x: sl.jit(n.layer)(x),
+}
+
+
+@pytest.mark.parametrize("call", LAYERS.values(), ids=LAYERS)
+def test_an_error_in_a_layer_shows_the_layer(call):
+    with pytest.raises(TypeError, match=r"got \(2,\) and \(3,\)") as caught:
+        call(Net(), OTHER)
+    files = [entry.path.as_posix() for entry in caught.traceback]
+    assert "equinox/nn/_linear" in files[-1]
+    assert not [file for file in files if "/statelens/" in file or "/jax/" in file]
+    assert files[-1] != files[0]
+
+
+def test_nothing_is_hidden_where_jax_hides_nothing():
+    with contextlib.ExitStack() as stack:
+        before = jax.config.jax_traceback_filtering
+        stack.callback(jax.config.update, "jax_traceback_filtering", before)
+        jax.config.update("jax_traceback_filtering", "off")
+        with pytest.raises(TypeError, match=r"got \(2,\) and \(3,\)") as caught:
+            CALLS["bounded_while_loop"](Net())
+    assert [entry for entry in caught.traceback if "equinox" in entry.path.parts]

@@ -23,7 +23,6 @@ from .._core import Check, expect_errors
 
 _LIBRARIES = (
     *HIDDEN,
-    os.path.dirname(os.path.abspath(eqx.__file__)) + os.sep,
     # Not imported for it: that would take long, and a program without optimisers needs none.
     os.sep + "optax" + os.sep,
 )

@@ -22,7 +22,7 @@ from ..._errors import (
 )
 from ..._tree import is_array, is_numeric
 from ...lens import Selector, StateForm
-from ...state import Writes
+from ...state import State, Writes, peek
 from ...thread import value_and_aux
 from .._core import describe_difference, run, split_numbers, written
 from ._dtypes import Differentiable
@@ -56,6 +56,7 @@ class DifferentiableCall:
         # The number of arguments that are a method's object, closed over: none or one.
         self._first = first
         self._untouched: tuple[str, str] | None = None
+        self._touched: tuple[State, ...] = ()
         self.targets: list[Target] = []
         if isinstance(where, Selector):
             self.targets.append(TreeTarget(where, args, allowed))
@@ -101,6 +102,7 @@ class DifferentiableCall:
         )
         # Nothing that is traced may be kept: it would outlive its trace.
         self._untouched = call.first_untouched(captured.touched)
+        self._touched = captured.touched
         value, aux = captured.out, None
         if self.has_aux:
             value, aux = value_and_aux(captured.out, self._fun)
@@ -170,13 +172,15 @@ class DifferentiableCall:
     def name_inputs(self, **others: Any) -> list[tuple[str, Any]]:
         """Lists the leaves of what goes into the call, with names for messages.
 
-        States that aren't differentiated, and what else is closed over, aren't among them.
+        Arrays that are closed over, and aren't in states, aren't among them.
         """
         named = [(f"argument {number}", arg) for number, arg in enumerate(self._args)]
         named += [(f"argument {name!r}", arg) for name, arg in self._kwargs.items()]
         named += [pair for target in self.targets for pair in target.named()]
+        closed_over = [(repr(cell), peek(cell)) for cell in self._touched]
         found = []
-        for name, tree in (*named, *others.items()):
+        # What is differentiated is touched too, and has a name already.
+        for name, tree in (*named, *others.items(), *closed_over):
             for keys, leaf in jtu.tree_leaves_with_path(tree):
                 found.append((f"{name} at '{written(keys)}'" if keys else name, leaf))
         return found

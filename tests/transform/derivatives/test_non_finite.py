@@ -247,7 +247,59 @@ def test_inputs_are_called_what_the_caller_calls_them():
     tree_loss = lambda tree: jnp.sum(tree["w"] ** 2)  # noqa: E731
     refuses("argument 0 at 'w'", "grad", tree_loss, {"w": NAN}, grad_states="w")
     refuses("argument 0", "grad", lambda x: jnp.sum(x**2), NAN, grad_states=None)
-    refuses("an array that the function closes over", "grad", lambda: product(other.value))
+    refuses("State(f32[2])", "grad", lambda: product(other.value))
+    refuses("an array that the function closes over", "grad", lambda: product(NAN))
+
+
+class Normalised(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = sl.ParamState(jnp.ones(2))
+        self.mean = sl.BatchState({"x": NAN}, name="mean")
+        self.raw = sl.State(np.array(NAN))
+        self.table = NAN
+
+
+CLOSED_OVER = {
+    "BatchState({'x': f32[2]}, name='mean') at 'x'": lambda m: m.mean.value["x"],
+    "State(f32[2]": lambda m: m.raw.value,
+    "the attribute 'table'": lambda m: m.table,
+}
+
+
+@pytest.mark.parametrize("run", [lambda fun: fun, sl.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("label", CLOSED_OVER)
+def test_a_state_that_is_read_and_not_differentiated_has_its_name(label, run):
+    model = Normalised()
+    loss = lambda: jnp.sum(model.w.value**2 * CLOSED_OVER[label](model))  # noqa: E731
+    with pytest.raises(NonFiniteError, match=re.escape(f"an input is not finite already: {label}")):
+        run(sl.grad(loss, model.states("w"), debug_nan=True))()
+
+
+@pytest.mark.parametrize("name", ["hessian", "jacrev", "hvp", "vjp"])
+def test_every_derivative_names_it(name):
+    model = Normalised()
+    loss = lambda: jnp.sum(model.w.value**2 * model.table)  # noqa: E731
+    take = {
+        "hessian": lambda: sl.transform.hessian(loss, model.w, debug_nan=True)(),
+        "jacrev": lambda: sl.transform.jacrev(loss, model.w, debug_nan=True)(),
+        "hvp": lambda: sl.transform.hvp(loss, model.w, debug_nan=True)(jnp.ones(2)),
+        "vjp": lambda: sl.transform.vjp(loss, grad_states=model.w, debug_nan=True)[1](1.0),
+    }
+    with pytest.raises(NonFiniteError, match="an input is not finite already: the attribute"):
+        take[name]()
+
+
+def test_an_input_that_the_call_has_overwritten_is_still_named():
+    w, total = sl.ParamState(jnp.ones(2)), sl.State(NAN, name="total")
+
+    def loss():
+        seen = total.value
+        total.value = jnp.zeros(2)
+        return jnp.sum(w.value * seen)
+
+    with pytest.raises(NonFiniteError, match=r"already: State\(f32\[2\], name='total'\)"):
+        sl.grad(loss, w, debug_nan=True)()
 
 
 @pytest.mark.parametrize("run", [lambda fun: fun, sl.jit], ids=["eager", "jit"])

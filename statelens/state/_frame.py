@@ -109,7 +109,7 @@ class Frame:
         self.reads = reads
         self.can_raise = False
         self.checks: dict[Any, None] = {}
-        self.is_open = False
+        self.is_open: bool = False
         self._parent: Frame | None = None
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class Frame:
             parent.require_open("asked for another transform or overlay")
             self.reads = self.reads or parent.reads
         self._parent = parent
-        self.trace = current_trace()
+        self.trace: Any = current_trace()
         self.is_open = True
         active_frame.set(self)
         return self

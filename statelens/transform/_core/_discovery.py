@@ -34,7 +34,7 @@ class UndeclaredStates(BaseException):
     def __init__(self, owner: Any, cells: Iterable[State]):
         super().__init__("a run with other states follows")
         self.owner = owner
-        self.cells = tuple(cells)
+        self.cells: tuple[State, ...] = tuple(cells)
 
 
 def retry(

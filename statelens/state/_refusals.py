@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jax.core import Tracer
-
 from .._errors import ArgumentTypeError, StateTypeError, TracerLeakError, user_facing
 from ._context import TOP, current_trace, has_tracers
 
@@ -78,18 +76,11 @@ def refuse_ended(cell: "State[Any]") -> NoReturn:
     """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(
         f"asked for the value of {described(cell)}",
-        "the state was made inside a transformed function, or of an argument for it, and its "
-        "traced value ended with the call",
+        "the state was made inside a transformed function, and its traced value ended "
+        "with the call",
         "make the state before the call",
         "return the state, or its value, from the function",
     )
-
-
-def refuse_ended_copy(cell: "State[Any]", value: Any) -> None:
-    """Refuses to read what JAX made of an argument for a trace that has ended."""
-    # Such a state bears no sign of its trace. A tree of tracers isn't looked through at each read.
-    if isinstance(value, Tracer) and current_trace() == TOP:
-        refuse_ended(cell)
 
 
 def refuse_leak(cell: "State[Any]", value: Any) -> None:

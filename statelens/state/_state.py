@@ -33,7 +33,6 @@ from ._refusals import (
     read_tags,
     refuse_change_in_place,
     refuse_ended,
-    refuse_ended_copy,
     refuse_equality,
     refuse_leak,
 )
@@ -152,7 +151,6 @@ class State(NoArray, Cell, Generic[T]):
             value = self._value
             if type(value) not in concrete_types:  # as most are
                 value = self._alive(frame, held_value(self))
-                refuse_ended_copy(self, value)
             if self._lent is not None or current_trace() != TOP:
                 return self._read_in_plain_jax(value)
             return value

@@ -425,12 +425,6 @@ row(
     r"asked for the value of a State\nthe state was made inside a transformed function",
 )
 row(
-    "jit: a state of a tree that was an argument",
-    lambda n: kept_by(lambda keep: sl.jit(lambda n: keep(n))(n)).calls.value,
-    LEAK,
-    r"asked for the value of a State named 'calls'\n.*ended with the call",
-)
-row(
     "jit: a traced value that is stored later",
     lambda n: setattr(n.calls, "value", kept_by(lambda keep: sl.jit(lambda x: keep(x))(X))),
     LEAK,

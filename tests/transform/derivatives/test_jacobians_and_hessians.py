@@ -284,6 +284,7 @@ def test_a_vector_is_read_in_the_dtype_of_the_state():
         close(product(vector), 6 * W * jnp.array([1.0, 2.0]))
 
 
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")  # made for one solve
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRODUCTS))
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ._flatten import (
     hidden_cells,
     is_array,
     is_inexact,
+    is_key,
     is_number,
     is_numeric,
     kinds,
@@ -27,7 +28,7 @@ from ._flatten import (
     map_cells,
     sites,
 )
-from ._identity import PLAIN_TYPES, Identity, KeyIdentity, is_same, weakly
+from ._identity import PLAIN_TYPES, Identity, KeyIdentity, is_same, reference, weakly
 from ._index import Index
 from ._nested import PathNode, nest
 from ._parse import as_path, parse
@@ -35,4 +36,4 @@ from ._path import GraphKey, Path, ancestors, closest, format, from_jax, resolve
 from ._pattern import Pattern, format_pattern, is_named, matches, scan_pattern, split_index
 from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
 from ._scanner import Scanner
-from ._sorting import flatten_as_jax, refuse_unsortable
+from ._sorting import flatten_as_jax, is_sortable

@@ -22,7 +22,7 @@ import numpy as np
 from .._errors import StructureError
 from ._path import Path, format, from_jax
 from ._protocols import Cell, CellProbe, LensLeaf, MutableNode
-from ._sorting import refuse_unsortable
+from ._sorting import flatten_as_jax, refuse_unsortable
 
 TreeDef: TypeAlias = Any
 """A `jax.tree_util.PyTreeDef`, which type checkers take for a variable."""
@@ -50,11 +50,7 @@ def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
         flat = _flatten_plainly(tree, _is_none)
         if flat is not None:
             return flat
-    try:
-        return jax.tree.flatten(tree, is_leaf=_is_leaf)
-    except ValueError:
-        refuse_unsortable(tree)
-        raise
+    return flatten_as_jax(tree, _is_leaf)
 
 
 def _is_leaf(node: Any) -> bool:
@@ -171,6 +167,11 @@ def kinds(leaves: list[Any]) -> list[Any]:
             getattr(x, "aval", None) or (getattr(x, "shape", None), getattr(x, "dtype", None))
             for x in leaves
         ]
+
+
+def is_key(leaf: Any) -> bool:
+    """Says whether a leaf is an array of typed random keys."""
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def is_number(leaf: Any) -> bool:

@@ -9,7 +9,7 @@ keys, and finds them by plain ones.
 
 import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax.tree_util as jtu
@@ -35,6 +35,13 @@ def is_same(one: Any, other: Any) -> bool:
     return isinstance(one, (*PLAIN_TYPES, np.generic)) and repr(one) == repr(other)
 
 
+def reference(value: Any, on_end: Callable[[Any], None] | None = None) -> Callable[[], Any]:
+    """Refers to an object weakly, and to a bound method as long as its object is there."""
+    # A bound method is made each time that it is asked for.
+    is_bound = hasattr(type(value), "__func__")
+    return (weakref.WeakMethod if is_bound else weakref.ref)(value, on_end)
+
+
 class Weak:
     """Equals an object that it doesn't keep alive, and nothing once that is gone.
 
@@ -45,9 +52,7 @@ class Weak:
     __slots__ = ("_hash", "_look")
 
     def __init__(self, value: Any):
-        # A bound method is made each time that it is asked for.
-        is_bound = hasattr(type(value), "__func__")
-        self._look = (weakref.WeakMethod if is_bound else weakref.ref)(value)
+        self._look = reference(value)
         try:
             self._hash = hash(value)
         except TypeError:  # JAX doesn't ask for the hash of what a node says of itself

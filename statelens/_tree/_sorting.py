@@ -1,6 +1,6 @@
 """Dictionaries whose keys don't compare: JAX, which sorts them, takes no tree with one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import combinations
 from typing import Any
 
@@ -10,10 +10,10 @@ from .._errors import StructureError
 from ._protocols import LensLeaf, MutableNode
 
 
-def flatten_as_jax(tree: Any) -> tuple[list[Any], Any]:
+def flatten_as_jax(tree: Any, is_leaf: Callable[[Any], Any] | None = None) -> tuple[list[Any], Any]:
     """Flattens a tree as JAX does, whose error for keys that don't compare names no place."""
     try:
-        return jtu.tree_flatten(tree)
+        return jtu.tree_flatten(tree, is_leaf)
     except ValueError:
         refuse_unsortable(tree)
         raise
@@ -26,7 +26,7 @@ def refuse_unsortable(tree: Any) -> None:
         keys, node = below.pop()
         if isinstance(node, (LensLeaf, MutableNode)):
             continue
-        if isinstance(node, dict) and not _is_sortable(node):
+        if isinstance(node, dict) and not is_sortable(node):
             one, other = _incomparable(node)
             raise StructureError(
                 f"asked to flatten a dictionary{f', that at {jtu.keystr(keys)}' if keys else ''}",
@@ -38,7 +38,8 @@ def refuse_unsortable(tree: Any) -> None:
         below += [((*keys, *inner), child) for inner, child in children if child is not node]
 
 
-def _is_sortable(keys: Iterable[Any]) -> bool:
+def is_sortable(keys: Iterable[Any]) -> bool:
+    """Says whether keys compare with one another, as JAX needs them to."""
     try:
         sorted(keys)
     except Exception:  # whatever a comparison raises
@@ -48,4 +49,4 @@ def _is_sortable(keys: Iterable[Any]) -> bool:
 
 def _incomparable(keys: Iterable[Any]) -> tuple[Any, ...]:
     pairs = combinations(keys, 2)
-    return next((pair for pair in pairs if not _is_sortable(pair)), (*keys,)[:2])
+    return next((pair for pair in pairs if not is_sortable(pair)), (*keys,)[:2])

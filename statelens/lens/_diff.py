@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._errors import user_facing
-from .._tree import Path, flatten_as_jax, is_array, leaves_with_path
+from .._tree import Path, flatten_as_jax, is_array, is_key, leaves_with_path
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,11 @@ def _compare(before: Any, after: Any) -> Change | None:
     ours, theirs = _numbers(before), _numbers(after)
     if ours.tobytes() == theirs.tobytes():
         return None
-    return Change(before, after, None if _is_key(before) else _distance(ours, theirs))
-
-
-def _is_key(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return Change(before, after, None if is_key(before) else _distance(ours, theirs))
 
 
 def _numbers(array: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(array) if _is_key(array) else array)
+    return np.asarray(jax.random.key_data(array) if is_key(array) else array)
 
 
 def _distance(before: np.ndarray, after: np.ndarray) -> float:

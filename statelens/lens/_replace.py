@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import StructureError
-from .._tree import Cell, Path, flatten, format, is_array, is_number, is_numeric, kinds
+from .._tree import Cell, Path, flatten, format, is_array, is_inexact, is_number, is_numeric, kinds
 
 if TYPE_CHECKING:
     from ._selection import Entry, Focused, Selection
@@ -141,9 +141,7 @@ def _refuse_step(path: Path, found: str, remedy: str) -> NoReturn:
 def cast_floats(array: Any, dtype: Any) -> Any:
     """Casts a floating-point array, or what stands for one."""
     to_real = not jnp.issubdtype(dtype, jnp.complexfloating)
-    if not jnp.issubdtype(array.dtype, jnp.inexact) or (
-        jnp.issubdtype(array.dtype, jnp.complexfloating) and to_real
-    ):
+    if not is_inexact(array) or (to_real and jnp.issubdtype(array.dtype, jnp.complexfloating)):
         return array
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(array.shape, dtype, sharding=array.sharding)

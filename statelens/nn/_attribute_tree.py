@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._tree import Cell, MutableNode, Path, TreeDef, from_jax
+from .._tree import Cell, MutableNode, Path, TreeDef, from_jax, is_sortable
 from ..lens import BoundLens
 
 
@@ -41,11 +41,7 @@ def _is_unsortable(value: Any) -> bool:
         return False
     if set(map(type, value)) <= {str}:
         return False
-    try:
-        sorted(value)
-    except Exception:
-        return True
-    return False
+    return not is_sortable(value)
 
 
 class Held:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax
 
 from .._tree import (
+    PLAIN_TYPES,
     Cell,
     GraphKey,
     KeyIdentity,
@@ -108,7 +109,7 @@ class Structure:
         return f"Structure({', '.join(record.cls.__name__ for record in self.records)})"
 
 
-_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_PLAIN = frozenset(PLAIN_TYPES)
 """The classes of most attributes: nothing lies in their objects."""
 
 

@@ -25,8 +25,8 @@ def is_hidden(value: Any) -> bool:
     return has_arrays and not contains_mutables(value)
 
 
-def is_taken_over(before: Any, value: Any) -> bool:
-    """Gives a state behind an attribute what the attribute is set to, if the state is to stay."""
+def take_over(before: Any, value: Any) -> bool:
+    """Gives the state behind an attribute what that is set to, if it is to stay; says whether."""
     if isinstance(before, HiddenCell) and not contains_mutables(value):
         before.value = value
         return True

@@ -40,7 +40,7 @@ from ._graph import (
     nodes_with_path,
     unflatten_graph,
 )
-from ._hidden import HiddenCell, is_hidden, is_taken_over, refuse_dropping
+from ._hidden import HiddenCell, is_hidden, refuse_dropping, take_over
 from ._layers import refuse_mode
 
 __all__ = ["Module"]
@@ -110,7 +110,7 @@ class Module(MutableNode, abc.ABC):
                 "another name",
             )
         before = self._read_attribute(name)
-        if is_taken_over(before, value):
+        if take_over(before, value):
             self._forget_structure()
             return
         held = contains_mutables(before)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import ArgumentError, ArgumentTypeError
+from .._tree import is_key
 
 SeedOrKey: TypeAlias = int | jax.Array | np.ndarray | np.integer
 """What a key is made of: a seed, a typed key, or the raw data of one."""
@@ -36,7 +37,7 @@ def as_key(seed_or_key: Any) -> jax.Array:
             return jax.random.wrap_key_data(jnp.asarray(seed_or_key))
         except TypeError:
             raise no_key(seed_or_key) from None
-    if not jnp.issubdtype(seed_or_key.dtype, jax.dtypes.prng_key):
+    if not is_key(seed_or_key):
         raise no_key(seed_or_key)
     if seed_or_key.ndim:
         raise ArgumentError(

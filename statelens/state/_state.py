@@ -23,7 +23,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._errors import StateTypeError, hide_own_frames, user_facing
-from .._tree import Cell, is_probed, refuse_unsortable
+from .._tree import Cell, flatten_as_jax, is_probed
 from ._context import TOP, active_frame, concrete_types, current_trace, has_tracers
 from ._dependencies import Readers
 from ._lent import Lent
@@ -357,12 +357,7 @@ def _refuse_states(cls: type, value: Any) -> None:
     # The common value, one array, needs no walk.
     if isinstance(value, jax.Array):
         return
-    try:
-        leaves = jax.tree.leaves(value, is_leaf=Cell.__instancecheck__)
-    except ValueError:
-        refuse_unsortable(value)
-        raise
-    for leaf in leaves:
+    for leaf in flatten_as_jax(value, Cell.__instancecheck__)[0]:
         if isinstance(leaf, Cell):
             raise StateTypeError(
                 f"asked for a {cls.__name__} of {leaf!r}",

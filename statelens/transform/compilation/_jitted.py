@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeV
 import jax
 
 from ..._errors import ArgumentTypeError, user_facing
+from ..._tree import is_key
 from ...lens import combine
 from ...state import State, is_alive, peek
 from .._core import (
@@ -38,7 +39,7 @@ from ._ahead_of_time import AheadOfTime
 from ._arguments import InputSignature, signature_of
 from ._dispatch import Dispatch
 from ._methods import BoundMethod, Method
-from ._program import Program, Replay, is_key
+from ._program import Program, Replay
 from ._shardings import Shardings
 from ._trace_guard import TraceGuard
 

@@ -14,7 +14,7 @@ import jax.core
 import jax.extend.core
 from jax.tree_util import treedef_is_leaf
 
-from ..._tree import TreeDef
+from ..._tree import TreeDef, is_key
 from ...state import (
     Reads,
     State,
@@ -145,7 +145,7 @@ class Program:
             if self._backup:
                 self.look_for_callbacks(inputs)
                 jax.block_until_ready(results if self.can_raise else ())
-            self._keep_concrete(results)
+            given = self._keep_concrete(results)
         except BaseException:
             if self._backup and any(map(_is_deleted, jax.tree.leaves(inputs[0].states))):
                 store_all(self.donated, self._backup)
@@ -153,12 +153,14 @@ class Program:
                 self._keep_concrete(results)
             raise
         self._backup = None
-        return self._with_keys(results[0])
+        return given[0]
 
-    def _keep_concrete(self, results: list[Any]) -> None:
-        for result in results:
+    def _keep_concrete(self, results: list[Any]) -> list[Any]:
+        given = list(map(self._with_keys, results))
+        for result in given:
             if not has_tracers(result[1]):
-                self.keep(self._with_keys(result))
+                self.keep(result)
+        return given
 
     def _with_keys(self, result: tuple[Any, ...]) -> tuple[Any, ...]:
         """Makes random keys again of their numbers."""
@@ -385,12 +387,6 @@ def _copied(leaf: Any) -> Any:
 
 # Compiled, so that an interrupt meets none of JAX's own Python, which it may leave in pieces.
 _wrap_key_data = jax.jit(jax.random.wrap_key_data, static_argnames="impl", inline=True)
-
-
-def is_key(leaf: Any) -> bool:
-    """Says whether a leaf is a typed random key."""
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _is_deleted(leaf: Any) -> bool:

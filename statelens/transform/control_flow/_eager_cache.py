@@ -18,12 +18,12 @@ import jax
 import numpy as np
 
 from ..._lru_cache import LruCache
-from ..._tree import METHODS, MutableNode, is_same
+from ..._tree import METHODS, PLAIN_TYPES, MutableNode, is_same, reference
 from ...state import TOP, State, current_trace
 from .._core import FUNCTIONS, inner_codes, named_in
 from ..compilation import JitFunction
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_PLAIN = (*PLAIN_TYPES, np.generic)
 _CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _MOST_NESTED = 8
 
@@ -41,7 +41,7 @@ def staged(
     ended = functools.partial(programs.evict, key)
     try:
         hash(key)
-        references = [_reference(function, lambda _: ended()) for function in functions]
+        references = [reference(function, lambda _: ended()) for function in functions]
     except TypeError:
         return _Program(control, [lambda f=f: f for f in functions], options).run(*operands)
     program = programs.get(key)
@@ -74,7 +74,7 @@ class _Program:
         return self._control(self._reachable(), self._options, *operands)
 
     def _reachable(self) -> tuple[Any, ...]:
-        return tuple(reference() for reference in self._references)
+        return tuple(each() for each in self._references)
 
     def is_current(self) -> bool:
         """Says whether all that was traced is what it was."""
@@ -168,9 +168,3 @@ def _identity(function: Callable[..., Any]) -> Hashable:
     if isinstance(function, METHODS):
         return id(function.__self__), function.__func__
     return id(function)
-
-
-def _reference(function: Callable[..., Any], ended: Callable[[Any], None]) -> Callable[[], Any]:
-    if isinstance(function, METHODS):
-        return weakref.WeakMethod(function, ended)
-    return weakref.ref(function, ended)

@@ -166,8 +166,5 @@ def zeros_of(tree: Any) -> Any:
 
 def _stand_in(leaf: Any) -> Any:
     """Gives some array like a traced one."""
-    if not isinstance(leaf, jax.core.Tracer):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
-    return jnp.zeros(leaf.shape, leaf.dtype)
+    is_traced = isinstance(leaf, jax.core.Tracer)
+    return jnp.zeros(leaf.shape, leaf.dtype) if is_traced else leaf

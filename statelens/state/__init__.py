@@ -8,7 +8,6 @@ read of mutable modules is recorded, so that a program is known to be stale when
 from ._context import (
     TOP,
     active_frame,
-    are_concrete,
     concrete_types,
     current_trace,
     has_tracers,

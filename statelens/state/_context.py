@@ -1,6 +1,5 @@
 """What is active: the trace that JAX is running, and the frame that reads and writes go to."""
 
-from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -29,6 +28,9 @@ TOP = current_trace()
 
 def has_tracers(tree: Any) -> bool:
     """Says whether a leaf of the tree is a traced value."""
+    # What a program gives is arrays in a tuple: to look up their classes is all it takes.
+    if type(tree) is tuple and concrete_types.issuperset(map(type, tree)):
+        return False
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -46,11 +48,6 @@ def is_concrete(value: Any) -> bool:
         concrete_types.add(type(value))
         return True
     return False
-
-
-def are_concrete(values: Iterable[Any]) -> bool:
-    """Says whether all values are arrays and numbers, and none is traced."""
-    return concrete_types.issuperset(map(type, values)) or all(map(is_concrete, values))
 
 
 active_frame: ContextVar["Frame | None"] = ContextVar("statelens_frame", default=None)

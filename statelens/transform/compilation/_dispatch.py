@@ -4,13 +4,13 @@ Once a program is all that the calls of a function need, they should cost what t
 program costs. So this does nothing else: whatever is out of the ordinary goes the long way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from ..._errors import hide_own_frames
-from ...state import State, active_frame, are_concrete, concrete_types, has_tracers, note_reads
+from ...state import State, active_frame, concrete_types, has_tracers, note_reads
 from .._core import (
     PROGRAM_ERRORS,
     Arguments,
@@ -86,13 +86,13 @@ class Dispatch:
                 self._program.look_for_callbacks(inputs)
                 return self._program.finish(jax.block_until_ready(result))
             out, values = result[0], result[1]
-            if values and not _are_untraced(values):
+            if has_tracers(values):  # of a plain transform that is running
                 return self._program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
                 note_reads(self._cells)
                 out = merge_output(self._program.output(result))
-            if values:
+            if values and not self._donated:  # where it donates, that is done
                 self._program.keep(result)
             return out
         except Exception as error:
@@ -115,8 +115,3 @@ class Dispatch:
                 raise error
             return self._on_undeclared((args, kwargs), error.cells)
         self._program.reraise(error, args, kwargs)
-
-
-def _are_untraced(values: Sequence[Any]) -> bool:
-    """Says whether nothing in what was written is traced, by a plain transform that is running."""
-    return are_concrete(values) or not has_tracers(values)

@@ -6,7 +6,7 @@ import equinox as eqx
 
 from .._errors import StateTypeError
 from .._tree import Cell, is_array, is_numeric
-from ..state import State, active_frame
+from ..state import State
 from . import _attribute_tree as tree
 from ._attribute_tree import is_mutable
 from ._graph import contains_mutables
@@ -23,21 +23,6 @@ def is_hidden(value: Any) -> bool:
     """Says whether a value is arrays alone, so that a hidden state holds it."""
     has_arrays = any(map(is_array, tree.leaves(value, is_mutable)))
     return has_arrays and not contains_mutables(value)
-
-
-def take_over(before: Any, value: Any) -> bool:
-    """Gives the state behind an attribute what that is set to, if it is to stay; says whether."""
-    if isinstance(before, HiddenCell) and not contains_mutables(value):
-        before.value = value
-        return True
-    # In a transform, a state that is made anew is one for the sake of its value.
-    frame = active_frame.get()
-    if frame is None or not isinstance(value, State) or type(value) is not type(before):
-        return False
-    if value not in frame.made or before in frame.made:
-        return False
-    before.value = value.value
-    return True
 
 
 def refuse_dropping(module: Any, name: str, before: Any, value: Any) -> None:

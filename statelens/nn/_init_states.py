@@ -12,8 +12,9 @@ M = TypeVar("M", bound=Module)
 def init_all_states(module: M, *args: Any, **kwargs: Any) -> M:
     """Calls ``init_state`` of each module in a module that has such a method.
 
-    Inside of a transform, an attribute that is a state is set to a new state of its class by
-    taking over the value: the state stays the one that the transform knows of.
+    Inside of a transform the states stay those that the transform knows of. A new state, also in a
+    list or dictionary, gives its value to the one that is there, and stands for it until the call
+    ends; of another class, name or tag it is refused.
 
     Args:
         module: The module.

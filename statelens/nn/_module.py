@@ -40,8 +40,9 @@ from ._graph import (
     nodes_with_path,
     unflatten_graph,
 )
-from ._hidden import HiddenCell, is_hidden, refuse_dropping, take_over
+from ._hidden import HiddenCell, is_hidden, refuse_dropping
 from ._layers import refuse_mode
+from ._renewal import take_over
 
 __all__ = ["Module"]
 
@@ -110,7 +111,7 @@ class Module(MutableNode, abc.ABC):
                 "another name",
             )
         before = self._read_attribute(name)
-        if take_over(before, value):
+        if take_over(self, name, before, value):
             self._forget_structure()
             return
         held = contains_mutables(before)

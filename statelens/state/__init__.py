@@ -14,9 +14,10 @@ from ._context import (
     is_concrete,
     own,
     owned,
+    this_frame,
 )
 from ._dependencies import Readers, Reads
-from ._frame import Captured, Frame, Writes, capture, note_reads, this_frame
+from ._frame import Captured, Frame, Writes, capture, note_reads
 from ._kinds import (
     BatchState,
     HiddenState,
@@ -28,7 +29,8 @@ from ._kinds import (
 )
 from ._plain_jax import explain_untouched, run_in_own_trace
 from ._refusals import refuse_ended
-from ._state import ENDED, LazyValue, State, is_alive, peek, store_all
+from ._state import State, is_alive, original, peek, store_all
+from ._storage import ENDED, LazyValue
 from ._unfinished import UNFINISHED, refuse_unfinished
 
 __all__ = [

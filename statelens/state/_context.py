@@ -53,6 +53,14 @@ def is_concrete(value: Any) -> bool:
 active_frame: ContextVar["Frame | None"] = ContextVar("statelens_frame", default=None)
 """The innermost frame of this thread or async context."""
 
+
+def this_frame() -> "Frame":
+    """Returns the innermost open frame."""
+    frame = active_frame.get()
+    assert frame is not None
+    return frame
+
+
 # Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
 # may define equality.
 _made_while_tracing: WeakValueDictionary[int, Any] = WeakValueDictionary()

@@ -15,14 +15,15 @@ import jax
 import jax.core
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, EndedFrameError, FrozenTreeError, TracerLeakError
+from .._errors import ArgumentError, EndedFrameError, TracerLeakError
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
 from ._lent import Lent
 from ._plain_jax import explain_reuse, note_read
-from ._refusals import described, refuse_leak
-from ._state import ENDED, State, held_value, peek, store_all
+from ._refusals import described, refuse_frozen, refuse_leak
+from ._state import State, held_value, original, peek, store_all
+from ._storage import ENDED, Alias
 from ._unfinished import UNFINISHED, refuse_unfinished
 
 
@@ -103,6 +104,8 @@ class Frame:
         self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._written: dict[State, None] = {}
         self._lent: dict[State, Lent] = {}
+        # Made here too, to stand for other cells until the frame ends.
+        self._aliases: list[State] = []
         self.frozen = frozen
         self._on_touch = on_touch
         self._undo = undo
@@ -123,6 +126,7 @@ class Frame:
         if parent is not None:
             parent.require_open("asked for another transform or overlay")
             self.reads = self.reads or parent.reads
+            self.values = {original(cell): value for cell, value in self.values.items()}
         self._parent = parent
         self.trace: Any = current_trace()
         self.is_open = True
@@ -140,6 +144,7 @@ class Frame:
         if self.is_open:
             for cell in self.made:
                 self._release(cell)
+            store_all(self._aliases, [ENDED] * len(self._aliases))
             self.is_open = False
 
     @property
@@ -180,6 +185,16 @@ class Frame:
         self.made[cell] = None
         self.values[cell] = value
 
+    def hand_over(self, made: Sequence[State], cells: Sequence[State]) -> None:
+        """Gives cells the values of others that were made here, and stand for them then."""
+        cells = list(map(original, cells))
+        self.write_all(cells, list(map(self.peek, made)))
+        for alias, cell in zip(made, cells, strict=True):
+            for known in (self.made, self.values, self.touched, self._written, self._lent):
+                known.pop(alias, None)
+            alias.store(Alias(cell))
+        self._aliases += made
+
     def may_grow(self, node: MutableNode) -> bool:
         """Says whether states may be added to an older node, and how to take them away."""
         if self._undo is None:
@@ -190,6 +205,7 @@ class Frame:
     def peek(self, cell: State) -> Any:
         """Returns the cell's value in this frame, without touching it."""
         self.require_open("asked for the value of", cell)
+        cell = original(cell)
         frame: Frame | None = self
         while frame is not None:
             if cell in frame.values:
@@ -203,6 +219,7 @@ class Frame:
         That doesn't touch the cell, but a program that follows from the look is good as long
         as these are what they were.
         """
+        cell = original(cell)
         # What was made in a trace, such as the states of an argument, ends with it.
         if self.reads is not None and not cell.is_of_a_trace:
             outer: Frame | None = self
@@ -230,6 +247,7 @@ class Frame:
         """Returns the cell's value in this frame, for the function that runs in it."""
         self.require_open("asked for the value of", cell)
         if cell not in self.touched:
+            cell = original(cell)
             self.touch(cell)
         value = self.values[cell] if cell in self.values else self.peek(cell)
         if value is ENDED:
@@ -262,7 +280,7 @@ class Frame:
         frame: Frame | None = self
         while frame is not None:
             if cell in frame.frozen:
-                raise _frozen_write(cell, frame.frozen[cell])
+                refuse_frozen(cell, format(frame.frozen[cell]))
             frame = None if cell in frame.made else frame.parent
         if current_trace() != self.trace and not cell.is_at_home:
             raise TracerLeakError(
@@ -281,6 +299,7 @@ class Frame:
 
     def write_all(self, cells: Sequence[State], values: Sequence[Any]) -> None:
         """Sets the values of several cells in this frame, or of none of them."""
+        cells = list(map(original, cells))
         for cell in cells:
             self.check(cell)
         # All values last and at once, so that an interrupt leaves all or none of them.
@@ -298,17 +317,6 @@ class Frame:
                 self._written[cell] = None
         written = tuple(cell for cell in self._written if cell not in self.made)
         return Writes(written, tuple(self.values[cell] for cell in written))
-
-
-def _frozen_write(cell: State, path: Path) -> FrozenTreeError:
-    return FrozenTreeError(
-        f"asked to write the state '{format(path)}' of a tree that was passed as an argument",
-        f"{cell!r} belongs to a functional tree; the write would be lost with it",
-        "statelens.thread(fun), which gives (out, tree): jit(thread(fun))(tree, ...) gives "
-        "(out, tree), grad(thread(fun), lens, has_aux=True)(tree, ...) gives (grads, tree)",
-        "a model that is closed over: its states are written back, and grad takes them bound, "
-        "as in grad(fun, lens.bind(model))",
-    )
 
 
 class Captured(NamedTuple):
@@ -387,10 +395,3 @@ def note_reads(cells: Iterable[State]) -> None:
     if current_trace() != own_trace:
         for cell in cells:
             note_read(cell, peek(cell), own_trace)
-
-
-def this_frame() -> Frame:
-    """Returns the innermost open frame."""
-    frame = active_frame.get()
-    assert isinstance(frame, Frame)
-    return frame

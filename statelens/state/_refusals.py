@@ -3,7 +3,13 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._errors import ArgumentTypeError, StateTypeError, TracerLeakError, user_facing
+from .._errors import (
+    ArgumentTypeError,
+    FrozenTreeError,
+    StateTypeError,
+    TracerLeakError,
+    user_facing,
+)
 from ._context import TOP, current_trace, has_tracers
 
 if TYPE_CHECKING:
@@ -106,4 +112,16 @@ def _refuse_write(asked: str) -> NoReturn:
         "statelens.functionalize(fun, states), a pure function that any JAX transform "
         "takes, and that gives the new values back",
         "statelens.thread(fun), if the state is in the first argument",
+    )
+
+
+def refuse_frozen(cell: "State[Any]", path: str) -> NoReturn:
+    """Refuses a write to a state of a tree that was passed as an argument."""
+    raise FrozenTreeError(
+        f"asked to write the state '{path}' of a tree that was passed as an argument",
+        f"{cell!r} belongs to a functional tree; the write would be lost with it",
+        "statelens.thread(fun), which gives (out, tree): jit(thread(fun))(tree, ...) gives "
+        "(out, tree), grad(thread(fun), lens, has_aux=True)(tree, ...) gives (grads, tree)",
+        "a model that is closed over: its states are written back, and grad takes them bound, "
+        "as in grad(fun, lens.bind(model))",
     )

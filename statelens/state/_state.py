@@ -36,6 +36,7 @@ from ._refusals import (
     refuse_equality,
     refuse_leak,
 )
+from ._storage import ENDED, Alias, LazyValue
 
 if TYPE_CHECKING:
     # So that a bare `State` is a `State[Any]` to type checkers, which all know this module.
@@ -48,27 +49,17 @@ else:
     T = TypeVar("T")
 
 
-class _Ended:
-    """Takes the place of a value that ended with the transform in which it was made."""
-
-
-ENDED = _Ended()
-
-
-class LazyValue:
-    """Lies in a cell in place of a value that is put together when someone looks at it."""
-
-    __slots__ = ()
-
-    def load(self) -> Any:
-        """Returns the value, the same object each time."""
-
-
 def held_value(cell: Any) -> Any:
     """Returns the value in a cell itself, past all frames."""
     value = cell._value
     # Of the class: Equinox modules are slow to say what they aren't.
     return value.load() if issubclass(type(value), LazyValue) else value
+
+
+def original(cell: "State[Any]") -> "State[Any]":
+    """Returns the cell that a cell stands for: itself, but for an alias."""
+    value = cell._value
+    return value.cell if type(value) is Alias else cell
 
 
 def peek(cell: "State[Any]") -> Any:

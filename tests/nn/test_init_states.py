@@ -85,18 +85,6 @@ def test_a_sequence_in_a_compiled_step_begins_anew():
     assert list(loss(xs)) == list(net.states(sl.ParamState))
 
 
-def test_a_state_of_another_class_is_refused():
-    net = Net()
-    net.h = sl.HiddenState(jnp.zeros(2))
-
-    @sl.jit
-    def fun():
-        net.h = sl.ParamState(jnp.ones(2))
-
-    with pytest.raises(sl.FrozenTreeError, match="asked to set or delete the attribute 'h'"):
-        fun()
-
-
 def test_what_is_no_module_is_refused():
     with pytest.raises(sl.StateLensError, match="that is a dict"):
         sl.nn.init_all_states({})

@@ -145,7 +145,7 @@ class Module(MutableNode, abc.ABC):
             frame = active_frame.get()
             if frame is not None and frame.reads is not None:
                 if cell is not None or name in attributes:
-                    frame.reads.record(self, name, cell or attributes[name])
+                    frame.reads.record(self, name, cell or attributes[name], inside=True)
                 elif name == "__dict__":
                     self._look_at_all()
                 elif not hasattr(Module, name):

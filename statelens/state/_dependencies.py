@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._tree import MISSING, PLAIN_TYPES, Cell, MutableNode, is_same
+from .._tree import MISSING, PLAIN_TYPES, Cell, MutableNode, fields_of, is_same
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -51,6 +51,7 @@ class _Read(NamedTuple):
     node: "weakref.ref[MutableNode]"
     name: str | None
     value: Callable[[], Any]
+    inside: bool
 
 
 class _Name(NamedTuple):
@@ -66,8 +67,9 @@ class _Name(NamedTuple):
 class _Contents:
     """What was in a container; what is gone from there may end."""
 
-    def __init__(self, container: Any, on_end: Callable[[Any], None]):
+    def __init__(self, container: Any, on_end: Callable[[Any], None], inside: bool):
         self.container = container
+        self.inside = inside
         self._items = [_weakly(item, on_end) for item in _items_of(container)]
 
     def are_still_there(self) -> bool:
@@ -76,6 +78,38 @@ class _Contents:
         # One that has ended gives None, which `Reads` knows of.
         before = [item() for item in self._items]
         return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+class _Fields:
+    """What was in a plain object, which may lead to the model and isn't kept alive."""
+
+    inside = True
+
+    def __init__(self, owner: Any, fields: dict[str, Any]):
+        self._owner = _weakly(owner)
+        self._fields = {name: _weakly(value) for name, value in fields.items()}
+
+    @property
+    def container(self) -> Any:
+        """The object; None if it is gone."""
+        return self._owner()
+
+    def are_still_there(self) -> bool:
+        """Says whether the object has the very fields that it had."""
+        owner = self.container
+        if owner is None:  # what is gone can't have changed
+            return True
+        now = fields_of(owner) or {}
+        if now.keys() != self._fields.keys():
+            return False
+        return all(_is_what_it_was(ref, now[name]) for name, ref in self._fields.items())
+
+
+_are_still_there = operator.methodcaller("are_still_there")
+
+
+def _is_what_it_was(ref: Callable[[], Any], now: Any) -> bool:
+    return is_same(ref(), now) and not (now is None and isinstance(ref, weakref.ref))
 
 
 class Reads:
@@ -96,7 +130,7 @@ class Reads:
         self.on_end = None
         self._has_ended = False
         self._attributes: dict[Hashable, _Read] = {}
-        self._containers: dict[int, _Contents] = {}
+        self._containers: dict[int, _Contents | _Fields] = {}
         # Names that led to states, and what they led to.
         self._names: list[_Name] = []
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
@@ -104,16 +138,25 @@ class Reads:
         # Cells that were met, with their names, tags and further attributes.
         self._labels: dict[int, tuple[weakref.ref[Cell], dict[str, Any]]] = {}
 
-    def record(self, node: MutableNode, name: str | None, value: Any) -> None:
-        """Records that an attribute was read; None for the names of all that there are."""
+    def record(
+        self, node: MutableNode, name: str | None, value: Any, *, inside: bool = False
+    ) -> None:
+        """Records that an attribute was read.
+
+        Args:
+            node: Whose attribute it is.
+            name: Its name; None for the names of all that there are.
+            value: Its value.
+            inside: Whether what lies in plain objects there may have been read too.
+        """
         key = id(node), name
         known = self._attributes.get(key)
-        if known is not None and known.node() is node:
+        if known is not None and known.node() is node and known.inside >= inside:
             return
         node._readers.add(name, self)
-        self._attributes[key] = _Read(weakref.ref(node), name, _reference(value))
+        self._attributes[key] = _Read(weakref.ref(node), name, _reference(value), inside)
         if name is not None:
-            self._record_containers(value)
+            self._record_containers(value, inside)
 
     @property
     def nodes(self) -> list[MutableNode]:
@@ -136,7 +179,7 @@ class Reads:
         """
         self._names = [_Name(name, look, _weakly(value, self._end)) for name, value, look in names]
         for container in lists:
-            self._record_containers(container)
+            self._record_containers(container, inside=False)
 
     def record_type(self, cell: Cell, value: Any) -> None:
         """Records that the structure, shapes and dtypes of a cell's value were looked at."""
@@ -154,13 +197,13 @@ class Reads:
     def _note_labels(self, cell: Cell) -> None:
         self._labels[id(cell)] = weakref.ref(cell), dict(vars(cell))
         for value in vars(cell).values():
-            self._record_containers(value)
+            self._record_containers(value, inside=True)
 
     def rerecord(self, node: MutableNode, name: str, value: Any) -> None:
         """Records what the traced function itself has set; JAX takes that for done."""
         if (id(node), name) in self._attributes:
-            del self._attributes[id(node), name]
-            self.record(node, name, value)
+            read = self._attributes.pop((id(node), name))
+            self.record(node, name, value, inside=read.inside)
 
     def finish_trace(self, touched: Iterable[Cell]) -> None:
         """Takes things as they are when a trace ends.
@@ -173,7 +216,7 @@ class Reads:
         for cell in _living(self._labels.values()):
             self._note_labels(cell)
         for known in list(self._containers.values()):
-            self._record_containers(known.container)
+            self._record_containers(known.container, known.inside)
         self._has_ended = False
 
     def _end(self, _: Any) -> None:
@@ -191,7 +234,7 @@ class Reads:
             if node is not None:
                 node._readers.add(read.name, self)
         for known in list(other._containers.values()):
-            self._record_containers(known.container)
+            self._record_containers(known.container, known.inside)
         # Where this trace runs, they may have other values: it looks for itself.
         for cell in _living(other._cell_types.values()):
             cell.look()
@@ -226,13 +269,13 @@ class Reads:
 
     def _changed(self) -> Iterator[tuple[MutableNode | Cell, str | None, Any, Any]]:
         """Gives what was read and is no longer the same, before and now."""
-        for ref, name, value in list(self._attributes.values()):
-            node = ref()
+        for read in list(self._attributes.values()):
+            node = read.node()
             # A module that is gone can't have changed.
             if node is not None:
-                before, now = value(), node._read_attribute(name)
+                before, now = read.value(), node._read_attribute(read.name)
                 if not is_same(before, now):
-                    yield node, name, before, now
+                    yield node, read.name, before, now
         for ref, labels in list(self._labels.values()):
             cell = ref()
             if cell is not None:
@@ -245,7 +288,7 @@ class Reads:
         """Says whether names and containers lead to what they led to."""
         if self._has_ended or any(map(_Name.leads_elsewhere, self._names)):
             return False
-        return all(map(_Contents.are_still_there, self._containers.values()))
+        return all(map(_are_still_there, self._containers.values()))
 
     def containers_unchanged(self) -> bool:
         """Says whether what isn't an attribute leads where it did, to cells of such values."""
@@ -265,14 +308,24 @@ class Reads:
         """
         return all(_is_seen_through(read.value()) for read in self._attributes.values())
 
-    def _record_containers(self, value: Any) -> None:
-        if isinstance(value, _OWNERS):
-            return
-        if isinstance(value, (list, dict, set, deque, bytearray)):
-            self._containers[id(value)] = _Contents(value, self._end)
-        if isinstance(value, (list, tuple, dict, deque)):
-            for item in _items_of(value):
-                self._record_containers(item)
+    def _record_containers(self, value: Any, inside: bool) -> None:
+        stack, seen = [value], set[int]()
+        while stack:
+            value = stack.pop()
+            if type(value) in PLAIN_TYPES or isinstance(value, _OWNERS) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, _CONTAINERS):
+                self._containers[id(value)] = _Contents(value, self._end, inside)
+            if isinstance(value, (*_CONTAINERS, tuple, frozenset)):
+                stack += _items_of(value)
+            elif inside and (fields := fields_of(value)) is not None:
+                self._containers[id(value)] = _Fields(value, fields)
+                stack += fields.values()
+
+
+# What has items that change in place.
+_CONTAINERS = (list, dict, set, deque, bytearray)
 
 
 def _living(entries: Iterable[tuple[weakref.ref[Cell], Any]]) -> list[Cell]:
@@ -299,11 +352,14 @@ def _is_seen_through(value: Any) -> bool:
 
 
 def _reference(value: Any) -> Callable[[], Any]:
-    """Refers to a module weakly: a program must not keep a model alive."""
-    return weakref.ref(value) if isinstance(value, MutableNode) else lambda: value
+    """Refers to a module weakly: a program must not keep a model alive, nor what leads to it."""
+    if isinstance(value, (*PLAIN_TYPES, Cell, *_CONTAINERS, tuple, frozenset)):
+        return lambda: value
+    is_weak = isinstance(value, MutableNode) or fields_of(value) is not None
+    return _weakly(value) if is_weak else lambda: value
 
 
-def _weakly(value: Any, on_end: Callable[[Any], None]) -> Callable[[], Any]:
+def _weakly(value: Any, on_end: Callable[[Any], None] | None = None) -> Callable[[], Any]:
     """Refers to an object weakly, where it can be."""
     try:
         return weakref.ref(value, on_end)

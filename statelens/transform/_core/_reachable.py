@@ -8,7 +8,6 @@ The names that led there are followed from then on: where one leads elsewhere, a
 """
 
 import functools
-import sys
 import weakref
 from argparse import Namespace
 from collections import deque
@@ -20,7 +19,7 @@ import jax
 import jax.core
 import numpy as np
 
-from ..._tree import METHODS, MISSING, MutableNode, cells, format
+from ..._tree import FOREIGN, METHODS, MISSING, MutableNode, cells, format
 from ...state import State
 
 FUNCTIONS = (FunctionType, *METHODS, functools.partial)
@@ -41,16 +40,6 @@ _ENDS = (
     type,
     ModuleType,
 )
-
-# Code of these is not of the user's making, and holds no states.
-_FOREIGN = sys.stdlib_module_names - {"__main__"} | {
-    "statelens",
-    "jax",
-    "jaxlib",
-    "numpy",
-    "equinox",
-    "optax",
-}
 
 # A walk that is longer than that costs more than the second trace that it saves.
 _MOST_OBJECTS = 20_000
@@ -264,7 +253,7 @@ def inner_codes(code: CodeType) -> list[CodeType]:
 
 def is_foreign(module: str | None) -> bool:
     """Says whether a module is not of the user's making, and knows nothing of states."""
-    return (module or "").partition(".")[0] in _FOREIGN
+    return (module or "").partition(".")[0] in FOREIGN
 
 
 def code_of(function: Callable[..., Any]) -> CodeType | None:

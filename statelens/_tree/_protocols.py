@@ -41,6 +41,10 @@ class Cell(LensLeaf):
     def write_all(cells: Sequence[Any], values: Sequence[Any]) -> None:
         """Assigns the values of several cells, or of none of them if one is refused."""
 
+    @abc.abstractmethod
+    def _description(self) -> str:
+        """Says what to call the cell where its value may be gone."""
+
     @property
     @abc.abstractmethod
     def _readers(self) -> Any:

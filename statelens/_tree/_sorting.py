@@ -7,29 +7,37 @@ from typing import Any
 import jax.tree_util as jtu
 
 from .._errors import StructureError
-from ._protocols import LensLeaf, MutableNode
+from ._protocols import Cell, LensLeaf, MutableNode
 
 
-def flatten_as_jax(tree: Any, is_leaf: Callable[[Any], Any] | None = None) -> tuple[list[Any], Any]:
+def flatten_as_jax(
+    tree: Any,
+    is_leaf: Callable[[Any], Any] | None = None,
+    name: Callable[[], str] | None = None,
+) -> tuple[list[Any], Any]:
     """Flattens a tree as JAX does, whose error for keys that don't compare names no place."""
     try:
         return jtu.tree_flatten(tree, is_leaf)
     except ValueError:
-        refuse_unsortable(tree)
+        refuse_unsortable(tree, name)
         raise
 
 
-def refuse_unsortable(tree: Any) -> None:
-    """Refuses a tree that has a dictionary whose keys don't compare."""
+def refuse_unsortable(tree: Any, name: Callable[[], str] | None = None) -> None:
+    """Refuses a tree, which is called by a name, that has a dictionary whose keys don't compare."""
     below: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
     while below:
         keys, node = below.pop()
+        if isinstance(node, Cell):
+            below.append(((*keys, jtu.GetAttrKey("value")), node.look()))
         if isinstance(node, (LensLeaf, MutableNode)):
             continue
         if isinstance(node, dict) and not is_sortable(node):
             one, other = _incomparable(node)
             raise StructureError(
-                f"asked to flatten a dictionary{f', that at {jtu.keystr(keys)}' if keys else ''}",
+                "asked to flatten a dictionary"
+                + (f" in {name()}" if name else "")
+                + (f", that at {jtu.keystr(keys)}" if keys else ""),
                 f"JAX sorts its keys, and {one!r} and {other!r} can't be compared",
                 "keys of one type",
                 "a collections.OrderedDict, whose keys stay in their order",

@@ -4,11 +4,12 @@ from collections import Counter
 from typing import Any
 
 import equinox as eqx
-import jax
 
 from .._tree import Cell, MutableNode, flatten, is_array, looking
 from ..lens import BoundLens
 from ..state import State
+from . import _attribute_tree as tree
+from ._attribute_tree import is_mutable
 from ._graph import contains_mutables
 
 # What lies deeper is only named.
@@ -62,5 +63,5 @@ def _counted(module: Any) -> str:
         if isinstance(leaf, Cell) or is_array(leaf):
             kind = type(leaf).__name__ if isinstance(leaf, Cell) else "arrays"
             value = leaf.look() if isinstance(leaf, Cell) else leaf
-            scalars[kind] += sum(leaf.size for leaf in jax.tree.leaves(value) if is_array(leaf))
+            scalars[kind] += sum(x.size for x in tree.leaves(value, is_mutable) if is_array(x))
     return ", ".join(f"{count:,} in {kind}" for kind, count in scalars.items()) or "no arrays"

@@ -15,8 +15,10 @@ from ._graph import contains_mutables
 class HiddenCell(State[Any]):
     """The state behind an attribute that holds arrays, such as an Equinox layer."""
 
-    def __repr__(self) -> str:
+    def _description(self) -> str:
         return f"the attribute {self.name!r}"
+
+    __repr__ = _description
 
 
 def is_hidden(value: Any) -> bool:

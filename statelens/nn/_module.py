@@ -123,13 +123,12 @@ class Module(MutableNode, abc.ABC):
         hides = is_hidden(value)
         if hides or held or contains_mutables(value):
             self._refuse_inside_frames(name)
+        # First, since it may refuse the value.
+        now = HiddenCell(value, name=name) if hides else value
         try:
             _hidden_in(self).pop(name, None)
             _vars(self).pop(name, None)
-            if hides:
-                _vars(self).setdefault(_HIDDEN, {})[name] = HiddenCell(value, name=name)
-            else:
-                _vars(self)[name] = value
+            (_vars(self).setdefault(_HIDDEN, {}) if hides else _vars(self))[name] = now
         finally:
             # Last: a reader that has looked before the write must look again.
             self._changed(name, *[None] * (before is MISSING))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._tree import MISSING, PLAIN_TYPES, Cell, MutableNode, fields_of, is_same
+from .._tree import MISSING, PLAIN_TYPES, Cell, MutableNode, fields_of, flatten_as_jax, is_same
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -185,7 +185,7 @@ class Reads:
         """Records that the structure, shapes and dtypes of a cell's value were looked at."""
         known = self._cell_types.get(id(cell))
         if known is None or known[0]() is not cell:
-            self._cell_types[id(cell)] = weakref.ref(cell), _type_of(value)
+            self._cell_types[id(cell)] = weakref.ref(cell), _type_of(cell, value)
 
     def record_labels(self, cell: Cell) -> None:
         """Records that a cell was met: its name, tags and further attributes may have been read."""
@@ -296,7 +296,7 @@ class Reads:
             return False
         for ref, before in self._cell_types.values():
             cell = ref()
-            if cell is not None and _type_of(cell.look()) != before:
+            if cell is not None and _type_of(cell, cell.look()) != before:
                 return False
         return True
 
@@ -373,8 +373,8 @@ def _described(value: Any) -> str:
     return repr(value) if isinstance(value, PLAIN_TYPES) else f"a {type(value).__name__}"
 
 
-def _type_of(value: Any) -> Hashable:
+def _type_of(cell: Cell, value: Any) -> Hashable:
     if isinstance(value, jax.Array):
         return value.shape, value.dtype
-    leaves, treedef = jax.tree.flatten(value)
+    leaves, treedef = flatten_as_jax(value, name=cell._description)
     return treedef, tuple((getattr(x, "shape", type(x)), getattr(x, "dtype", None)) for x in leaves)

@@ -21,8 +21,8 @@ from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
 from ._lent import Lent
 from ._plain_jax import explain_reuse, note_read
-from ._refusals import described, refuse_frozen, refuse_leak
-from ._state import State, held_value, original, peek, store_all
+from ._refusals import refuse_frozen, refuse_leak
+from ._state import State, held_value, original, peek, refuse_states, store_all
 from ._storage import ENDED, Alias
 from ._unfinished import UNFINISHED, refuse_unfinished
 
@@ -159,7 +159,7 @@ class Frame:
         """Refuses to go on in a frame that has ended, as a task that was started in it may."""
         if not self.is_open:
             raise EndedFrameError(
-                asked if cell is None else f"{asked} {described(cell)}",
+                asked if cell is None else f"{asked} {cell._description()}",
                 "this task, thread or generator was started in a transform or an overlay that has "
                 "ended since: what it would read is gone, and what it writes would be lost",
                 "start it outside of the transform or the overlay",
@@ -259,7 +259,7 @@ class Frame:
         if cell in self._written or cell in self.made:
             return value
         # What is changed in place is looked at again when the writes are taken out.
-        lent = self._lent[cell] = Lent(value)
+        lent = self._lent[cell] = Lent(value, cell._description)
         self.values[cell] = lent.copy
         return lent.copy
 
@@ -314,6 +314,7 @@ class Frame:
         for cell, lent in self._lent.items():
             if lent.has_changed():
                 self._check(cell)
+                refuse_states(cell, lent.copy)
                 self._written[cell] = None
         written = tuple(cell for cell in self._written if cell not in self.made)
         return Writes(written, tuple(self.values[cell] for cell in written))

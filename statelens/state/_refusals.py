@@ -73,15 +73,10 @@ def read_tags(tag: Any) -> frozenset[str]:
     return frozenset(tags)
 
 
-def described(cell: "State[Any]") -> str:
-    """Returns what to call a state in a message where its value may be gone."""
-    return f"a {type(cell).__name__}" + (f" named {cell.name!r}" if cell.name else "")
-
-
 def refuse_ended(cell: "State[Any]") -> NoReturn:
     """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(
-        f"asked for the value of {described(cell)}",
+        f"asked for the value of {cell._description()}",
         "the state was made inside a transformed function, and its traced value ended "
         "with the call",
         "make the state before the call",
@@ -99,7 +94,7 @@ def refuse_leak(cell: "State[Any]", value: Any) -> None:
 
 def refuse_change_in_place(cell: "State[Any]") -> NoReturn:
     """Refuses what was written inside a plain JAX transform to a copy of the state's value."""
-    _refuse_write(f"asked to change in place what {described(cell)} holds")
+    _refuse_write(f"asked to change in place what {cell._description()} holds")
 
 
 def _refuse_write(asked: str) -> NoReturn:

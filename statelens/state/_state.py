@@ -111,8 +111,8 @@ class State(NoArray, Cell, Generic[T]):
 
     @user_facing
     def __init__(self, value: T, name: str | None = None, tag: str | Iterable[str] | None = None):
-        _refuse_states(type(self), value)
         vars(self).update(name=name, tag=read_tags(tag))
+        refuse_states(self, value)
         self._start(value, current_trace())
 
     def _start(self, value: Any, home: Any) -> None:
@@ -157,7 +157,7 @@ class State(NoArray, Cell, Generic[T]):
         if current_trace() != TOP:
             note_read(self, value, TOP)
             if not (isinstance(value, (jax.Array, int, float)) or self.is_at_home):
-                self._lent = Lent(value)
+                self._lent = Lent(value, self._description)
                 return self._lent.copy
         return value
 
@@ -181,7 +181,7 @@ class State(NoArray, Cell, Generic[T]):
     @value.setter
     def value(self, value: T) -> None:
         # What `write_all` does, in half the time.
-        _refuse_states(type(self), value)
+        refuse_states(self, value)
         frame = active_frame.get()
         if frame is None:
             refuse_leak(self, value)
@@ -233,7 +233,7 @@ class State(NoArray, Cell, Generic[T]):
             FrozenTreeError: A state belongs to a tree that was passed as an argument.
         """
         for cell, value in zip(cells, values, strict=True):
-            _refuse_states(type(cell), value)
+            refuse_states(cell, value)
         frame = active_frame.get()
         if frame is not None:
             frame.write_all(cells, values)
@@ -301,7 +301,8 @@ class State(NoArray, Cell, Generic[T]):
         Returns:
             A state that shares nothing with this one: donating one leaves the other.
         """
-        return self.with_value(jax.tree.map(_copied, self.value))
+        leaves, treedef = flatten_as_jax(self.value, name=self._description)
+        return self.with_value(treedef.unflatten(map(_copied, leaves)))
 
     __copy__ = copy
 
@@ -317,6 +318,10 @@ class State(NoArray, Cell, Generic[T]):
     def __bool__(self) -> bool:
         # As of any object: `if self.bias:` asks whether there is one.
         return True
+
+    def _description(self) -> str:
+        """Says what to call the state where its value may be gone."""
+        return f"a {type(self).__name__}" + (f" named {self.name!r}" if self.name else "")
 
     def __repr__(self) -> str:
         value = peek(self)
@@ -344,14 +349,15 @@ def store_all(cells: Iterable[State[Any]], values: Iterable[Any]) -> None:
     deque(map(_set_value, cells, values), maxlen=0)
 
 
-def _refuse_states(cls: type, value: Any) -> None:
+def refuse_states(state: State[Any], value: Any) -> None:
+    """Refuses a value that has states in it, or that JAX can't flatten."""
     # The common value, one array, needs no walk.
     if isinstance(value, jax.Array):
         return
-    for leaf in flatten_as_jax(value, Cell.__instancecheck__)[0]:
+    for leaf in flatten_as_jax(value, Cell.__instancecheck__, state._description)[0]:
         if isinstance(leaf, Cell):
             raise StateTypeError(
-                f"asked for a {cls.__name__} of {leaf!r}",
+                f"asked for a {type(state).__name__} of {leaf!r}",
                 "a state's value is a pytree of arrays, without states in it",
                 "its value, as in State(other.value)",
                 "a plain list or dictionary of states, without a state around it",

@@ -158,3 +158,60 @@ def test_keys_of_numbers_are_no_reason_to_look_into_what_takes_the_place_of_a_le
     leaves, structure = jax.tree.flatten(module, is_leaf=lambda node: isinstance(node, dict))
     assert structure == jax.tree.structure(made)
     assert [set(leaf) for leaf in leaves] == [{"x"}, {"x"}]
+
+
+# Arrays under keys that don't sort: a dictionary of arrays alone is behind a state.
+
+
+def mixed():
+    return {1: jnp.ones(2), "a": jnp.ones(2)}
+
+
+@pytest.mark.parametrize("before", [3, {"a": jnp.ones(2)}, [sl.State(jnp.ones(2))]])
+@pytest.mark.parametrize("where", ["", r", that at \[0\]"])
+def test_an_attribute_stays_where_a_value_is_refused(before, where):
+    module = model(before)
+    with pytest.raises(sl.StructureError, match=f"dictionary in the attribute 'table'{where}\n"):
+        module.table = [mixed()] if where else mixed()
+    assert written(module.states()) == (["table[0]", "w"] if type(before) is list else ["w"])
+    assert module.table is before
+
+
+LOOKS = {
+    "states": lambda module: list(module.states()),
+    "copy": copy.copy,
+    "jit": lambda module: sl.jit(lambda: module.table["a"])(),
+    "argument": lambda module: sl.jit(lambda module: module.table["a"])(module),
+    "jax.jit": lambda module: jax.jit(lambda module: 1)(module),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_key_that_was_added_and_does_not_sort_is_named_with_its_attribute(look):
+    module = model({"a": jnp.ones(2)})
+    module.table[1] = jnp.ones(2)
+    assert "table={'a': f32[2], 1: f32[2]}" in repr(module)
+    with pytest.raises(sl.StructureError, match="in the attribute 'table'"):
+        look(module)
+    module.table = {"a": jnp.ones(2)}
+    look(module)
+
+
+TRACES = {
+    "jit": sl.jit,
+    "grad": sl.grad,
+    "for_loop": lambda fun: lambda x: sl.transform.for_loop(lambda _: fun(x), x),
+}
+
+
+@pytest.mark.parametrize("transform", TRACES.values(), ids=TRACES)
+def test_a_key_that_a_trace_adds_is_named_with_its_attribute(transform):
+    module = model({"a": jnp.ones(2)})
+
+    def fun(x):
+        module.table[1] = x
+        return x.sum()
+
+    with pytest.raises(sl.StructureError, match="in the attribute 'table'"):
+        transform(fun)(jnp.ones(2))
+    assert list(module.table) == ["a"]

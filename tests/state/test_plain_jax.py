@@ -161,7 +161,7 @@ CHANGES = {
 }
 HOLDERS = {
     "state": (lambda net: net.tree.value, "a State"),
-    "attribute": (lambda net: net.gains, "named 'gains'"),
+    "attribute": (lambda net: net.gains, "the attribute 'gains'"),
 }
 
 

@@ -284,3 +284,30 @@ def test_a_class_with_an_inherited_identity_is_taken():
     assert a == a
     assert a != b
     assert len({a, b}) == 2
+
+
+def test_keys_that_do_not_sort_are_named_with_their_state():
+    state = sl.State({"a": jnp.ones(2)}, name="gains")
+    with pytest.raises(sl.StructureError, match="a dictionary in a State named 'gains'"):
+        state.value = {1: jnp.ones(2), "a": jnp.ones(2)}
+    with pytest.raises(sl.StructureError, match="a dictionary in a ParamState\n"):
+        sl.ParamState({1: jnp.ones(2), "a": jnp.ones(2)})
+    state.value[1] = jnp.ones(2)
+    with pytest.raises(sl.StructureError, match="a dictionary in a State named 'gains'"):
+        state.copy()
+    with pytest.raises(sl.StructureError, match=r"in argument 0, that at \.value"):
+        sl.jit(lambda state: state.value["a"])(state)
+    module = sl.nn.Module()
+    module.state = state
+    assert "4 in State" in repr(module)
+
+
+def test_a_state_that_a_trace_puts_into_a_value_in_place_is_refused():
+    state = sl.State({"a": jnp.ones(2)})
+
+    @sl.jit
+    def fun(x):
+        state.value["a"] = sl.State(x)
+
+    with pytest.raises(sl.StateTypeError, match="without states in it"):
+        fun(jnp.ones(2))

@@ -66,7 +66,7 @@ def as_partitioned(tree: Any, name: Callable[[], str]) -> Any:
         return found
     if is_numeric(tree) or isinstance(tree, Partitioned):
         return tree
-    leaves, treedef = flatten_as_jax(tree)
+    leaves, treedef = flatten_as_jax(tree, name=name)
     split = _split_of(tree, treedef, tuple(map(type, leaves)))
     found = split.apply(tree, leaves, treedef, name)
     if split.containers is not None:

@@ -21,7 +21,9 @@ class BoundLens(WritableMapping[U_co]):
     """The cells that a lens selects in a module: a mapping from path to cell.
 
     It looks at the module again at each use, so that a parameter added later is seen. Keys
-    are tuples; the written form of a path is accepted as well.
+    are tuples; the written form of a path is accepted as well. To JAX it is the values by path,
+    which is what Optax takes: to map over the states themselves, `jax.tree.map` has to be told
+    that they are leaves, as in ``is_leaf=lambda s: isinstance(s, State)``.
 
     Attributes:
         selector: What is selected.

@@ -126,3 +126,13 @@ def test_it_may_look_at_states_in_a_dictionary():
 
 def test_it_is_shown_by_what_it_selects():
     assert "all_params=states('@ParamState')," in repr(Net())
+
+
+def test_a_map_of_jax_over_states_goes_over_values_or_over_states_as_is_asked():
+    module = sl.nn.Module()
+    module.a, module.b = sl.ParamState(jnp.ones(2)), sl.State(jnp.zeros(3))
+    states = module.states()
+    ported = jax.tree.map(lambda s: s.value, states, is_leaf=lambda s: isinstance(s, sl.State))
+    values = jax.tree.map(lambda value: value, states)
+    assert list(ported) == list(values) == list(states.to_dict_values()) == [("a",), ("b",)]
+    assert all(ported[path] is values[path] is states[path].value for path in states)

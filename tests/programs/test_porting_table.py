@@ -98,3 +98,28 @@ def test_what_has_to_do_with_keys_takes_the_same_arguments(there):
         assert list(inspect.signature(ours).parameters) == list(
             inspect.signature(theirs).parameters
         )
+
+
+def parameters_of(thing):
+    try:
+        return list(inspect.signature(thing).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+@pytest.mark.parametrize("place", ["State", "nn.Module", "transform", "random"])
+def test_a_keyword_that_is_not_here_is_named_in_the_note(there, place):
+    # The text says of samplers that `shape=` is another name of `size=`.
+    known = {"size", "shape"} if place == "random" else set()
+    missing = {}
+    for name, (verdict, note) in TABLES[place].items():
+        here, theirs = (getattr(thing, name, None) for thing in (HERE[place], there[place]))
+        ours = parameters_of(here)
+        # What takes keywords of any name declares them elsewhere, or passes them on.
+        if verdict == "not here" or not ours or any(p.kind is p.VAR_KEYWORD for p in ours):
+            continue
+        # The first is what a transform takes, or an array, and is passed by position.
+        names = [p.name for p in parameters_of(theirs)[1:] if p.kind not in (2, 4)]
+        lost = set(names) - known - {p.name for p in ours}
+        missing |= {name: lost} if any(f"`{each}`" not in (note or "") for each in lost) else {}
+    assert not missing

@@ -237,7 +237,6 @@ def test_objects_may_refer_to_one_another_and_to_the_model():
 
 def test_a_program_keeps_neither_the_object_nor_the_model():
     model = Model(Options())
-    model.config.model = model
     models = [model]
     fun = sl.jit(lambda x: models[0](x))
     fun(ONE)

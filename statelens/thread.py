@@ -19,7 +19,15 @@ from ._errors import (
 )
 from ._tree import Cell, a_leaf, map_cells
 from .lens import View, overlaid_values, units_of
-from .state import UNFINISHED, Frame, State, active_frame, capture, refuse_unfinished
+from .state import (
+    UNFINISHED,
+    Frame,
+    State,
+    active_frame,
+    capture,
+    note_reads,
+    refuse_unfinished,
+)
 
 __all__ = ["functionalize", "overlay", "thread"]
 
@@ -68,7 +76,9 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
     @user_facing
     def pure(values: Any, *args: P.args, **kwargs: P.kwargs) -> tuple[R, Any]:
         overlaid = given.overlaid(given.flatten(values))
-        captured = capture(fun, args, kwargs, Frame(overlaid))
+        met: list[State] = []
+        captured = capture(fun, args, kwargs, Frame(overlaid, on_touch=met.append))
+        note_reads(met)
         writes = captured.writes
         final: dict[Any, Any] = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
         for cell in writes.cells:
@@ -158,6 +168,7 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
             return out, inner
 
         captured = capture(run, args, kwargs, frame)
+        note_reads(captured.closed_over)
         captured.writes.commit()
         value, after = captured.out
         if not has_aux:
@@ -229,15 +240,20 @@ class overlay:
                     f"that is a {type(unit).__name__}, not a state",
                     "values by state, as in overlay({model.weight: value})",
                 )
-        self._frame = Frame(overlaid_values(list(values), list(values.values())))
+        # States that are met inside, and have the value that they have outside.
+        self._met: list[State] = []
+        overlaid = overlaid_values(list(values), list(values.values()))
+        self._frame = Frame(overlaid, on_touch=self._met.append)
 
     @user_facing
     def __enter__(self) -> Self:
         self._frame.__enter__()
         return self
 
+    @user_facing
     def __exit__(self, *exception: Any) -> None:
         self._frame.__exit__(*exception)
+        note_reads(self._met)
 
     @property
     def writes(self) -> dict[State, Any]:

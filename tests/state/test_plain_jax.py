@@ -57,6 +57,54 @@ class Net(sl.nn.Module):
         self.weight.value = x
 
 
+# What our own transforms are given closes over the state.
+OURS = {
+    "grad": lambda f: sl.grad(f),
+    "value_and_grad": lambda f: sl.grad(f, return_value=True),
+    "jvp": lambda f: lambda x: T.jvp(f, (x,), (x,)),
+    "vjp": lambda f: lambda x: T.vjp(f, x)[0],
+    "linearize": lambda f: lambda x: T.linearize(f, x)[0],
+    "hessian": lambda f: T.hessian(f),
+    "jacrev": lambda f: T.jacrev(f),
+    "jacfwd": lambda f: T.jacfwd(f),
+    "per_example_grad": lambda f: lambda x: T.per_example_grad(f)(x[None])[0],
+    "vmap": lambda f: lambda x: T.vmap(f)(x[None])[0],
+    "map": lambda f: lambda x: T.map(f, x[None])[0],
+    "cond": lambda f: lambda x: T.cond(x > 0, f, lambda y: y, x),
+    "switch": lambda f: lambda x: T.switch(0, [f, lambda y: y], x),
+    "ifelse": lambda f: lambda x: T.ifelse([x > 0], [f, lambda y: y], x),
+    "scan": lambda f: lambda x: T.scan(lambda c, _: (f(c), None), x, X)[0],
+    "for_loop": lambda f: lambda x: T.for_loop(f, x[None])[0],
+    "while_loop": lambda f: lambda x: T.while_loop(lambda y: y < 0, f, x),
+    "bounded_while_loop": lambda f: (
+        lambda x: T.bounded_while_loop(lambda y: y < 0, f, x, max_steps=2)
+    ),
+    "checkpointed_scan": lambda f: (
+        lambda x: T.checkpointed_scan(lambda c, _: (f(c), None), x, X)[0]
+    ),
+    "checkpoint": lambda f: T.checkpoint(f),
+    "checkify": lambda f: lambda x: T.checkify(f)(x)[1],
+    "custom_vjp": lambda f: ruled(f),
+    "functionalize": lambda f: lambda x: sl.functionalize(f, sl.State(x))(x, x)[0],
+    "thread": lambda f: lambda x: sl.thread(lambda tree: f(tree["x"]))({"x": x})[0],
+    "overlay": lambda f: lambda x: overlaid(f, x),
+    "grad of scan": lambda f: sl.grad(lambda x: T.scan(lambda c, _: (f(c), None), x, X)[0]),
+    "scan of grad": lambda f: lambda x: T.scan(lambda c, _: (sl.grad(f)(c), None), x, X)[0],
+}
+
+
+def ruled(fun):
+    fun = T.custom_vjp(fun)
+    fun.def_fwd(lambda perturbed, x: (x, None))
+    fun.def_bwd(lambda residuals, cotangent, perturbed, x: (cotangent,))
+    return fun
+
+
+def overlaid(fun, x):
+    with sl.overlay():
+        return fun(x)
+
+
 READS = {
     "state": lambda net: lambda x: x * net.weight.value,
     "layer": lambda net: lambda x: x * net.layer.bias[0],
@@ -82,6 +130,38 @@ def test_a_read_in_a_trace_warns(transform, reads):
 def test_a_read_where_the_function_runs_each_time_does_not(transform, reads):
     net = Net()
     transform(reads(net))(ONE)
+
+
+@pytest.mark.parametrize("ours", OURS.values(), ids=OURS)
+@pytest.mark.parametrize("plain", ["jit", "scan", "cond", "checkpoint"])
+def test_a_read_in_a_transform_of_ours_in_a_trace_warns(plain, ours):
+    net = Net()
+    inner = ours(net.scale)
+    fun = TRACING[plain](lambda x: jnp.asarray(jax.tree.leaves(inner(x))[0]) * 1.0)
+    with pytest.warns(sl.StaleStateWarning, match="the value is a constant of the trace") as told:
+        fun(ONE)
+    assert {warning.filename for warning in told} == {__file__}
+
+
+@pytest.mark.parametrize("ours", OURS.values(), ids=OURS)
+def test_a_read_in_a_transform_of_ours_that_runs_each_time_does_not(ours):
+    net = Net()
+    fun = ours(net.scale)
+    RUNNING["vmap"](fun)(ONE)
+    for plain in ("jit", "scan"):  # in a call of ours, that takes the state as an input
+        sl.jit(TRACING[plain](lambda x: jnp.asarray(jax.tree.leaves(fun(x))[0]) * 1.0))(ONE)
+
+
+def test_what_an_overlay_has_in_a_trace_does_not_warn():
+    net = Net()
+
+    @jax.jit
+    def f(x):
+        with sl.overlay({net.weight: x}):
+            net.tree.value = {"a": x}
+            return net.scale(x) + net.tree.value["a"]
+
+    assert f(ONE) == 2
 
 
 def test_the_warning_names_the_state_the_place_and_the_remedy():

@@ -18,7 +18,7 @@ import jax.extend.core
 
 from ..._errors import SelectionError
 from ..._lru_cache import LruCache
-from ...state import State, active_frame, is_alive, run_in_own_trace
+from ...state import State, active_frame, is_alive, note_reads, run_in_own_trace
 from ._reachable import code_of, owners_of
 
 T = TypeVar("T")
@@ -67,6 +67,8 @@ class Attempt:
         # What counts as touched is what the run is found to touch.
         self.cells = cells
         self.found: dict[State, None] = {}
+        # What the run has closed over, whether it matters to the transform or not.
+        self.touched: dict[State, None] = {}
         # Whether it has succeeded. What runs later can't end it any more.
         self.is_over = False
         self._owner = owner
@@ -137,6 +139,7 @@ def discover(run: Callable[[Attempt], T], name: str, function: Callable[..., Any
     asked = f"asked {name} for the states that its function writes"
     attempt, result = retry(attempted, owner, asked, "run")
     _hints.put(key, tuple(map(weakref.ref, attempt.found)))
+    note_reads(attempt.touched)
     frame = active_frame.get()
     # Those that weren't met too, whose values have been looked up: they are in what was traced.
     for cell in attempt.cells if frame is not None else ():

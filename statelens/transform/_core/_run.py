@@ -22,6 +22,7 @@ from ...state import (
     Writes,
     capture,
     concrete_types,
+    note_reads,
     peek,
     refuse_ended,
 )
@@ -118,14 +119,16 @@ def _rebuilt(tree: Any) -> Any:
     return merge_static(treedef.unflatten(leaves))
 
 
-def pure(fun: Callable[..., Any]) -> Callable[..., tuple[Any, Writes]]:
+def pure(fun: Callable[..., Any], touched: dict[State, None]) -> Callable[..., tuple[Any, Writes]]:
     """Makes a function of split arguments give what it wrote as a second output.
 
-    States that it reads are closed over, so the pure function is good for one call only.
+    States that it reads are closed over, so the pure function is good for one call only. They
+    are added to `touched`, for `commit`.
     """
 
     def pure_fun(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Writes]:
         captured = run(fun, args, kwargs)
+        touched.update(dict.fromkeys(captured.closed_over))
         return split_static(captured.out, lambda: "the output"), split_writes(captured.writes)
 
     return pure_fun
@@ -150,8 +153,13 @@ def split_writes(writes: Writes, split: Callable[..., Any] = split_static) -> Wr
     return Writes(writes.cells, tuple(split_value(value, cell, split) for value, cell in pairs))
 
 
-def commit(out: Any, writes: Writes) -> Any:
-    """Commits what was written, and returns what the function returned."""
+def commit(out: Any, writes: Writes, touched: Iterable[State] = ()) -> Any:
+    """Commits what was written, and returns what the function returned.
+
+    To be called in the trace of the call, where the states that the function has closed over
+    may be constants.
+    """
+    note_reads(touched)
     Writes(writes.cells, tuple(map(merge_static, writes.values))).commit()
     return merge_static(out)
 
@@ -161,4 +169,4 @@ def run_and_commit(
 ) -> Any:
     """Runs a function that no JAX transform stages."""
     captured = run(fun, args, kwargs)
-    return commit(captured.out, captured.writes)
+    return commit(captured.out, captured.writes, captured.closed_over)

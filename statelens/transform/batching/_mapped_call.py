@@ -131,6 +131,7 @@ class MappedCall:
         args, kwargs = args[:named], dict(zip(self._names, args[named:], strict=True))
         values = dict(zip(self._cells, states, strict=True))
         captured = mapper.run(self._fun, tuple(args), kwargs, values)
+        mapper.attempt.touched.update(dict.fromkeys(captured.closed_over))
         self.made = dict.fromkeys(captured.made.cells)
         written: dict[Any, dict[State, Any]] = {place: {} for place in self._state_groups}
         for cell, value, place in mapper.outgoing(captured, values):

@@ -39,6 +39,7 @@ def run_body(
     """Runs a body against values of the states that the attempt carries; see `run`."""
     carried = dict(zip(attempt.cells, values, strict=True))
     captured = run(fun, args, values=carried, carry=carry)
+    attempt.touched.update(dict.fromkeys(captured.closed_over))
     writes = captured.writes
     after = carried | {
         cell: split_value(value, cell)

@@ -56,7 +56,8 @@ class DifferentiableCall:
         # The number of arguments that are a method's object, closed over: none or one.
         self._first = first
         self._untouched: tuple[str, str] | None = None
-        self._touched: tuple[State, ...] = ()
+        # The states that the function was found to close over, but for those that are targets.
+        self.closed_over: list[State] = []
         self.targets: list[Target] = []
         if isinstance(where, Selector):
             self.targets.append(TreeTarget(where, args, allowed))
@@ -102,7 +103,7 @@ class DifferentiableCall:
         )
         # Nothing that is traced may be kept: it would outlive its trace.
         self._untouched = call.first_untouched(captured.touched)
-        self._touched = captured.touched
+        self.closed_over = [cell for cell in captured.closed_over if cell not in call.values]
         value, aux = captured.out, None
         if self.has_aux:
             value, aux = value_and_aux(captured.out, self._fun)
@@ -177,7 +178,7 @@ class DifferentiableCall:
         named = [(f"argument {number}", arg) for number, arg in enumerate(self._args)]
         named += [(f"argument {name!r}", arg) for name, arg in self._kwargs.items()]
         named += [pair for target in self.targets for pair in target.named()]
-        closed_over = [(repr(cell), peek(cell)) for cell in self._touched]
+        closed_over = [(repr(cell), peek(cell)) for cell in self.closed_over]
         found = []
         # What is differentiated is touched too, and has a name already.
         for name, tree in (*named, *others.items(), *closed_over):

@@ -73,6 +73,7 @@ class RuleRun:
                     "the function writes it, and its rule says nothing of that",
                     "return the new value, and assign it outside of the function",
                 )
+        attempt.touched.update(dict.fromkeys(captured.closed_over))
         touched = [cell for cell in captured.closed_over if cell not in overlaid]
         if attempt.is_over:
             self._require_known(touched, known)

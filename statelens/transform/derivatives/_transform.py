@@ -184,7 +184,8 @@ class GradientTransform(Wrapper, Generic[P]):
             call.check_touched()
         value, aux = merge_static(outputs)
         extra = (value,) * self._return_value + (aux,) * self._has_aux
-        return commit(self._arrange(call.to_user_form(derivative), *extra), writes)
+        out = self._arrange(call.to_user_form(derivative), *extra)
+        return commit(out, writes, call.closed_over)
 
     @property
     def has_tree(self) -> bool:

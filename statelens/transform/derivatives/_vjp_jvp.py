@@ -270,5 +270,5 @@ def _committed(
     """Commits what a call wrote, and returns its output with what is linear in the inputs."""
     if check_states:
         call.check_touched()
-    _, aux = commit(*aux_outputs)
+    _, aux = commit(*aux_outputs, call.closed_over)
     return (out, linear, aux) if call.has_aux else (out, linear)

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, o
 import jax
 
 from ..._errors import ArgumentTypeError, check_callable, user_facing
+from ...state import State
 from .._core import (
     Decorator,
     Wrapper,
@@ -44,7 +45,10 @@ class _Checkpointed(Wrapper):
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         operands = split_arguments(args, kwargs, self._static)
-        return commit(*jax.checkpoint(pure(self._fun), **self._options)(*operands))
+        touched: dict[State, None] = {}
+        checkpointed = jax.checkpoint(pure(self._fun, touched), **self._options)
+        out, writes = checkpointed(*operands)
+        return commit(out, writes, touched)
 
 
 class _Options(TypedDict, total=False):

@@ -13,6 +13,7 @@ from jax.experimental.checkify import check as check
 from jax.experimental.checkify import check_error as check_error
 
 from ..._errors import ArgumentError, ArgumentTypeError, check_callable, user_facing
+from ...state import State
 from .._core import (
     PROGRAM_ERRORS,
     Check,
@@ -161,10 +162,11 @@ class _Checked(Wrapper):
 
     @user_facing
     def __call__(self, /, *args: Any, **kwargs: Any) -> tuple[_checkify.Error, Any]:
-        error, result = _checkify.checkify(pure(self._fun), self._errors)(
+        touched: dict[State, None] = {}
+        error, result = _checkify.checkify(pure(self._fun, touched), self._errors)(
             *split_arguments(args, kwargs)
         )
-        return error, commit(*result)
+        return error, commit(*result, touched)
 
 
 def _refuse_if(pred: Any, refuse: Callable[..., None], args: Any, kwargs: Any) -> None:

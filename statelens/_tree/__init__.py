@@ -6,7 +6,7 @@ knows nothing of states beyond the protocol that a cell fulfils.
 """
 
 from ._bound_method import METHODS, BoundMethod
-from ._expression import matches_expression
+from ._expression import matches_expression, read_expression
 from ._fields import FOREIGN, fields_of
 from ._flatten import (
     Site,

@@ -15,7 +15,16 @@ from typing import Any, NoReturn
 
 import jax.numpy as jnp
 
-from .._tree import Cell, Index, Scanner, is_array, is_inexact, scan_pattern, split_index
+from .._tree import (
+    Cell,
+    Index,
+    Scanner,
+    is_array,
+    is_inexact,
+    read_expression,
+    scan_pattern,
+    split_index,
+)
 from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Subscripted, Within
 from ._coverage import MOST_NESTED, Selector
 from ._selectors import (
@@ -208,4 +217,5 @@ def _regular_expression(scanner: Scanner) -> str:
     except (re.error, OverflowError) as error:
         at = start + (getattr(error, "pos", None) or 0)
         scanner.fail(f"no regular expression: {error}", at=at)
+    read_expression(source)
     return source

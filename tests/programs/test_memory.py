@@ -490,6 +490,44 @@ def static_leaf():
     return [model, model.w, model.fun]
 
 
+def static_output():
+    f = sl.jit(lambda x: Fixed(x, Box()))
+    return [f(1.0).box, f(jnp.ones(2)).box]
+
+
+def static_output_of_states():
+    state = sl.State(fixed())
+
+    def renew(x):
+        state.value = Fixed(state.value.w * x, Box())
+
+    f = sl.jit(renew)
+    f(1.0)
+    return [state, state.value.box]
+
+
+@pytest.mark.parametrize("run", [static_output, static_output_of_states])
+def test_what_is_static_in_what_a_function_gives_is_let_go_with_it(run):
+    assert alive(run) == []
+
+
+def test_a_function_keeps_what_is_static_in_what_its_last_programs_gave():
+    net = sl.nn.Module()
+
+    @sl.jit
+    def f(x):
+        return Fixed(x, net.box)
+
+    def run():
+        boxes = [Box() for _ in range(80)]
+        for net.box in boxes:
+            assert f(1.0).box is net.box
+        net.box = None
+        return boxes
+
+    assert len(alive(run)) <= 64
+
+
 @pytest.mark.parametrize("run", [static_field, static_leaf])
 def test_what_is_static_is_let_go_while_the_function_lives(run):
     assert alive(run) == []

@@ -1,9 +1,10 @@
 """A bounded cache that threads share: what was used longest ago is evicted first."""
 
+import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -41,11 +42,12 @@ class LruCache(Generic[K, V]):
             while len(self._values) > self.most:
                 evicted.append(self._values.popitem(last=False))
 
-    def evict(self, key: K) -> None:
-        """Forgets a value, if it is there."""
-        with self._lock:
-            value = self._values.pop(key, None)
-        del value
+    def evicts(self, key: K) -> Callable[[Any], Any]:
+        """Returns what forgets a value, if it is there: a function of C, for weak references.
+
+        An interrupt that comes while a callback of Python runs is lost.
+        """
+        return functools.partial(self._values.pop, key)  # what it is called with is the default
 
     def values(self) -> list[V]:
         """Lists the values, the one that was used last at the end."""

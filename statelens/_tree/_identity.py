@@ -7,13 +7,17 @@ modules: functions of the user's, and what they close over. So a cache has weak 
 keys, and finds them by plain ones.
 """
 
+import functools
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 import numpy as np
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
 """The classes of plain values, which are alike where their type and their text are."""
@@ -37,9 +41,25 @@ def is_same(one: Any, other: Any) -> bool:
 
 def reference(value: Any, on_end: Callable[[Any], None] | None = None) -> Callable[[], Any]:
     """Refers to an object weakly, and to a bound method as long as its object is there."""
-    # A bound method is made each time that it is asked for.
-    is_bound = hasattr(type(value), "__func__")
-    return (weakref.WeakMethod if is_bound else weakref.ref)(value, on_end)
+    if not hasattr(type(value), "__func__"):
+        return weakref.ref(value, on_end)
+    # A bound method is made each time that it is asked for. Not a `weakref.WeakMethod`, whose own
+    # callback is Python's.
+    parts = [weakref.ref(part, on_end) for part in (value.__func__, value.__self__)]
+    return functools.partial(_bound_again, type(value), parts)
+
+
+def _bound_again(cls: type, parts: list[Any]) -> Any:
+    function, instance = [part() for part in parts]
+    return None if function is None or instance is None else cls(function, instance)
+
+
+def put_weakly(registry: dict[K, weakref.ref[V]], key: K, value: V) -> None:
+    """Puts an object in a registry until it ends.
+
+    The end is a call of C: an interrupt that comes while a callback of Python runs is lost.
+    """
+    registry[key] = weakref.ref(value, functools.partial(registry.pop, key))
 
 
 class Weak:

@@ -12,8 +12,6 @@ from ._context import (
     current_trace,
     has_tracers,
     is_concrete,
-    own,
-    owned,
     this_frame,
 )
 from ._dependencies import Readers, Reads
@@ -27,6 +25,7 @@ from ._kinds import (
     params,
     trainable,
 )
+from ._ownership import own, owned
 from ._plain_jax import explain_untouched, run_in_own_trace
 from ._refusals import refuse_ended
 from ._state import State, is_alive, original, peek, store_all

@@ -2,7 +2,6 @@
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import jax
 import jax.core
@@ -59,25 +58,3 @@ def this_frame() -> "Frame":
     frame = active_frame.get()
     assert frame is not None
     return frame
-
-
-# Mutable nodes that were made while a plain JAX transform was tracing. By id, since a node
-# may define equality.
-_made_while_tracing: WeakValueDictionary[int, Any] = WeakValueDictionary()
-
-
-def own(node: Any) -> None:
-    """Notes that a mutable node was made in the frame or trace that is active now."""
-    frame = active_frame.get()
-    if frame is not None:
-        frame.nodes[id(node)] = node
-    elif current_trace() != TOP:
-        _made_while_tracing[id(node)] = node
-
-
-def owned(node: Any) -> bool:
-    """Says whether a node was made in the frame or trace that is running, and so may change."""
-    frame = active_frame.get()
-    if frame is not None:
-        return id(node) in frame.nodes or frame.may_grow(node)
-    return current_trace() == TOP or id(node) in _made_while_tracing

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._tree import MISSING, PLAIN_TYPES, Cell, MutableNode, fields_of, flatten_as_jax, is_same
+from .._tree import (
+    MISSING,
+    PLAIN_TYPES,
+    Cell,
+    MutableNode,
+    fields_of,
+    flatten_as_jax,
+    is_same,
+    put_weakly,
+)
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -26,18 +35,17 @@ class Readers:
     """The traces that have read the attributes of one module, by attribute."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str | None, weakref.WeakValueDictionary[int, Reads]] = {}
+        self._by_name: dict[str | None, dict[int, weakref.ref[Reads]]] = {}
 
     def add(self, name: str | None, reads: "Reads") -> None:
         """Adds a trace that has read an attribute, or, for None, which attributes there are."""
-        self._by_name.setdefault(name, weakref.WeakValueDictionary())[id(reads)] = reads
+        put_weakly(self._by_name.setdefault(name, {}), id(reads), reads)
 
     def notify(self, *names: str | None) -> None:
         """Has the traces that have read one of these attributes look at them again."""
         for name in names:
-            readers = self._by_name.get(name)
             # Listed at once, since another thread may be tracing.
-            for reader in [] if readers is None else readers.valuerefs():
+            for reader in list(self._by_name.get(name, {}).values()):
                 reads = reader()
                 if reads is not None:
                     reads.stamp = object()

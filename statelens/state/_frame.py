@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
-from weakref import WeakValueDictionary
+from weakref import ref
 
 import jax
 import jax.core
@@ -101,7 +101,7 @@ class Frame:
         self.touched: dict[State, None] = {}
         self.made: dict[State, None] = {}
         # Mutable nodes that were made while the frame was open, by id.
-        self.nodes: WeakValueDictionary[int, Any] = WeakValueDictionary()
+        self.nodes: dict[int, ref[Any]] = {}
         self._written: dict[State, None] = {}
         self._lent: dict[State, Lent] = {}
         # Made here too, to stand for other cells until the frame ends.

@@ -10,9 +10,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import jax
 import jax.core
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What has read a traced value of a state in a plain trace, and where.
-_traced_reads: "WeakKeyDictionary[State[Any], str]" = WeakKeyDictionary()
+_traced_reads: "dict[int, tuple[ref[State[Any]], str]]" = {}
 
 
 _own_trace: ContextVar[Any] = ContextVar("statelens_own_trace", default=None)
@@ -60,7 +61,9 @@ def note_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
     reader = _users_frame()
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         code = reader.f_code
-        _traced_reads[cell] = f"{code.co_name!r} ({code.co_filename}:{reader.f_lineno})"
+        place = f"{code.co_name!r} ({code.co_filename}:{reader.f_lineno})"
+        on_end = partial(_traced_reads.pop, id(cell))
+        _traced_reads[id(cell)] = ref(cell, on_end), place
         return
     warning = StaleStateWarning(
         f"asked for the value of {cell!r} while plain JAX traces a function",
@@ -83,18 +86,21 @@ def note_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
 
 def explain_untouched(cell: "State[Any]") -> str:
     """Says in an error about a state that a function hasn't touched what may be behind that."""
-    place = _traced_reads.get(cell)
-    if place is None:
+    found = _traced_reads.get(id(cell))
+    if found is None:
         return "the function never read or wrote it"
     return (
-        f"the function didn't run what reads it: {place} was traced in another call, by plain JAX, "
-        f"which takes up its trace again here. {_REMEDY}"
+        f"the function didn't run what reads it: {found[1]} was traced in another call, by plain "
+        f"JAX, which takes up its trace again here. {_REMEDY}"
     )
 
 
 def explain_reuse(error: Exception) -> None:
     """Adds to an error about a tracer that has ended what may have kept it."""
-    for cell, place in list(_traced_reads.items())[-_MOST_NOTES:]:
+    for look, place in list(_traced_reads.values())[-_MOST_NOTES:]:
+        cell = look()
+        if cell is None:
+            continue
         name = f"the state {cell.name!r}" if cell.name else f"a {type(cell).__name__}"
         error.add_note(
             f"{name} was read by {place}, which plain JAX has traced in another call of a "

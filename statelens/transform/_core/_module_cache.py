@@ -6,6 +6,7 @@ made of. That is taken on trust: `object.__setattr__` would get past it. Lists a
 them may change, and are compared.
 """
 
+import functools
 import itertools
 import operator
 import weakref
@@ -25,18 +26,16 @@ class _Entry(weakref.ref):
     """A weak reference to a module, with what is cached of it.
 
     Attributes:
-        key: Where the entry is in the cache.
         partitioned: The module, split.
         iterables: The lists and dictionaries in it; of a dictionary the values too.
         lengths: Of each how much it had in it, if there are any.
         items: All that they had in them, if there are any.
     """
 
-    __slots__ = ("items", "iterables", "key", "lengths", "partitioned")
+    __slots__ = ("items", "iterables", "lengths", "partitioned")
 
     items: list[Any]
     iterables: list[Any]
-    key: int
     lengths: list[int]
     partitioned: Any
 
@@ -76,8 +75,9 @@ def put(module: Any, partitioned: Any, containers: Iterable[Any]) -> None:
     while len(_entries) >= _MOST_ENTRIES:
         _entries.pop(next(iter(_entries)), None)
     # Not by an `__init__`: two calls of Python would be most of what this takes, at each step.
-    entry = _Entry(module, _evict)
-    entry.key = key = id(module)
+    key = id(module)
+    # In C: an interrupt that comes while a callback of Python runs is lost.
+    entry = _Entry(module, functools.partial(_entries.pop, key))
     entry.partitioned = partitioned
     entry.iterables = iterables = [*containers]
     if iterables:
@@ -85,12 +85,6 @@ def put(module: Any, partitioned: Any, containers: Iterable[Any]) -> None:
         entry.lengths = list(map(len, iterables))
         entry.items = list(itertools.chain.from_iterable(iterables))
     _entries[key] = entry
-
-
-# Bound, since a module may end after the names of this file have, when Python does.
-def _evict(entry: _Entry, entries: dict[int, _Entry] = _entries) -> None:
-    if entries.get(entry.key) is entry:
-        entries.pop(entry.key, None)  # another thread may have been faster
 
 
 def places_of_containers(tree: Any) -> tuple[Getter, ...] | None:

@@ -8,7 +8,7 @@ such classes.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ref
 
 import equinox as eqx
 import jax
@@ -27,6 +27,7 @@ from ..._tree import (
     from_jax,
     is_array,
     is_numeric,
+    put_weakly,
     weakly,
 )
 from ...state import concrete_types
@@ -122,7 +123,7 @@ class _Split:
         self._holes = [position for position, dynamic in enumerate(is_dynamic) if dynamic]
         self._rest = [position for position, dynamic in enumerate(is_dynamic) if not dynamic]
         # By the ids of the static leaves, which a half that is alive keeps.
-        self._seen: WeakValueDictionary[tuple[int, ...], Static] = WeakValueDictionary()
+        self._seen: dict[tuple[int, ...], ref[Static]] = {}
         # Where nothing in it is the user's, the half is kept.
         is_kept = not self._rest and weakly(treedef) is treedef
         self._whole = Static([DYNAMIC] * len(is_dynamic), treedef) if is_kept else None
@@ -135,14 +136,16 @@ class _Split:
         # The same objects are the same constants again.
         rest = [leaves[position] for position in self._rest]
         ids = tuple(map(id, rest))
-        static = self._seen.get(ids)
+        seen = self._seen.get(ids)
+        static = None if seen is None else seen()
         if static is None:
             for position in self._rest:
                 _check_hashable(leaves[position], tree, position, name)
             half: list[Any] = list(map(Constant, leaves))
             for hole in self._holes:
                 half[hole] = DYNAMIC
-            self._seen[ids] = static = Static(half, treedef)
+            static = Static(half, treedef)
+            put_weakly(self._seen, ids, static)
         return Partitioned([leaves[position] for position in self._holes], static)
 
 

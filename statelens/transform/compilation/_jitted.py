@@ -148,7 +148,8 @@ class JitFunction(Generic[P, R]):
             return MethodType(self, instance)  # type: ignore[arg-type]
         key, bound = id(instance), self._bound
         if key not in bound:
-            method = Method(self._fun, instance, lambda: bound.pop(key, None))
+            # In C, as all that is called when something ends: there an interrupt would be lost.
+            method = Method(self._fun, instance, functools.partial(bound.pop, key))
             bound[key] = JitFunction(method, name=self._name, **self._of_method)
         return BoundMethod(bound[key], instance)
 

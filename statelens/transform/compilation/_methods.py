@@ -12,14 +12,14 @@ from typing import Any
 class Method:
     """A method that is compiled, of an object that it doesn't keep alive."""
 
-    def __init__(self, function: Callable[..., Any], instance: Any, on_end: Callable[[], Any]):
+    def __init__(self, function: Callable[..., Any], instance: Any, on_end: Callable[[Any], Any]):
         functools.update_wrapper(self, function, updated=())
         self._function = function
         # Functions of C need have none.
         with contextlib.suppress(TypeError, ValueError):
             self.__signature__ = inspect.signature(MethodType(function, instance))
         try:
-            self._instance: Callable[[], Any] = weakref.ref(instance, lambda _: on_end())
+            self._instance: Callable[[], Any] = weakref.ref(instance, on_end)
         except TypeError:  # it has __slots__; then it is kept
             self._instance = lambda: instance
 

@@ -38,10 +38,9 @@ def staged(
     if current_trace() != TOP or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         return control(functions, options, *operands)
     key = (control, tuple(map(_identity, functions)), options)
-    ended = functools.partial(programs.evict, key)
     try:
         hash(key)
-        references = [reference(function, lambda _: ended()) for function in functions]
+        references = [reference(function, programs.evicts(key)) for function in functions]
     except TypeError:
         return _Program(control, [lambda f=f: f for f in functions], options).run(*operands)
     program = programs.get(key)

@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import pytest
@@ -66,11 +67,37 @@ def test_no_trace_is_held_past_its_end(name):
     assert total.value >= 2.0
 
 
-@pytest.mark.parametrize("name", RUNS)
+CHECKPOINTED = {
+    "checkpointed_scan": lambda body: T.checkpointed_scan(lambda c, x: (c + body(x), x), 0.0, XS),
+    "checkpointed_for_loop": lambda body: T.checkpointed_for_loop(body, XS),
+}
+
+
+def _leaks(run):
+    try:
+        with jax.checking_leaks():
+            run()
+    except Exception as error:
+        return "Leaked trace" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_a_checkpointed_loop_holds_a_trace_only_if_equinoxs_does(name):
+    @jax.jit
+    def of_equinox(x, xs):
+        return eqxi.scan(lambda c, x: (c + x, c), x, xs, kind="checkpointed", checkpoints=2)
+
+    body = _body_over(sl.State(jnp.zeros(())), jnp.full(3, 2.0))
+    is_of_equinox = _leaks(lambda: of_equinox(0.0, XS))
+    assert _leaks(lambda: CHECKPOINTED[name](body)) <= is_of_equinox
+
+
+@pytest.mark.parametrize("name", RUNS | CHECKPOINTED)
 def test_an_array_that_a_body_closes_over_is_let_go(name):
     array = jnp.full(3, 2.0)
     reference = weakref.ref(array)
-    RUNS[name](_body_over(sl.State(jnp.zeros(())), array))
+    (RUNS | CHECKPOINTED)[name](_body_over(sl.State(jnp.zeros(())), array))
     del array
     jax.clear_caches()
     gc.collect()

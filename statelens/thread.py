@@ -15,6 +15,7 @@ from ._errors import (
     SelectionError,
     StateTypeError,
     check_callable,
+    hide_own_frames,
     user_facing,
 )
 from ._tree import Cell, a_leaf, map_cells
@@ -245,15 +246,29 @@ class overlay:
         overlaid = overlaid_values(list(values), list(values.values()))
         self._frame = Frame(overlaid, on_touch=self._met.append)
 
-    @user_facing
+    # Neither is `user_facing`: an interrupt in what lies between the block and the frame would
+    # leave that active.
     def __enter__(self) -> Self:
-        self._frame.__enter__()
-        return self
+        was_open = self._frame.is_open
+        try:
+            self._frame.__enter__()
+            return self
+        except BaseException as error:
+            if not was_open:
+                self._frame.close()
+            hide_own_frames(error)
+            raise
 
-    @user_facing
     def __exit__(self, *exception: Any) -> None:
-        self._frame.__exit__(*exception)
-        note_reads(self._met)
+        try:
+            try:
+                self._frame.close()
+            finally:
+                self._frame.close()  # twice, since an interrupt may cut short the first attempt
+            note_reads(self._met)
+        except Exception as error:
+            hide_own_frames(error)
+            raise
 
     @property
     def writes(self) -> dict[State, Any]:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import contextvars
 import random
 import signal
 import sys
@@ -119,6 +120,28 @@ def test_at_an_instruction_of_the_commit_of_an_overlay(cases):
         with sl.overlay() as trial:
             net.step(X)
         check_at(lambda _, trial=trial: trial.commit(), net, number)
+
+
+@pytest.mark.parametrize("cases", FEW_OR_MANY)
+def test_at_an_instruction_of_an_overlay(cases):
+    net = Net()
+
+    def step(_):
+        with sl.overlay():
+            net.a.value = net.a.value + 1
+
+    def is_active_after(number):
+        with InterruptAt(number):
+            step(X)
+        net.a.value = net.a.value * 1
+        return contextvars.Context().run(lambda: net.a.value) is not net.a.value
+
+    before = values_of(net)
+    count = count_of(step)
+    active = [n for n in places(count, cases) if contextvars.copy_context().run(is_active_after, n)]
+    # Python itself leaves two places: when `__enter__` returns, and when `__exit__` begins.
+    assert len(active) <= 3
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, values_of(net)))
 
 
 def test_a_call_that_donates_gives_keys_and_warns_of_nothing():

@@ -1,20 +1,26 @@
 """Bound lenses: a lens together with the live cells that it selects."""
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 
 from .._errors import SelectionError, StateTypeError, StructureError, user_facing
-from .._tree import Cell, MutableNode, Path, ancestors, format, looking
-from ._algebra import And, Not, Or
+from .._tree import Cell, MutableNode, Path, ancestors, format, is_array, looking
+from ._algebra import And, Not, Or, Sliced
 from ._assignment import WritableMapping
 from ._coverage import CacheKeyDepth, Selector
+from ._messages import refuse_several, refuse_without_paths
+from ._partition import mark, split
 from ._replace import read_all
-from ._selection import Entry, focus_on
-from ._selectors import Everything
+from ._selection import Entry, Focused, focus_on
+from ._selectors import Below, Everything, OfClass
 from ._spec import LensSpec, selector_of
-from ._units import U_co, Unit, View
+from ._units import U_co, Unit, UnitMapping, View
+
+V = TypeVar("V")
 
 
 class BoundLens(WritableMapping[U_co]):
@@ -140,6 +146,104 @@ class BoundLens(WritableMapping[U_co]):
         return tuple(parts)
 
     @user_facing
+    def only(self) -> U_co:
+        """Returns the one state, or view of one, that is selected; see `Lens.only`.
+
+        Returns:
+            The state.
+
+        Raises:
+            SelectionError: Several are selected, or none.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.calls, model.scale = sl.State(0), sl.ParamState(jnp.ones(2))
+            >>> model.states(sl.ParamState).only()
+            ParamState(f32[2])
+        """
+        units = self.units(required_by="only")
+        refuse_several(units, f"lens({self.selector.written()!r})", "values()")
+        return next(iter(units.values()))
+
+    @user_facing
+    def mask(self, values: Mapping[Any, Any] | None = None) -> dict[Path, Any]:
+        """Returns booleans by path: a mask for Optax beside gradients or values by path.
+
+        Args:
+            values: What the mask is for: a mapping by path, as `values_dict()` and gradients by
+                state are, or a bound lens. None stands for all states of the module, with what is
+                selected beside them.
+
+        Returns:
+            The mapping with True for each leaf that is in one of these states, and False for
+            all others; see `Lens.mask`.
+
+        Raises:
+            ArgumentTypeError: `values` isn't a mapping.
+            SelectionError: None of the values is of these states, or a part of an array is
+                selected, and the whole one is there.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.bias, model.weight = sl.ParamState(jnp.ones(2)), sl.ParamState(jnp.ones(2))
+            >>> model.states("weight").mask()
+            {('bias',): False, ('weight',): True}
+        """
+        every = BoundLens(Or(OfClass(Cell), self.selector), self.module)
+        focused = looking(self._focus_in, every if values is None else values, "make a mask of")
+        return mark(focused, f"lens({self.selector.written()!r})")
+
+    @user_facing
+    def partition(self, values: Mapping[Path, V]) -> tuple[dict[Path, V], dict[Path, V]]:
+        """Splits values by path in those of these states and the rest.
+
+        Args:
+            values: A mapping by path, as `values_dict()`, gradients by state and an optimiser's
+                moments are.
+
+        Returns:
+            Two mappings by the same paths: the values of these states, with None elsewhere, and
+            the rest, with None where the first has something. `combine` puts them together. Of
+            an array of which a part is selected the first has that part.
+
+        Raises:
+            ArgumentTypeError: `values` isn't a mapping.
+            SelectionError: None of the values is of these states.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> model = sl.nn.Module()
+            >>> model.bias, model.weight = sl.ParamState(jnp.ones(2)), sl.ParamState(jnp.ones(2))
+            >>> values = model.states().values_dict()
+            >>> model.states("weight").partition(values)[0]
+            {('bias',): None, ('weight',): Array([1., 1.], dtype=float32)}
+        """
+        return split(*self._focus_in(values, "partition"))
+
+    def _focus_in(self, values: Mapping[Any, Any], asked: str) -> Focused:
+        """Selects in values by path what these states, and the parts of them, have there."""
+        refuse_without_paths(values, f"{asked} values by path")
+        whole, parts = list[Path](), list[Selector]()
+        for path, unit in self.units().items():
+            # Of a part there is its own value under its path, as in its gradient, or the array's.
+            if isinstance(unit, View) and unit.index and not _fits(values.get(path), unit):
+                parts.append(Sliced(Below(frozenset([path])), unit.index))
+            else:
+                whole.append(path)
+        tree = values if isinstance(values, (dict, UnitMapping)) else dict(values.items())
+        focused = focus_on(Or(Below(frozenset(whole)), *parts), tree)
+        if values and (whole or parts) and not focused.entries:
+            raise SelectionError(
+                f"asked to {asked} values by path",
+                f"their keys are {_first_of(map(repr, values))}, and none is the path of one of "
+                f"these states, as {_first_of(map(repr, self.units()))} are",
+                "values by the paths of states of the same module, as tuples",
+            )
+        return focused
+
+    @user_facing
     def __or__(self, other: LensSpec) -> "BoundLens[Any]":
         return BoundLens(Or(self.selector, self._selector(other)), self.module)
 
@@ -170,6 +274,16 @@ def _cell_at(node: Any, path: Path) -> tuple[Cell | None, Path]:
     return node._cell_of(path[0]) if path and isinstance(node, MutableNode) else None, path[1:]
 
 
+def _first_of(texts: Iterable[str]) -> str:
+    first = list(islice(texts, 4))
+    return ", ".join(first[:3] + ["..."] * (len(first) > 3))
+
+
+def _fits(value: Any, view: View) -> bool:
+    value = value.look() if isinstance(value, (Cell, View)) else value
+    return is_array(value) and value.shape == view.look().shape
+
+
 def _is_in(unit: Unit, cell: Cell, inner: Path) -> bool:
     """Says whether a unit is a cell, or its part at a path inside it."""
     if isinstance(unit, Cell):
@@ -182,6 +296,11 @@ def _flatten_bound(bound: BoundLens[Any]) -> tuple[list[Any], tuple[Path, ...]]:
     return [x if isinstance(x, Cell) else x.value for x in units.values()], tuple(units)
 
 
+def _flatten_bound_with_keys(bound: BoundLens[Any]) -> tuple[list[Any], tuple[Path, ...]]:
+    cells, paths = _flatten_bound(bound)
+    return list(zip(map(jtu.DictKey, paths), cells, strict=True)), paths
+
+
 def _unflatten_bound(paths: tuple[Path, ...], cells: Any) -> Any:
     values = [cell.value if isinstance(cell, Cell) else cell for cell in cells]
     return dict(zip(paths, values, strict=True))
@@ -189,7 +308,7 @@ def _unflatten_bound(paths: tuple[Path, ...], cells: Any) -> Any:
 
 # To JAX a bound lens is what it reads as: states by path. What JAX makes of it is no live state,
 # so that values come back, as `values_dict` gives them and as gradients are given.
-jtu.register_pytree_node(BoundLens, _flatten_bound, _unflatten_bound)
+jtu.register_pytree_with_keys(BoundLens, _flatten_bound_with_keys, _unflatten_bound, _flatten_bound)
 
 
 def first_match(

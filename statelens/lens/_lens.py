@@ -17,12 +17,13 @@ lenses, hashed, compared, and, when it is built of patterns, written as text and
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from .._errors import ArgumentError, ArgumentTypeError, SelectionError, user_facing
-from .._tree import Index, Path, format, looking
+from .._errors import ArgumentError, ArgumentTypeError, user_facing
+from .._tree import Index, Path, looking
 from ._algebra import And, Not, Or, Sliced, Within, without
 from ._bound import BoundLens
 from ._coverage import MOST_NESTED, Selector
-from ._partition import label, split
+from ._messages import refuse_several
+from ._partition import mark, split
 from ._replace import read_all
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
@@ -177,13 +178,7 @@ class Lens(TreeUpdates):
             Array([0.], dtype=float32)
         """
         leaves, _, entries = focus_on(self.selector, tree, required_by="only")
-        if len(entries) != 1:
-            paths = ", ".join(f"'{format(entry.path)}'" for entry in entries[:5])
-            raise SelectionError(
-                f"asked for the only unit of {self!r}",
-                f"it selects {len(entries)}: {paths}{', ...' if len(entries) > 5 else ''}",
-                "get(tree) for all of them, or a narrower lens",
-            )
+        refuse_several(entries.paths, repr(self), "get(tree)")
         return read_all(leaves, entries)[0]
 
     @user_facing
@@ -205,17 +200,8 @@ class Lens(TreeUpdates):
             >>> sl.lens("b").mask({"b": jnp.ones(1), "w": jnp.ones(1)})
             {'b': True, 'w': False}
         """
-        leaves, treedef, entries = looking(
-            focus_on, self.selector, tree, required_by="a mask", may_be_empty=True
-        )
-        for entry in entries:
-            if entry.index is not None:
-                raise SelectionError(
-                    f"asked for a mask of {self!r}",
-                    f"only the part {entry.index} of '{format(entry.path)}' is selected",
-                    "partition, get or update, which know of parts",
-                )
-        return label(leaves, treedef, ((entry, True) for entry in entries), False)
+        focused = looking(focus_on, self.selector, tree, required_by="a mask", may_be_empty=True)
+        return mark(focused, repr(self))
 
     @user_facing
     def paths(self, tree: Any) -> tuple[Path, ...]:

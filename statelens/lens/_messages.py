@@ -1,8 +1,10 @@
 """What to say of trees in which a lens finds nothing, or that differ."""
 
+from collections.abc import Collection
+from itertools import islice
 from typing import Any
 
-from .._errors import ArgumentTypeError, explain
+from .._errors import ArgumentTypeError, SelectionError, explain
 from .._tree import (
     Cell,
     Path,
@@ -64,6 +66,17 @@ def refuse_without_paths(values: Any, asked: str) -> None:
             f"there is {a_leaf(values)} for them, without paths",
             "a dictionary with a value for each path, as lens.get(tree) or values_dict() gives it",
             "update with a function of a value, for one rule for all of them",
+        )
+
+
+def refuse_several(paths: Collection[Path], of: str, all_of_them: str) -> None:
+    """Refuses several units where one is meant."""
+    if len(paths) > 1:
+        first = ", ".join(f"'{format(path)}'" for path in islice(paths, 5))
+        raise SelectionError(
+            f"asked for the only unit of {of}",
+            f"it selects {len(paths)}: {first}{', ...' if len(paths) > 5 else ''}",
+            f"{all_of_them} for all of them, or a narrower lens",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, cast
 import jax
 import jax.tree_util as jtu
 
-from .._errors import StructureError, user_facing
+from .._errors import SelectionError, StructureError, user_facing
 from .._tree import (
     Cell,
     Index,
@@ -28,7 +28,7 @@ from .._tree import (
     is_probed,
 )
 from ._messages import difference
-from ._selection import Entry, Selection
+from ._selection import Entry, Focused, Selection
 
 T = TypeVar("T")
 
@@ -111,6 +111,19 @@ def label(
         )
 
     return treedef.unflatten(map(label_of, range(len(leaves)), leaves))
+
+
+def mark(focused: Focused, what: str) -> Any:
+    """Returns the tree with True for each leaf in the focus and False for all others."""
+    leaves, treedef, entries = focused
+    for entry in entries:
+        if entry.index is not None:
+            raise SelectionError(
+                f"asked for a mask of {what}",
+                f"only the part {entry.index} of '{format(entry.path)}' is selected",
+                "partition, get or update, which know of parts",
+            )
+    return label(leaves, treedef, ((entry, True) for entry in entries), False)
 
 
 @user_facing

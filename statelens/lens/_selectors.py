@@ -221,6 +221,23 @@ class Tagged(Selector):
 
 
 @dataclass(frozen=True)
+class Below(Selector):
+    """Units at some paths, and all below them."""
+
+    paths: frozenset[Path]
+    key_depth = CacheKeyDepth.VALUES
+
+    def coverage(self, site: Site, scope: Scope) -> Coverage:
+        def is_below(inner: Path, leaf: Any) -> bool:
+            return any(not self.paths.isdisjoint(_prefixes(path + inner)) for path in site.paths)
+
+        return _covered_by_atom(site, is_below)
+
+    def __str__(self) -> str:
+        return f"below({', '.join(map(format, self.paths))})"
+
+
+@dataclass(frozen=True)
 class Masked(Selector):
     """Units under the true leaves of a prefix tree of booleans."""
 
@@ -229,14 +246,10 @@ class Masked(Selector):
     key_depth = CacheKeyDepth.VALUES
 
     def coverage(self, site: Site, scope: Scope) -> Coverage:
-        marked = scope.once(self, lambda: self._marked(scope.tree))
+        marked = scope.once(self, lambda: Below(self._marked(scope.tree)))
+        return marked.coverage(site, scope)
 
-        def is_marked(inner: Path, leaf: Any) -> bool:
-            return any(not marked.isdisjoint(_prefixes(path + inner)) for path in site.paths)
-
-        return _covered_by_atom(site, is_marked)
-
-    def _marked(self, tree: Any) -> set[Path]:
+    def _marked(self, tree: Any) -> frozenset[Path]:
         mask = dict(leaves_with_path(self.structure.unflatten(self.leaves)))
         there = [path for path, _ in leaves_with_path(tree)]
         there += flatten_with_path(tree)[0]
@@ -248,7 +261,7 @@ class Masked(Selector):
                     f"it has the path '{format(path)}', which the tree has not",
                     "booleans in the tree's own structure, or in a prefix of it",
                 )
-        return {path for path, is_marked in mask.items() if is_marked}
+        return frozenset(path for path, is_marked in mask.items() if is_marked)
 
     def __str__(self) -> str:
         return f"mask({sum(self.leaves)} of {len(self.leaves)})"

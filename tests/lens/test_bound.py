@@ -12,6 +12,7 @@ import pytest
 
 import statelens as sl
 from tests.helpers import profiled_by, written
+from tests.strategies import same
 
 
 class Layer(sl.nn.Module):
@@ -454,3 +455,114 @@ def test_to_count_states_touches_none_of_them():
     compiled = sl.jit(lambda: module.states().count() + module.states().nbytes())
     assert compiled() == 10
     assert "float32" not in compiled.lower().as_text()
+
+
+# Mappings by path: what the states' gradients, values and moments are.
+
+
+class Deep(sl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = Net()
+        self.tied = self.encoder.scale
+        self.mean = sl.BatchState(jnp.ones(2))
+        self.head = sl.ParamState({"a": jnp.ones((3, 2)), "b": [jnp.ones(1), jnp.ones(2)]})
+
+
+SPECS = [
+    "encoder.**",
+    "head",
+    "head.b[1]",
+    "**.weight | head.b[0]",
+    sl.ParamState,
+    sl.ndim >= 2,
+    "tied",
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("all_of", [sl.State, sl.ParamState], ids=lambda cls: cls.__name__)
+def test_mask_and_partition_take_values_by_path_of_any_states(spec, all_of):
+    model = Deep()
+    states, every = model.states(spec), model.states(all_of)
+    values = every.values_dict()
+    mask = states.mask(values)
+    assert mask == states.mask(every)
+    assert states.mask() == states.mask(model.states() | states)
+    focus, rest = states.partition(values)
+    assert same(sl.combine(focus, rest), values)
+    assert same(focus, jax.tree.map(lambda keep, x: x if keep else None, mask, values))
+    kept = sl.lens(dict(mask)).paths(values)
+    inside = [
+        path for path, _ in jax.tree_util.tree_flatten_with_path(values)[0] if _in(states, path)
+    ]
+    assert len(kept) == len(inside) > 0
+
+
+def _in(states, keys):
+    path = (*keys[0].key, *(getattr(k, "key", getattr(k, "idx", None)) for k in keys[1:]))
+    return any(path[: len(own)] == own for own in states)
+
+
+def test_a_mask_of_states_is_what_optax_masks_by():
+    model = Deep()
+    params = model.states(sl.ParamState)
+    decay = params.filter("**.{weight,a}")
+    values = params.values_dict()
+    optimizer = optax.masked(optax.sgd(1.0), decay.mask(params))
+    updates, _ = optimizer.update(values, optimizer.init(values))
+    assert same(updates["head",]["a"], -values["head",]["a"])
+    assert updates["head",]["b"][0] is values["head",]["b"][0]
+    params.apply_updates(updates)
+    assert model.head.value["a"].sum() == 0
+
+
+def test_a_mask_touches_no_state():
+    model = Deep()
+    compiled = sl.jit(lambda: jnp.asarray(sum(jax.tree.leaves(model.states("head").mask()))))
+    assert compiled() == 3
+    assert "float32" not in compiled.lower().as_text()
+
+
+def test_a_part_is_found_in_its_own_gradient_and_in_the_whole_array():
+    model = Deep()
+    part = sl.lens("head.a")[:2].bind(model)
+    grads = sl.grad(lambda: (model.head.value["a"] ** 2).sum(), part)()
+    assert part.mask(grads) == {("head", "a"): True}
+    assert same(part.partition(grads), (grads, {("head", "a"): None}))
+    values = model.states("head").values_dict()
+    focus, rest = part.partition(values)
+    assert focus["head",]["a"].shape == (2, 2)
+    assert focus["head",]["b"] == [None, None]
+    assert same(sl.combine(focus, rest), values)
+    with pytest.raises(sl.SelectionError, match=r"only the part \[:2\] of 'head.a' is selected"):
+        part.mask(values)
+
+
+def test_values_by_other_paths_are_refused():
+    model = Deep()
+    match = r"asked to partition values by path\ntheir keys are 'encoder.scale', 'tied', and none"
+    with pytest.raises(sl.SelectionError, match=match):
+        model.states("encoder.**").partition({"encoder.scale": jnp.ones(4), "tied": jnp.ones(4)})
+    with pytest.raises(sl.ArgumentTypeError, match=r"asked to make a mask of values by path"):
+        model.states().mask([jnp.ones(2)])
+    assert model.states("nowhere?").partition({("a",): 1.0}) == ({("a",): None}, {("a",): 1.0})
+
+
+def test_a_lens_selects_in_a_bound_lens_as_in_the_module():
+    model = Deep()
+    params = model.states(sl.ParamState)
+    lens = sl.lens("**.{weight,a}")
+    assert lens.mask(params) == params.filter(lens).mask(params)
+    assert lens.paths(params) == lens.paths(model)
+    assert sl.groups({"a": sl.lens(...) - lens, "b": lens})(params)["head",]["a"] == "b"
+
+
+def test_the_only_state_of_several_or_none_is_refused():
+    model = Deep()
+    assert model.states(sl.BatchState).only() is model.mean
+    assert model.states("head.b[1]").only().value.shape == (2,)
+    with pytest.raises(sl.SelectionError, match=r"it selects 5: 'encoder.head.weight', 'encoder"):
+        model.states("encoder.**").filter(sl.ParamState).only()
+    with pytest.raises(sl.SelectionError, match=r"asked only for lens.* which selects nothing"):
+        model.states(sl.HiddenState).only()

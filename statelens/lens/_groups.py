@@ -83,9 +83,13 @@ class Groups:
             tree: Any pytree.
 
         Returns:
-            Labels; what is no unit is None. `optax.multi_transform` takes the groups
-            themselves, which it calls. The labels of a model that can be called, as an Equinox
-            model can, are such a model, which it would call as well: it must have the groups.
+            Labels; what is no unit (functions, numbers) is None, as in
+            ``equinox.filter(tree, equinox.is_array)``.
+
+            `optax.multi_transform` takes the groups themselves. It also takes a tree of labels,
+            but calls one that can be called, and the labels of an Equinox model can, as it does
+            (Optax 0.2.8: "unsupported operand type(s) for @: 'str' and 'MLP'"). Give it the
+            groups, or ``lambda _: labels``.
 
         Raises:
             SelectionError: The groups are not total or not disjoint on this tree.

@@ -172,3 +172,45 @@ def test_two_optimisers_over_a_tree_with_states():
     np.testing.assert_array_equal(after["layer"].value["bias"], -jnp.ones(3))
     np.testing.assert_array_equal(after["layer"].value["weight"], jnp.full((2, 3), -9))
     np.testing.assert_array_equal(after["scale"], [-9, -9])
+
+
+# A model that can be called, with functions among its leaves.
+
+MLP = eqx.nn.MLP(2, 1, 4, 2, key=jax.random.key(0))
+OF_MLP = sl.groups({"head": "layers[-1].**", "body": "layers[:-1].**"})
+PARAMS = {
+    "filter": lambda model: eqx.filter(model, eqx.is_inexact_array),
+    "partition": lambda model: sl.inexact.partition(model)[0],
+}
+LABELS = {
+    "the groups": OF_MLP,
+    "labels of the model": lambda _: OF_MLP(MLP),
+    "labels of its arrays": lambda _: OF_MLP(PARAMS["filter"](MLP)),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("params_of", PARAMS.values(), ids=PARAMS)
+def test_groups_of_a_real_model_train_as_optax_by_hand_does(params_of, labels):
+    xs, ys = jnp.linspace(-1, 1, 10).reshape(5, 2), jnp.ones((5, 1))
+    head, body = optax.adam(0.1), optax.sgd(0.1, momentum=0.9)
+    optimizer = optax.multi_transform({"head": head, "body": body}, labels)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def grads_of(model):
+        return jnp.mean((jax.vmap(model)(xs) - ys) ** 2)
+
+    params = params_of(MLP)
+    state = optimizer.init(params)
+    layers = list(params.layers)
+    states = [body.init(layers[0]), body.init(layers[1]), head.init(layers[2])]
+    for _ in range(3):
+        grads = grads_of(eqx.combine(params, MLP))
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for at, one in enumerate([body, body, head]):
+            updates, states[at] = one.update(grads.layers[at], states[at], layers[at])
+            layers[at] = optax.apply_updates(layers[at], updates)
+    assert params.activation is None
+    assert same(list(params.layers), layers)

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -106,13 +105,3 @@ def test_two_entries_of_one_path_are_refused():
     for use in ("paths", "get", "mask", "count"):
         with pytest.raises(sl.StructureError, match=match):
             getattr(sl.lens("**"), use)(tree)
-
-
-def test_groups_themselves_label_a_model_that_can_be_called():
-    model = eqx.nn.MLP(2, 1, 4, 2, key=jax.random.key(0))
-    params = sl.inexact.partition(model)[0]
-    groups = sl.groups({"head": "layers[-1].**", "body": "layers[:-1].**"})
-    optimizer = optax.multi_transform({"head": optax.sgd(1.0), "body": optax.sgd(0.1)}, groups)
-    updates, _ = optimizer.update(params, optimizer.init(params))
-    assert same(updates.layers[-1].bias, -params.layers[-1].bias)
-    assert same(updates.layers[0].bias, -0.1 * params.layers[0].bias)

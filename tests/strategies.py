@@ -127,13 +127,12 @@ _SPECS = [
     *(sl.inexact, sl.arrays, sl.params, sl.tagged("slow")),
     *(sl.ndim >= 1, sl.size < 3, sl.dtype == jnp.float32, sl.name == "w"),
 ]
-_OPERATORS = [operator.and_, operator.or_, operator.sub, operator.truediv]
+OPERATORS = st.sampled_from([operator.and_, operator.or_, operator.sub, operator.truediv])
 
 lenses = st.recursive(
     st.sampled_from(_SPECS).map(lambda spec: sl.lens(spec, optional=True)),
     lambda inner: (
-        st.builds(lambda f, a, b: f(a, b), st.sampled_from(_OPERATORS), inner, inner)
-        | inner.map(operator.invert)
+        st.builds(lambda f, a, b: f(a, b), OPERATORS, inner, inner) | inner.map(operator.invert)
     ),
     max_leaves=4,
     # A lens that selects nothing can be used as well: the law says something there, too.
@@ -205,7 +204,7 @@ _indices = st.integers(-9, 9) | _slices | st.just(...)
 written_lenses = st.recursive(
     _expressions,
     lambda inner: st.one_of(
-        st.builds(lambda f, a, b: f(a, b), st.sampled_from(_OPERATORS), inner, inner),
+        st.builds(lambda f, a, b: f(a, b), OPERATORS, inner, inner),
         inner.map(operator.invert),
         st.builds(lambda a, i: a[i], inner, _indices),
         st.builds(lambda a, i, j: a[i, j], inner, _indices, st.integers(0, 9) | _slices),

@@ -27,7 +27,8 @@ class Index:
     @classmethod
     def of(cls, index: Any) -> Self:
         """Reads what stands between the brackets of an indexing expression."""
-        items = tuple(map(_read_item, index if isinstance(index, tuple) else (index,)))
+        items = index if isinstance(index, tuple) else (index,)
+        items = tuple(map(_read_item, items or (Ellipsis,)))
         lists = sum(isinstance(item, Positions) for item in items)
         # NumPy puts the axis of a list elsewhere where there are integers around.
         if lists > 1 or (lists and any(isinstance(item, int) for item in items)):
@@ -44,7 +45,7 @@ class Index:
         return tuple(map(_key_of, self.items))
 
     def __str__(self) -> str:
-        return f"[{', '.join(map(_format_item, self.items)) or '...'}]"
+        return f"[{', '.join(map(_format_item, self.items))}]"
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of the part of an array of some shape."""
@@ -128,7 +129,8 @@ def _read_item(item: Any) -> Any:
         "a part is chosen by integers, slices, '...' and a list of positions, "
         f"not by {type(item).__name__}",
         "choose a contiguous part, as in lens('embed.weight')[100:110]",
-        "choose rows, as in lens('embed.weight')[[1, 5, 99]]",
+        "choose rows, as in lens('embed.weight')[[1, 5, 99]], or [np.flatnonzero(mask)] for those "
+        "that a mask marks",
     )
 
 

@@ -168,9 +168,13 @@ class Selector(abc.ABC):
         # Numbers of Python are units where they are asked for so, and only there.
         return any(part.names(path, scope) for part in self.parts())
 
+    def is_text(self) -> bool:
+        """Whether it can be read back from what is written, apart from its parts."""
+        return True
+
     def written(self, level: int = 0) -> str:
-        """Writes the selector; what can't be read back starts with ``@``."""
-        return f"@{self}"
+        """Writes the selector; what can't be read back stands in ``@<...>``."""
+        return f"@{self}" if self.is_text() else f"@<{self}>"
 
     def parts(self) -> tuple["Selector", ...]:
         """Returns the selectors that this one is made of."""

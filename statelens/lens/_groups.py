@@ -51,7 +51,7 @@ class Groups:
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k!r}: {v.written()!r}" for k, v in self._selectors.items())
-        return f"groups({{{inside}}})"
+        return f"groups({{{inside}}}{', first_match=True' * self._first_match})"
 
     @user_facing
     def partition(self, tree: T) -> dict[str, T]:

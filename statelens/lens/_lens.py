@@ -110,6 +110,12 @@ class Lens(TreeUpdates):
         )
 
     def __str__(self) -> str:
+        """The lens as text, which `lens` reads back.
+
+        What is no text stands in ``@<...>`` and can't be read: a function, a class of the user's,
+        a mask, and a comparison with what is no text, number or dtype. Instead there is what it
+        selects in a tree: ``" | ".join(map(sl.path.format, lens.paths(tree)))``.
+        """
         return self.selector.written()
 
     def __repr__(self) -> str:

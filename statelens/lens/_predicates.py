@@ -12,6 +12,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .._errors import ArgumentError, ArgumentTypeError, check_callable, user_facing
 from .._tree import a_leaf, is_array, is_inexact
 from ._lens import Lens
@@ -74,7 +76,16 @@ class Attribute:
         self._attribute = attribute
 
     def _compared(self, comparison: Callable[[Any, Any], bool], value: Any) -> Lens:
-        value = check_dtype(value, "a lens") if self._attribute == "dtype" else value
+        # NumPy's scalars are no text, and equal Python's.
+        value = value.item() if isinstance(value, np.generic) else value
+        if self._attribute == "dtype":
+            value = check_dtype(value, "a lens")
+        elif self._attribute != "name" and not isinstance(value, (int, float)):
+            raise ArgumentTypeError(
+                f"asked for a lens by {self._attribute}",
+                f"it is compared with {a_leaf(value)}, {value!r:.80}, which is no number",
+                f"a number, as in {self!r} >= 2",
+            )
         return Lens(Compared(self._attribute, comparison, value))
 
     @user_facing

@@ -5,10 +5,12 @@ in an array: what it selects follows from the tree's structure, the cells' class
 and where it says so, shapes and dtypes.
 """
 
+import ast
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import NoneType
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ from .._tree import (
     format,
     format_pattern,
     is_array,
+    is_inexact,
     is_named,
     leaves_with_path,
     matches,
@@ -115,9 +118,11 @@ class OfClass(Selector):
     def covers(self, path: Path, node: Any, scope: Scope) -> bool:
         return isinstance(node, self.cls)
 
+    def is_text(self) -> bool:
+        return cell_classes().get(str(self)) is self.cls
+
     def __str__(self) -> str:
-        name = self.cls.__qualname__
-        return name if cell_classes().get(name) in (self.cls, None) else f"{self.cls!r}"
+        return self.cls.__qualname__
 
 
 def cell_classes() -> dict[str, type[Cell]]:
@@ -129,8 +134,15 @@ def cell_classes() -> dict[str, type[Cell]]:
     return {cls.__qualname__: cls for cls in classes if cls.__module__.startswith(f"{package}.")}
 
 
+class _OnlyCode(Selector):
+    """Selectors that no text means."""
+
+    def is_text(self) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
-class Predicate(Selector):
+class Predicate(_OnlyCode):
     """Units for which a function of path and unit says so; asked once for each structure."""
 
     function: Callable[[Path, Any], Any]
@@ -154,8 +166,14 @@ class OfArrays(Selector):
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         return _covered_by_atom(site, lambda _, leaf: self.function(leaf))
 
+    def is_text(self) -> bool:
+        return OF_ARRAYS.get(self.label) is self.function
+
     def __str__(self) -> str:
         return self.label
+
+
+OF_ARRAYS: dict[str, Callable[[Any], bool]] = {"arrays": is_array, "inexact": is_inexact}
 
 
 def check_dtype(dtype: Any, asked_by: str) -> np.dtype[Any]:
@@ -200,10 +218,29 @@ class Compared(Selector):
     def _holds(self, leaf: Any) -> bool:
         return is_array(leaf) and self.comparison(getattr(leaf, self.attribute), self.value)
 
+    def is_text(self) -> bool:
+        if not isinstance(self.value, (str, int, float, NoneType, np.dtype)):
+            return False
+        try:
+            return read_compared(self.attribute, self._value()) == self.value
+        except (TypeError, ValueError, SyntaxError):
+            return False
+
+    def _value(self) -> str:
+        if self.attribute != "dtype":
+            return repr(self.value)
+        return str(self.value) if str(self.value).isidentifier() else repr(str(self.value))
+
     def __str__(self) -> str:
         symbol = next(text for text, one in COMPARISONS.items() if one is self.comparison)
-        value = self.value if self.attribute == "dtype" else repr(self.value)
-        return f"{self.attribute} {symbol} {value}"
+        return f"{self.attribute} {symbol} {self._value()}"
+
+
+def read_compared(attribute: str, text: str) -> Any:
+    """Reads a value that an attribute is compared with, or raises one of Python's errors."""
+    if attribute != "dtype":
+        return ast.literal_eval(text)
+    return jnp.dtype(text if text.isidentifier() else ast.literal_eval(text))
 
 
 @dataclass(frozen=True)
@@ -221,7 +258,7 @@ class Tagged(Selector):
 
 
 @dataclass(frozen=True)
-class Below(Selector):
+class Below(_OnlyCode):
     """Units at some paths, and all below them."""
 
     paths: frozenset[Path]
@@ -238,7 +275,7 @@ class Below(Selector):
 
 
 @dataclass(frozen=True)
-class Masked(Selector):
+class Masked(_OnlyCode):
     """Units under the true leaves of a prefix tree of booleans."""
 
     leaves: tuple[bool, ...]
@@ -272,7 +309,7 @@ def _prefixes(path: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Accessed(Selector):
+class Accessed(_OnlyCode):
     """Units that a function of the tree returns, as `equinox.tree_at` selects them."""
 
     function: Callable[[Any], Any]

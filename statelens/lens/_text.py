@@ -9,27 +9,16 @@ starts with ``@``: ``@ndim >= 2``.
 import ast
 import functools
 import re
-from collections.abc import Callable
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import jax.numpy as jnp
-
-from .._tree import (
-    Cell,
-    Index,
-    Scanner,
-    is_array,
-    is_inexact,
-    read_expression,
-    scan_pattern,
-    split_index,
-)
+from .._tree import Cell, Index, Scanner, read_expression, scan_pattern, split_index
 from ._algebra import OPERATORS, Not, Numbers, Optional, Sliced, Subscripted, Within
 from ._coverage import MOST_NESTED, Selector
 from ._selectors import (
     ATTRIBUTES,
     COMPARISONS,
+    OF_ARRAYS,
     ByPath,
     Compared,
     Everything,
@@ -37,6 +26,7 @@ from ._selectors import (
     OfClass,
     Tagged,
     cell_classes,
+    read_compared,
 )
 from ._trained import Trained
 
@@ -136,8 +126,8 @@ def _predicate(scanner: Scanner, depth: int) -> Selector:
     """Reads a predicate that has a name, as ``@inexact`` or ``@ndim >= 2``."""
     start = scanner.at
     name = (scanner.match(r"@\w*") or "")[1:]
-    if name in _OF_ARRAYS:
-        return OfArrays(name, _OF_ARRAYS[name])
+    if name in OF_ARRAYS:
+        return OfArrays(name, OF_ARRAYS[name])
     classes = cell_classes()
     if name in classes:
         return of_class(classes[name])
@@ -153,7 +143,8 @@ def _predicate(scanner: Scanner, depth: int) -> Selector:
         scanner.skip_space()
         symbol = scanner.match(r"[<>]=?|==")
         scanner.skip_space()
-        value = scanner.quoted() if scanner.peek in ("'", '"') else scanner.match(r"-?[\w.]+")
+        quoted = scanner.peek in ("'", '"')
+        value = scanner.quoted() if quoted else scanner.match(r"-?[\w.]+(?:(?<=\de)[+-]\d+)?")
         if symbol and value:
             return _compared(scanner, start, name, symbol, value)
     scanner.fail(
@@ -161,6 +152,7 @@ def _predicate(scanner: Scanner, depth: int) -> Selector:
         "build this lens in code",
         "@ParamState, @trainable, @arrays, @inexact, @ndim >= 2, @size < 10, "
         "@dtype == float32, @name == 'bias' or @tagged('slow')",
+        "the paths that it selects in a tree: ' | '.join(map(sl.path.format, lens.paths(tree)))",
         at=start,
     )
 
@@ -173,13 +165,10 @@ def of_class(cls: type) -> Selector:
 
 def _compared(scanner: Scanner, start: int, name: str, symbol: str, text: str) -> Selector:
     try:
-        value = jnp.dtype(text) if name == "dtype" else ast.literal_eval(text)
+        value = read_compared(name, text)
     except (TypeError, ValueError, SyntaxError):
         scanner.fail(f"{text} is no value for {name} to be compared with", at=start)
     return Compared(name, COMPARISONS[symbol], value)
-
-
-_OF_ARRAYS: dict[str, Callable[[Any], bool]] = {"arrays": is_array, "inexact": is_inexact}
 
 
 def _pattern(scanner: Scanner) -> Selector:

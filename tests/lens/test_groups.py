@@ -122,7 +122,7 @@ def test_groups_are_lenses_by_name():
     assert list(groups) == ["last", "rest"]
     assert len(groups) == 2
     assert groups["rest"].paths(TREE) == (("b",), ("v",))
-    assert repr(groups) == "groups({'last': 'w', 'rest': '...'})"
+    assert repr(groups) == "groups({'last': 'w', 'rest': '...'}, first_match=True)"
 
 
 def test_partition_gives_one_half_for_each_group():

@@ -149,18 +149,6 @@ for name in ("custom_vjp", "custom_jvp"):
 # What a function returns, and what a derivative is given.
 
 row(
-    "grad: a vector",
-    lambda n: sl.grad(lambda n: n(X), "scale")(n),
-    sl.DifferentiationError,
-    r"asked grad for the gradient of a loss, which is a scalar\nit returned an array of shape",
-)
-row(
-    "grad: aux without has_aux",
-    lambda n: sl.grad(lambda n: (loss(n), 1), "scale")(n),
-    sl.DifferentiationError,
-    r"asked grad for the gradient of a loss.*a pair\n.*has_aux=True",
-)
-row(
     "grad: has_aux without aux",
     lambda n: sl.grad(loss, "scale", has_aux=True)(n),
     B,

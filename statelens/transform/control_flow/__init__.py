@@ -14,4 +14,4 @@ from ._loops import (
     while_loop,
 )
 from ._progress import ProgressBar
-from ._run_scan import steps_of
+from ._run_scan import order_of, run_scan, steps_of

@@ -16,7 +16,8 @@ from jax.flatten_util import ravel_pytree
 
 from ..._errors import ArgumentTypeError, check_callable, user_facing
 from .._core import parse_count
-from ._grad import check_scalar, scalar_grad
+from ._dtypes import refuse_without_numbers
+from ._grad import scalar_grad
 from ._jacobian import checked_output, unit_vector
 from ._signatures import Argnums, DerivativeOptions, UnitOptions, derivative, product
 from ._transform import GradientTransform, transform_as
@@ -108,8 +109,7 @@ def hessian_diag(
 
 @transform_as("hessian", real_only=True)
 def _hessian(fun: Callable[..., Any], values: Any, holomorphic: bool) -> tuple[Any, Any]:
-    asked = "asked hessian for the derivative of a function's output"
-    checked = checked_output(fun, asked, holomorphic)
+    checked = checked_output(fun, "hessian", complex_too=holomorphic)
     return jax.hessian(checked, has_aux=True, holomorphic=holomorphic)(values)
 
 
@@ -118,7 +118,7 @@ def _hessian_diag(
     fun: Callable[..., Any], values: Any, holomorphic: bool, chunk_size: int | None
 ) -> tuple[Any, Any]:
     flat, unravel = ravel_pytree(values)
-    gradient = functools.partial(scalar_grad, fun, holomorphic=holomorphic)
+    gradient = functools.partial(scalar_grad, fun, asked_by="hessian_diag", holomorphic=holomorphic)
     _, product, aux = jax.linearize(gradient, values, has_aux=True)
     if not flat.size:
         return values, aux
@@ -229,7 +229,7 @@ def gauss_newton_vp(
 
 @transform_as("hvp")
 def _hvp(fun: Callable[..., Any], values: Any, vector: Any, holomorphic: bool) -> tuple[Any, Any]:
-    gradient = functools.partial(scalar_grad, fun, holomorphic=holomorphic)
+    gradient = functools.partial(scalar_grad, fun, asked_by="hvp", holomorphic=holomorphic)
     return jax.jvp(gradient, (values,), (vector,), has_aux=True)[1:]
 
 
@@ -238,12 +238,15 @@ def _gauss_newton_vp(
     fun: Callable[..., Any], values: Any, vector: Any, loss: Callable[[Any], Any] | None
 ) -> tuple[Any, Any]:
     out, pushforward, aux = jax.linearize(fun, values, has_aux=True)
+    refuse_without_numbers(out, "gauss_newton_vp")
     change = pushforward(vector)
     if loss is None:
         # What the Hessian of half the sum of squared sizes gives, where outputs are complex.
         change = jax.tree.map(jnp.conj, change)
     else:
-        check_scalar(jax.eval_shape(loss, out))
-        change = jax.jvp(jax.grad(loss), (out,), (change,))[1]
+        gradient = functools.partial(
+            scalar_grad, lambda out: (loss(out), None), asked_by="gauss_newton_vp"
+        )
+        change = jax.jvp(gradient, (out,), (change,), has_aux=True)[1]
     pullback = jax.linear_transpose(pushforward, values)
     return pullback(change)[0], aux

@@ -55,6 +55,16 @@ def accumulator_of(dtype: Any, asked: Any = None) -> Any:
     return jnp.promote_types(asked, dtype) if field_of(dtype) == "complex" else jnp.dtype(asked)
 
 
+def refuse_without_numbers(output: Any, asked_by: str) -> None:
+    """Refuses an output in which there is nothing that has a derivative."""
+    if not any(field_of(jnp.result_type(leaf)) for leaf in jax.tree.leaves(output)):
+        raise DifferentiationError(
+            f"asked {asked_by} for the derivative of a function's output",
+            "it returned None" if output is None else "there is no floating-point number in it",
+            "return floating-point numbers; is there a 'return'?",
+        )
+
+
 @dataclass(frozen=True)
 class Differentiable:
     """Says which numbers may be differentiated by, where something asks for a derivative."""

@@ -91,8 +91,8 @@ def _fwd_grad(
         keys = jax.random.split(tangent_key, len(leaves))
         tangents = list(map(_normal, keys, leaves))
         tangent = treedef.unflatten(tangents)
-        _, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
-        check_scalar(slope)
+        value, slope, aux = jax.jvp(fun, (values,), (tangent,), has_aux=True)
+        check_scalar(value, "fwd_grad")
         if limit is not None:
             slope = jnp.clip(slope, -limit, limit)
         # The conjugate, since the gradient by complex numbers is JAX's.

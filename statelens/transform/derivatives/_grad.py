@@ -4,6 +4,7 @@ What they add to `jax.grad`: the selection of what is differentiated, states wri
 function, and errors that name paths. The gradient is JAX's own.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -17,7 +18,12 @@ from ._transform import GradientTransform, transform_as
 
 
 def scalar_grad(
-    fun: Callable[..., Any], values: Any, *, holomorphic: bool = False, allow_int: bool = False
+    fun: Callable[..., Any],
+    values: Any,
+    *,
+    asked_by: str,
+    holomorphic: bool | None = None,
+    allow_int: bool = False,
 ) -> tuple[Any, Any]:
     """Is `jax.grad` of a function of checked values, which gives ``(value, aux)``.
 
@@ -25,12 +31,17 @@ def scalar_grad(
     checks besides has been checked already, with paths, or is checked here.
     """
     value, pullback, aux = jax.vjp(fun, values, has_aux=True)
-    check_scalar(value, holomorphic)
+    check_scalar(value, asked_by, holomorphic)
     return pullback(_one(value))[0], aux
 
 
-_grad = transform_as("grad")(scalar_grad)
-_value_and_grad = transform_as("value_and_grad")(scalar_grad)
+def scalar_grad_as(name: str) -> Callable[..., Any]:
+    """Makes the transform of that name that takes the gradient of a scalar."""
+    return transform_as(name)(functools.partial(scalar_grad, asked_by=name))
+
+
+_grad = scalar_grad_as("grad")
+_value_and_grad = scalar_grad_as("value_and_grad")
 
 
 def _one(value: Any) -> Any:
@@ -45,18 +56,28 @@ def _one(value: Any) -> Any:
     return jax.lax.full_like(value, 1, shape=(), sharding=sharding)
 
 
-def check_scalar(value: Any, holomorphic: bool = False) -> None:
-    """Refuses a loss that isn't one number, and says what may be meant instead."""
+def check_scalar(value: Any, asked_by: str, holomorphic: bool | None = None) -> None:
+    """Refuses a loss that isn't one number, and says what may be meant instead.
+
+    A transform that has no option `holomorphic` gives None for it.
+    """
+    asked = f"asked {asked_by} for the gradient of a loss, which is a scalar"
     aval: Any = jax.typeof(value) if is_numeric(value) else None
     if aval is not None and aval.shape == ():
         dtype, kind = aval.dtype, "complex" if holomorphic else "real"
         if field_of(dtype) == kind:
             return
+        is_complex = field_of(dtype) == "complex"
+        remedies = ["jnp.real or jnp.abs of it" if is_complex else "a floating-point loss"]
+        if holomorphic is False:
+            remedies.append(
+                f"{asked_by}(..., holomorphic=True), if the function is holomorphic, and complex "
+                "all through"
+            )
         raise DifferentiationError(
-            "asked grad for the gradient of a loss, which is a scalar",
+            asked,
             f"it is of dtype {dtype}, where a {kind} floating-point number is meant",
-            "a floating-point loss, as by jnp.mean of squares",
-            "grad(..., holomorphic=True), if the function is holomorphic, and complex all through",
+            *remedies,
         )
     if value is None:
         found, remedy = "it returned None", "return the loss; is there a 'return'?"
@@ -69,9 +90,7 @@ def check_scalar(value: Any, holomorphic: bool = False) -> None:
         found, remedy = "it returned a pair", "has_aux=True, if the pair is (loss, aux)"
     else:
         found, remedy = f"it returned a {type(value).__name__}", "return one number"
-    raise DifferentiationError(
-        "asked grad for the gradient of a loss, which is a scalar", found, remedy
-    )
+    raise DifferentiationError(asked, found, remedy)
 
 
 def _transformed(

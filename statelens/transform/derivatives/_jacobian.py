@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..._errors import DifferentiationError
 from .._core import parse_count
-from ._dtypes import field_of
+from ._dtypes import field_of, refuse_without_numbers
 from ._signatures import Argnums, UnitOptions, derivative
 from ._transform import GradientTransform, transform_as
 
@@ -120,8 +120,7 @@ def _jacrev(
     allow_int: bool,
     chunk_size: int | None,
 ) -> tuple[Any, Any]:
-    what = "the derivative of a function's output" if chunk_size is None else "a Jacobian in chunks"
-    checked = checked_output(fun, f"asked jacrev for {what}", holomorphic)
+    checked = checked_output(fun, "jacrev", complex_too=holomorphic)
     whole = jax.jacrev(checked, has_aux=True, holomorphic=holomorphic, allow_int=allow_int)
     if chunk_size is None:
         return whole(values)
@@ -142,13 +141,15 @@ def _jacrev(
 def _jacfwd(
     fun: Callable[..., Any], values: Any, holomorphic: bool, chunk_size: int | None
 ) -> tuple[Any, Any]:
-    whole = jax.jacfwd(fun, has_aux=True, holomorphic=holomorphic)
+    # Complex outputs of real numbers are no matter for what is pushed forward.
+    checked = checked_output(fun, "jacfwd", complex_too=True)
+    whole = jax.jacfwd(checked, has_aux=True, holomorphic=holomorphic)
     if chunk_size is None:
         return whole(values)
     flat, unravel = ravel_pytree(values)
     if not flat.size:
         return whole(values)
-    _, pushforward, aux = jax.linearize(fun, values, has_aux=True)
+    _, pushforward, aux = jax.linearize(checked, values, has_aux=True)
 
     def column(number: Any) -> Any:
         return pushforward(unravel(unit_vector(number, flat)))
@@ -164,7 +165,9 @@ def _jacfwd(
     return jax.tree.map(blocks, columns), aux
 
 
-def checked_output(fun: Callable[..., Any], asked: str, holomorphic: bool) -> Callable[..., Any]:
+def checked_output(
+    fun: Callable[..., Any], asked_by: str, *, complex_too: bool
+) -> Callable[..., Any]:
     """Makes a function refuse to return what has no derivative."""
 
     def checked(values: Any) -> tuple[Any, Any]:
@@ -172,16 +175,17 @@ def checked_output(fun: Callable[..., Any], asked: str, holomorphic: bool) -> Ca
         for leaf in jax.tree.leaves(value):
             dtype = jnp.result_type(leaf)
             field = field_of(dtype)
-            if field == "real" or (field == "complex" and holomorphic):
+            if field == "real" or (field == "complex" and complex_too):
                 continue
             raise DifferentiationError(
-                asked,
+                f"asked {asked_by} for the derivative of a function's output",
                 f"there is a number of dtype {dtype} in it",
                 "holomorphic=True, if the function is holomorphic"
                 if field == "complex"
                 else "floating-point outputs",
                 "has_aux=True, and such numbers in the second part of a pair",
             )
+        refuse_without_numbers(value, asked_by)
         return value, aux
 
     return checked

@@ -17,12 +17,12 @@ from ..._errors import ArgumentError, user_facing
 from ..._tree import is_array
 from .._core import Wrapper, after_self, merge_static, parse_count, split_static
 from ..batching import vmap
-from ..control_flow import scan
+from ..control_flow import order_of, run_scan
 from ._dtypes import accumulator_of, check_accumulator
-from ._grad import scalar_grad
+from ._grad import scalar_grad_as
 from ._signatures import Argnums, DerivativeOptions, derivative
 from ._targets import check_positions, read_argnums
-from ._transform import GradientTransform, gradient_value_aux, transform_as
+from ._transform import GradientTransform, gradient_value_aux
 
 Labels = tuple[int | str, ...]
 """Arguments of a call, by position or by name."""
@@ -45,7 +45,7 @@ class _OverBatch(Wrapper):
         self._each = each
         self._transform = GradientTransform(
             fun,
-            transform_as(name)(scalar_grad),
+            scalar_grad_as(name),
             grad_states,
             argnums,
             arrange=_in_a_tuple,
@@ -165,7 +165,9 @@ def _accumulated(
     zeros = transform.zeros(*call_with(first))
     wide = functools.partial(accumulator_of, asked=accumulator_dtype)
     start = jax.tree.map(lambda zero: zero.astype(wide(zero.dtype)), zeros)
-    total, (values, aux) = scan(body, start, parts)
+    total, (values, aux) = run_scan(
+        body, start, parts, None, transform.name, order_of(False, 1, transform.name), None
+    )
     gradient = jax.tree.map(lambda t, zero: (t / microbatches).astype(zero.dtype), total, zeros)
     return gradient, *(jnp.mean(values, axis=0),) * return_value, *aux
 

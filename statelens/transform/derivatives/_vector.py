@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._dtypes import refuse_without_numbers
 from ._signatures import Argnums, UnitOptions, derivative
 from ._transform import GradientTransform, transform_as
 
@@ -44,6 +45,7 @@ def vector_grad(
 @transform_as("vector_grad")
 def _vector_grad(fun: Callable[..., Any], values: Any) -> tuple[Any, Any]:
     out, pullback, aux = jax.vjp(fun, values, has_aux=True)
+    refuse_without_numbers(out, "vector_grad")
     return pullback(jax.tree.map(_one, out))[0], aux
 
 

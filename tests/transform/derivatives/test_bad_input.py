@@ -199,36 +199,6 @@ row(
     r"derivative by 'z'\nit is of dtype complex64.*holomorphic=True.*jacrev",
 )
 row(
-    "grad: the loss is complex",
-    lambda w: sl.grad(lambda x: w.loss(x) * 1j)(X),
-    sl.DifferentiationError,
-    r"asked grad for the gradient of a loss.*complex64.*Instead.*holomorphic=True",
-)
-row(
-    "grad: the loss is an integer",
-    lambda w: sl.grad(lambda x: w.loss(x).astype(int))(X),
-    sl.DifferentiationError,
-    r"asked grad for the gradient of a loss.*int32",
-)
-row(
-    "grad: the loss is None",
-    lambda w: sl.grad(w.out(None))(X),
-    sl.DifferentiationError,
-    r"asked grad .*returned None.*return",
-)
-row(
-    "grad: the loss is a pair",
-    lambda w: sl.grad(w.out((1.0, 2.0)))(X),
-    sl.DifferentiationError,
-    r"asked grad .*a pair\nInstead: has_aux=True",
-)
-row(
-    "grad: the loss is a text",
-    lambda w: sl.grad(w.out("loss"))(X),
-    sl.DifferentiationError,
-    r"asked grad .*a str",
-)
-row(
     "grad: a write to a tree argument",
     lambda w: sl.grad(lambda m: m.loss(1.0), "w")(w),
     sl.FrozenTreeError,
@@ -246,24 +216,6 @@ row(
     sl.TracerLeakError,
     r"assign a value to State\(.*'calls'\).*statelens.transform.vmap",
 )
-row(
-    "jacrev: the output is a text",
-    lambda w: T.jacrev(w.out("a"), argnums=0)(X),
-    sl.DifferentiationError,
-    r"asked jacrev",
-)
-row(
-    "jacrev: an integer output",
-    lambda w: T.jacrev(w.out(jnp.arange(2)), argnums=0)(X),
-    sl.DifferentiationError,
-    r"asked jacrev.*int32",
-)
-row(
-    "hessian: the loss is an integer",
-    lambda w: T.hessian(w.out(1), w.w, check_states=False)(),
-    sl.DifferentiationError,
-    r"asked hessian.*int",
-)
 row("jacrev: chunk_size 0", lambda w: T.jacrev(w.loss, chunk_size=0), A, r"jacrev for chunk_size=0")
 row(
     "jacfwd: chunk_size a float",
@@ -275,7 +227,7 @@ row(
     "jacfwd: an integer in chunks",
     lambda w: T.jacfwd(w.vector, chunk_size=1)(jnp.arange(2)),
     sl.DifferentiationError,
-    r"asked (for a Jacobian in chunks|jacfwd).*int32",
+    r"asked jacfwd for the derivative by .*int32",
 )
 row(
     "hessian_diag: chunk_size a text",
@@ -385,12 +337,6 @@ row(
     lambda w: T.gauss_newton_vp(w.vector, w.w, loss=1),
     B,
     r"asked gauss_newton_vp for loss=1",
-)
-row(
-    "gauss_newton_vp: the loss is no scalar",
-    lambda w: T.gauss_newton_vp(w.vector, w.w, loss=lambda y: y)(jnp.ones(2), X),
-    sl.DifferentiationError,
-    r"which is a scalar\nit returned an array of shape \(2,\)",
 )
 row(
     "gauss_newton_vp: a vector of another shape",

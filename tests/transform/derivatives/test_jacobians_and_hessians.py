@@ -78,15 +78,6 @@ def test_chunks_of_a_holomorphic_function(name):
     close(chunked, getattr(jax, name)(fun, holomorphic=True)(z.value))
 
 
-def test_chunks_of_integer_outputs_are_refused():
-    w = sl.ParamState(W)
-    fun = lambda: jnp.round(w.value).astype(int)  # noqa: E731
-    with pytest.raises(sl.DifferentiationError, match=r"in chunks\n.*dtype int32"):
-        T.jacrev(fun, w, chunk_size=2)()
-    with pytest.raises(TypeError, match="int32"):
-        T.jacrev(fun, w)()
-
-
 @pytest.mark.parametrize("name", ["jacrev", "jacfwd", "hessian_diag"])
 def test_a_chunk_size_is_a_positive_integer(name):
     with pytest.raises(sl.ArgumentError, match=f"asked {name} for chunk_size=0\n"):

@@ -36,13 +36,6 @@ DERIVATIVES = [
     "hvp",
     "gauss_newton_vp",
 ]
-SCALAR = [
-    "grad",
-    "value_and_grad",
-    "fwd_grad",
-    "hessian_diag",
-    "hvp",
-]
 
 
 def called(name, fun, *args, states=None, **options):
@@ -110,14 +103,6 @@ for n in DERIVATIVES:
         lambda w, n=n: called(n, w.loss, X, states=w.w, has_aux=True),
         B,
         r"has_aux",
-    )
-
-for n in SCALAR:
-    row(
-        f"{n}: no scalar",
-        lambda w, n=n: called(n, w.vector, X, states=w.w),
-        sl.DifferentiationError,
-        r"gradient of a loss, which is a scalar\nit returned an array of shape \(2,\)",
     )
 
 

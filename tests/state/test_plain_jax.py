@@ -116,8 +116,17 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("reads", READS.values(), ids=READS)
-@pytest.mark.parametrize("transform", TRACING.values(), ids=TRACING)
+def pairs(transforms, others, full, one):
+    """Each of the others in one or two transforms, and one of them in each transform."""
+    return [
+        pytest.param(transform, other, id=f"{name}-{what}")
+        for name, transform in transforms.items()
+        for what, other in others.items()
+        if name in full or what == one
+    ]
+
+
+@pytest.mark.parametrize(("transform", "reads"), pairs(TRACING, READS, ("jit", "scan"), "state"))
 def test_a_read_in_a_trace_warns(transform, reads):
     net = Net()
     fun = transform(reads(net))
@@ -125,8 +134,7 @@ def test_a_read_in_a_trace_warns(transform, reads):
         fun(ONE)
 
 
-@pytest.mark.parametrize("reads", READS.values(), ids=READS)
-@pytest.mark.parametrize("transform", RUNNING.values(), ids=RUNNING)
+@pytest.mark.parametrize(("transform", "reads"), pairs(RUNNING, READS, ("grad",), "state"))
 def test_a_read_where_the_function_runs_each_time_does_not(transform, reads):
     net = Net()
     transform(reads(net))(ONE)
@@ -247,8 +255,7 @@ HOLDERS = {
 
 @pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("holder", HOLDERS)
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("transform", ALL.values(), ids=ALL)
+@pytest.mark.parametrize(("transform", "change"), pairs(ALL, CHANGES, ("jit", "grad"), "dict"))
 def test_a_change_in_place_is_refused_and_leaves_the_state_whole(transform, change, holder):
     net = Net()
     value_of, named = HOLDERS[holder]

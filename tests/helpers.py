@@ -136,3 +136,8 @@ class EquinoxAffine(eqx.Module):
 
 def counter():
     return sl.State(jnp.zeros((), jnp.int32), name="calls")
+
+
+def crossed(first, second, *, of_first, of_second):
+    """Lists pairs of names: some of the first beside all of the second, and the other way round."""
+    return [(a, b) for a in first for b in second if a in of_first or b in of_second]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
-from tests.helpers import written
+from tests.helpers import crossed, written
 
 
 class Side(enum.Enum):
@@ -51,8 +51,9 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    ("name", "use"), crossed(TABLES, USES, of_first=["nested"], of_second=["tree_map", "jit"])
+)
 def test_it_may_have_any_keys(name, use):
     table = TABLES[name]
     again = USES[use](model(table)).table

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import crossed
 
 T = sl.transform
 
@@ -116,28 +117,22 @@ READS = {
 }
 
 
-def pairs(transforms, others, full, one):
-    """Each of the others in one or two transforms, and one of them in each transform."""
-    return [
-        pytest.param(transform, other, id=f"{name}-{what}")
-        for name, transform in transforms.items()
-        for what, other in others.items()
-        if name in full or what == one
-    ]
-
-
-@pytest.mark.parametrize(("transform", "reads"), pairs(TRACING, READS, ("jit", "scan"), "state"))
+@pytest.mark.parametrize(
+    ("transform", "reads"), crossed(TRACING, READS, of_first=["jit", "scan"], of_second=["state"])
+)
 def test_a_read_in_a_trace_warns(transform, reads):
     net = Net()
-    fun = transform(reads(net))
+    fun = ALL[transform](READS[reads](net))
     with pytest.warns(sl.StaleStateWarning, match="the value is a constant of the trace"):
         fun(ONE)
 
 
-@pytest.mark.parametrize(("transform", "reads"), pairs(RUNNING, READS, ("grad",), "state"))
+@pytest.mark.parametrize(
+    ("transform", "reads"), crossed(RUNNING, READS, of_first=["grad"], of_second=["state"])
+)
 def test_a_read_where_the_function_runs_each_time_does_not(transform, reads):
     net = Net()
-    transform(reads(net))(ONE)
+    ALL[transform](READS[reads](net))(ONE)
 
 
 @pytest.mark.parametrize("ours", OURS.values(), ids=OURS)
@@ -255,16 +250,18 @@ HOLDERS = {
 
 @pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
 @pytest.mark.parametrize("holder", HOLDERS)
-@pytest.mark.parametrize(("transform", "change"), pairs(ALL, CHANGES, ("jit", "grad"), "dict"))
+@pytest.mark.parametrize(
+    ("transform", "change"), crossed(ALL, CHANGES, of_first=["jit", "grad"], of_second=["dict"])
+)
 def test_a_change_in_place_is_refused_and_leaves_the_state_whole(transform, change, holder):
     net = Net()
     value_of, named = HOLDERS[holder]
 
     def fun(x):
-        change(value_of(net), x)
+        CHANGES[change](value_of(net), x)
         return x
 
-    transform(fun)(ONE)
+    ALL[transform](fun)(ONE)
     message = f"asked to change in place what .*{named}.* holds"
     with pytest.raises(sl.TracerLeakError, match=message):
         value_of(net)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
-from tests.helpers import counted
+from tests.helpers import counted, crossed
 
 T = sl.transform
 
@@ -51,8 +51,10 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("what", READS)
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    ("what", "transform"),
+    crossed(READS, TRANSFORMS, of_first=list(READS)[:1], of_second=["jit", "eager scan"]),
+)
 @pytest.mark.parametrize("where", ["module", "bare"])
 def test_a_label_that_changes_is_seen(where, transform, what):
     read, change = READS[what]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import statelens as sl
-from tests.helpers import counted
+from tests.helpers import counted, crossed
 
 T = sl.transform
 
@@ -147,8 +147,11 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    ("way", "transform"),
+    crossed(WAYS, TRANSFORMS, of_first=WAYS[:2], of_second=["jit", "eager scan"]),
+    ids=lambda one: getattr(one, "__name__", one),
+)
 def test_a_model_made_anew_is_seen(way, transform):
     fun, rebind = way(Model(1.0))
     f = TRANSFORMS[transform](fun)

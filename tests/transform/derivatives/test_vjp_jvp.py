@@ -71,7 +71,6 @@ def setting(form):
 
 FORMS = ["one", "list", "dict", "bound", "value is a dict", "equinox", "facade"]
 every_form = pytest.mark.parametrize("form", FORMS)
-aux_or_not = pytest.mark.parametrize("has_aux", [False, True])
 
 
 def like(tree, start=0.0):
@@ -87,8 +86,7 @@ def with_aux(fun, has_aux):
 
 
 @every_form
-@aux_or_not
-@pytest.mark.parametrize("argnums", ["none", "one", "tuple"])
+@pytest.mark.parametrize(("argnums", "has_aux"), [("none", False), ("one", True), ("tuple", False)])
 def test_vjp(form, has_aux, argnums):
     states, args, fun, values, pure = setting(form)
     position = len(args)
@@ -107,8 +105,7 @@ def test_vjp(form, has_aux, argnums):
 
 
 @every_form
-@aux_or_not
-@pytest.mark.parametrize("argnums", ["none", "one", "tuple"])
+@pytest.mark.parametrize(("argnums", "has_aux"), [("none", False), ("one", True), ("tuple", False)])
 def test_linearize(form, has_aux, argnums):
     states, args, fun, values, pure = setting(form)
     position = len(args)
@@ -125,8 +122,7 @@ def test_linearize(form, has_aux, argnums):
 
 
 @every_form
-@aux_or_not
-@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize(("moves", "has_aux"), [(False, True), (True, False)])
 def test_jvp(form, has_aux, moves):
     states, args, fun, values, pure = setting(form)
     along = (like(values), like(X) if moves else jnp.zeros_like(X))

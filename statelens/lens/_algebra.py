@@ -139,31 +139,8 @@ class Not(Selector):
 
 
 @dataclass(frozen=True)
-class Optional(Selector):
-    """What the other selects, and no error where that is nothing."""
-
-    a: Selector
-
-    @property
-    def is_optional(self) -> bool:
-        return True
-
-    def coverage(self, site: Site, scope: Scope) -> Coverage:
-        return self.a.coverage(site, scope)
-
-    def covers(self, path: Path, node: object, scope: Scope) -> bool:
-        return self.a.covers(path, node, scope)
-
-    def written(self, level: int = 0) -> str:
-        return f"{self.a.written(_PREFIX + 1)}?"
-
-    def required(self) -> list[Selector]:
-        return []
-
-
-@dataclass(frozen=True)
-class Numbers(Selector):
-    """What the other selects, of Python's numbers too."""
+class _Said(Selector):
+    """What the other selects, with something said of it."""
 
     a: Selector
 
@@ -176,6 +153,24 @@ class Numbers(Selector):
 
     def covers(self, path: Path, node: object, scope: Scope) -> bool:
         return self.a.covers(path, node, scope)
+
+
+class Optional(_Said):
+    """What the other selects, and no error where that is nothing."""
+
+    @property
+    def is_optional(self) -> bool:
+        return True
+
+    def written(self, level: int = 0) -> str:
+        return f"{self.a.written(_PREFIX + 1)}?"
+
+    def required(self) -> list[Selector]:
+        return []
+
+
+class Numbers(_Said):
+    """What the other selects, of Python's numbers too."""
 
     def names(self, path: Path, scope: Scope) -> bool:
         return True

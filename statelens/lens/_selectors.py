@@ -210,12 +210,12 @@ class Compared(Selector):
     def coverage(self, site: Site, scope: Scope) -> Coverage:
         if self.attribute == "name":
             return _covered_by_path(site, self._is_named)
-        return OfArrays(str(self), self._holds).coverage(site, scope)
+        return _covered_by_atom(site, self._holds)
 
     def _is_named(self, path: Path) -> bool:
         return bool(path) and self.comparison(path[-1], self.value)
 
-    def _holds(self, leaf: Any) -> bool:
+    def _holds(self, _: Path, leaf: Any) -> bool:
         return is_array(leaf) and self.comparison(getattr(leaf, self.attribute), self.value)
 
     def is_text(self) -> bool:

@@ -734,6 +734,7 @@ def test_it_runs(name):
     assert PROGRAMS[name](sl) is not None
 
 
+@pytest.mark.slow  # an oracle; that each runs is in the first tier
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_brainstate_gives_the_same_numbers(name):
     brainstate = pytest.importorskip("brainstate", reason="the peer brainstate isn't installed")

@@ -41,6 +41,11 @@ class Cell(LensLeaf):
     def write_all(cells: Sequence[Any], values: Sequence[Any]) -> None:
         """Assigns the values of several cells, or of none of them if one is refused."""
 
+    @property
+    @abc.abstractmethod
+    def _original(self) -> "Cell":
+        """The cell that this one stands for: itself, or one that it was made anew for."""
+
     @abc.abstractmethod
     def _description(self) -> str:
         """Says what to call the cell where its value may be gone."""

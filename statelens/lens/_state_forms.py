@@ -21,8 +21,8 @@ class StateForm:
 
     def __init__(self, paths: list[Path], units: list[Unit]):
         self.paths = paths
-        self.units = units
-        self.cells: list[Cell] = [unit if isinstance(unit, Cell) else unit.cell for unit in units]
+        self.units: list[Unit] = [unit._original for unit in units]
+        self.cells: list[Cell] = [u if isinstance(u, Cell) else u.cell for u in self.units]
 
     def values(self) -> list[Any]:
         """Reads the values of the states."""

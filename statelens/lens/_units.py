@@ -49,6 +49,11 @@ class View:
         whole = self.cell.value
         self.cell.value = self.put(whole, like(self.inner, self.of(whole), value))
 
+    @property
+    def _original(self) -> "View":
+        """The view of the cell that its own stands for."""
+        return View(self.cell._original, self.inner, self.index)
+
     def look(self) -> Any:
         """Returns the part for a look at its shape and dtype, without touching the state."""
         return self.of(self.cell.look())

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import FrozenTreeError
 from .._tree import MISSING, is_same
-from ..state import State, active_frame, original, owned
+from ..state import State, active_frame, owned
 from . import _attribute_tree as tree
 from ._attribute_tree import is_mutable
 from ._graph import contains_mutables
@@ -29,7 +29,7 @@ def take_over(module: Any, name: str, before: Any, value: Any) -> bool:
     news, new_structure, _ = tree.flatten(value, is_mutable)
     if structure != new_structure:
         return False
-    news = [original(new) if isinstance(new, State) else new for new in news]
+    news = [new._original if isinstance(new, State) else new for new in news]
     pairs = list(zip(states, news, strict=True))
     if not all(is_same(*pair) or _is_renewal(*pair, frame.made) for pair in pairs):
         return False

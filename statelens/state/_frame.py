@@ -22,7 +22,7 @@ from ._dependencies import Reads
 from ._lent import Lent
 from ._plain_jax import explain_reuse, note_read
 from ._refusals import refuse_frozen, refuse_leak
-from ._state import State, held_value, original, peek, refuse_states, store_all
+from ._state import State, held_value, peek, refuse_states, store_all
 from ._storage import ENDED, Alias
 from ._unfinished import UNFINISHED, refuse_unfinished
 
@@ -126,7 +126,7 @@ class Frame:
         if parent is not None:
             parent.require_open("asked for another transform or overlay")
             self.reads = self.reads or parent.reads
-            self.values = {original(cell): value for cell, value in self.values.items()}
+            self.values = {cell._original: value for cell, value in self.values.items()}
         self._parent = parent
         self.trace: Any = current_trace()
         self.is_open = True
@@ -187,7 +187,7 @@ class Frame:
 
     def hand_over(self, made: Sequence[State], cells: Sequence[State]) -> None:
         """Gives cells the values of others that were made here, and stand for them then."""
-        cells = list(map(original, cells))
+        cells = [cell._original for cell in cells]
         self.write_all(cells, list(map(self.peek, made)))
         for alias, cell in zip(made, cells, strict=True):
             for known in (self.made, self.values, self.touched, self._written, self._lent):
@@ -205,7 +205,7 @@ class Frame:
     def peek(self, cell: State) -> Any:
         """Returns the cell's value in this frame, without touching it."""
         self.require_open("asked for the value of", cell)
-        cell = original(cell)
+        cell = cell._original
         frame: Frame | None = self
         while frame is not None:
             if cell in frame.values:
@@ -219,7 +219,7 @@ class Frame:
         That doesn't touch the cell, but a program that follows from the look is good as long
         as these are what they were.
         """
-        cell = original(cell)
+        cell = cell._original
         # What was made in a trace, such as the states of an argument, ends with it.
         if self.reads is not None and not cell.is_of_a_trace:
             outer: Frame | None = self
@@ -247,7 +247,7 @@ class Frame:
         """Returns the cell's value in this frame, for the function that runs in it."""
         self.require_open("asked for the value of", cell)
         if cell not in self.touched:
-            cell = original(cell)
+            cell = cell._original
             self.touch(cell)
         value = self.values[cell] if cell in self.values else self.peek(cell)
         if value is ENDED:
@@ -299,7 +299,7 @@ class Frame:
 
     def write_all(self, cells: Sequence[State], values: Sequence[Any]) -> None:
         """Sets the values of several cells in this frame, or of none of them."""
-        cells = list(map(original, cells))
+        cells = [cell._original for cell in cells]
         for cell in cells:
             self.check(cell)
         # All values last and at once, so that an interrupt leaves all or none of them.

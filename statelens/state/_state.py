@@ -56,12 +56,6 @@ def held_value(cell: Any) -> Any:
     return value.load() if issubclass(type(value), LazyValue) else value
 
 
-def original(cell: "State[Any]") -> "State[Any]":
-    """Returns the cell that a cell stands for: itself, but for an alias."""
-    value = cell._value
-    return value.cell if type(value) is Alias else cell
-
-
 def peek(cell: "State[Any]") -> Any:
     """Returns the value that a state has in the active frame, without touching the state."""
     frame = active_frame.get()
@@ -241,6 +235,11 @@ class State(NoArray, Cell, Generic[T]):
         for cell, value in zip(cells, values, strict=True):
             refuse_leak(cell, value)
         store_all(cells, values)
+
+    @property
+    def _original(self) -> "State[Any]":
+        value = self._value
+        return value.cell if type(value) is Alias else self
 
     def store(self, value: Any) -> None:
         """Puts a value in the cell itself, past all frames; for frames to call."""

@@ -322,3 +322,19 @@ def test_plain_jax_is_refused_as_before():
     model = Owner(h=H(jnp.zeros(2)))
     with pytest.raises(sl.FrozenTreeError, match="attribute 'h'"):
         jax.jit(lambda x: setattr(model, "h", H(x)))(jnp.ones(2))
+
+
+def test_a_derivative_by_a_new_state_is_one_by_the_state_that_it_stands_for():
+    model = Owner(h=H(jnp.zeros(2)))
+
+    @sl.jit
+    def fun(x):
+        h = H(x)
+        model.h = h
+        return sl.grad(lambda: jnp.sum(h.value**2), [h])(), sl.grad(
+            lambda: jnp.sum(model.h.value**2), {"h": h}
+        )()
+
+    (by_new,), by_name = fun(jnp.arange(2.0))
+    assert (by_new == jnp.array([0.0, 2.0])).all()
+    assert (by_name["h"] == by_new).all()

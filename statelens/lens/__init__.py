@@ -12,13 +12,14 @@ from ._groups import groups
 from ._lens import Lens, lens, partition
 from ._partition import combine, split
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
-from ._replace import read_all
+from ._replace import added, read_all, replace_in, values_of
 from ._selection import focus_on
 from ._spec import LensSpec, selector_of
 from ._state_forms import StateForm, is_bound, overlaid_values, units_of
 from ._tie import tie
 from ._trained import Trained
 from ._units import View
+from ._updates import halves_of
 
 __all__ = [
     "BoundLens",

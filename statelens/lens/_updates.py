@@ -20,7 +20,7 @@ from .._tree import (
 from ._coverage import Selector
 from ._messages import difference, refuse_without_paths
 from ._replace import added, cast_floats, replace_in, values_of
-from ._selection import Entry, Selection, focus_on
+from ._selection import Entry, Focused, focus_on
 from ._selectors import check_dtype
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class TreeUpdates:
             {'b': Array([0.], dtype=float32), 'w': Array([1.], dtype=float32)}
         """
         focused = focus_on(self.selector, tree, required_by="apply_updates")
-        steps = flatten_as(focused.treedef, updates)
+        steps, others = halves_of(focused, updates)
         if steps is None:
             raise StructureError(
                 f"asked to apply updates to {self!r}",
@@ -130,9 +130,15 @@ class TreeUpdates:
                 "the updates of an optimiser whose init was given this lens' focus",
             )
         values = values_of(focused.leaves, focused.entries)
-        values = [_add(v, entry, steps) for v, entry in zip(values, focused.entries, strict=True)]
-        _refuse_others(tree, focused.entries, steps)
-        return replace_in(focused, values, free=False)
+        news = list(map(added, focused.entries.paths, values, steps))
+        if others:
+            raise StructureError(
+                f"asked to apply updates to what a lens selects, and not to '{format(others[0])}'",
+                "there is an update for that",
+                "a lens that selects just what was optimised",
+                "lens.partition(updates)[0], to leave it as it is",
+            )
+        return replace_in(focused, news, free=False)
 
     @user_facing
     def stop_gradient(self, tree: T) -> T:
@@ -218,24 +224,26 @@ def _hold_still(array: Any) -> Any:
     return jax.lax.stop_gradient(array) if isinstance(array, jax.Array) else array
 
 
-def _add(value: Any, entry: Entry, steps: list[Any]) -> Any:
-    """Returns the value of an entry with its update added."""
-    step = steps[entry.positions[0]]
-    if entry.atom is not None and isinstance(step, Cell):
-        step = flatten(step.value)[0][entry.atom]
-    step = step.value if isinstance(step, Cell) else step
-    return added(entry.path, value, step)
+def halves_of(focused: Focused, other: Any) -> tuple[list[Any] | None, list[Path]]:
+    """Reads for each entry a tree of the focus' structure; gives the paths of what else it has.
+
+    Where the structure is another one, it gives None.
+    """
+    leaves = flatten_as(focused.treedef, other)
+    if leaves is None:
+        return None, []
+    selected = {position for entry in focused.entries for position in entry.positions}
+    others = [
+        position
+        for position, leaf in enumerate(leaves)
+        if position not in selected and (is_array(leaf) or isinstance(leaf, Cell))
+    ]
+    paths = flatten_with_path(other)[0] if others else []
+    return [_read(entry, leaves) for entry in focused.entries], [paths[n] for n in others]
 
 
-def _refuse_others(tree: Any, selection: Selection, steps: list[Any]) -> None:
-    """Refuses updates of what isn't selected, since they would be lost."""
-    selected = {position for entry in selection for position in entry.positions}
-    for position, step in enumerate(steps):
-        if position not in selected and (is_array(step) or isinstance(step, Cell)):
-            path = flatten_with_path(tree)[0][position]
-            raise StructureError(
-                f"asked to apply updates to what a lens selects, and not to '{format(path)}'",
-                "there is an update for that",
-                "a lens that selects just what was optimised",
-                "lens.partition(updates)[0], to leave it as it is",
-            )
+def _read(entry: Entry, leaves: list[Any]) -> Any:
+    leaf = leaves[entry.positions[0]]
+    if entry.atom is not None and isinstance(leaf, Cell):
+        leaf = flatten(leaf.value)[0][entry.atom]
+    return leaf.value if isinstance(leaf, Cell) else leaf

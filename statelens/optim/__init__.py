@@ -1,0 +1,10 @@
+"""Training: optimisers of Optax, applied to what a lens selects.
+
+A lens says what is optimised, an optimiser of Optax says how. To Optax the parameters are a
+dictionary by path, in both styles; so masks, labels and moments are by path too.
+"""
+
+from ._by_lens import by_lens
+from ._optimizer import Optimizer
+
+__all__ = ["Optimizer", "by_lens"]

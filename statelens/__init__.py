@@ -1,9 +1,6 @@
 """State-aware automatic differentiation for JAX."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from . import _jax_version, nn, path, random, transform
+from . import _jax_version, nn, optim, path, random, transform
 from ._errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -55,18 +52,7 @@ from .state import (
 from .thread import functionalize, overlay, thread
 from .transform import grad, jit, value_and_grad
 
-if TYPE_CHECKING:
-    from . import optim
-
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what needs Optax when it is asked for: that takes as long as all else."""
-    if name == "optim":
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "ArgumentError",

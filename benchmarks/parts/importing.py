@@ -1,4 +1,4 @@
-"""What an import costs, in an interpreter that has imported JAX and Equinox."""
+"""What an import costs, in an interpreter that has imported JAX, Equinox and Optax."""
 
 import os
 import statistics
@@ -11,17 +11,16 @@ from importlib.util import find_spec
 from ..rows import Row
 from ..settings import Settings
 
-TITLE = "import after jax and equinox, in new interpreters, to 60 ms"
+TITLE = "import after jax, equinox and optax, in new interpreters, to 60 ms"
 
 MODULES = {
     "statelens": "statelens",
-    "optax": "optax",
     "NNX": "flax.nnx",
     "brainstate": "brainstate",
     "Penzai": "penzai.pz",
 }
 PROGRAM = """
-import time, jax, equinox
+import time, jax, equinox, optax
 start = time.perf_counter()
 import {}
 print(time.perf_counter() - start)

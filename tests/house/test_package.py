@@ -15,12 +15,6 @@ FILES = sorted(ROOT.rglob("*.py"))
 FUNCTIONS = [name for name in sl.__all__ if inspect.isfunction(getattr(sl, name))]
 
 
-def test_importing_it_does_not_import_optax():
-    code = "import sys, statelens; print('optax' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
-
-
 def test_an_older_jax_is_refused_by_an_error_that_says_which_one_is_needed():
     code = """
 import jax

@@ -5,6 +5,8 @@ dictionary by path, in both styles; so masks, labels and moments are by path too
 """
 
 from ._by_lens import by_lens
+from ._fit import Fit, fit
 from ._optimizer import Optimizer
+from ._train_step import TrainStep, train_step
 
-__all__ = ["Optimizer", "by_lens"]
+__all__ = ["Fit", "Optimizer", "TrainStep", "by_lens", "fit", "train_step"]

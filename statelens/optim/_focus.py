@@ -25,6 +25,8 @@ ByPath: TypeAlias = dict[Path, Any]
 class TreeFocus:
     """What a lens selects in a tree.
 
+    What comes from Optax is read by path: JAX gives dictionaries back in the order of their keys.
+
     Args:
         selector: What is selected.
         tree: The tree.
@@ -55,7 +57,8 @@ class TreeFocus:
 
     def with_values(self, values: ByPath) -> Any:
         """Returns the tree with other values."""
-        return replace_in(self._focused, list(values.values()), free=False)
+        in_order = [values[path] for path in self._focused.entries.paths]
+        return replace_in(self._focused, in_order, free=False)
 
     def run(self, fun: Callable[..., T], values: ByPath, *args: Any) -> T:
         """Calls a function of the tree against other values."""
@@ -92,13 +95,15 @@ class StateFocus:
 
     def write(self, values: ByPath, memory: State, state: Any) -> None:
         """Assigns new values, and what the optimiser keeps: all of it, or nothing."""
-        units = [*self._form.units, memory]
-        cells = overlaid_values(units, [*values.values(), state])
+        form = self._form
+        in_order = [values[path] for path in form.paths]
+        cells = overlaid_values([*form.units, memory], [*in_order, state])
         memory.write_all(tuple(cells), list(cells.values()))
 
     def run(self, fun: Callable[..., T], values: ByPath, *args: Any) -> T:
         """Calls a function that reads the states against other values."""
-        with overlay(dict(zip(self._form.units, values.values(), strict=True))):
+        form = self._form
+        with overlay({unit: values[p] for unit, p in zip(form.units, form.paths, strict=True)}):
             return fun(*args)
 
 

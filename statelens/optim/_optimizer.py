@@ -241,7 +241,7 @@ class Optimizer(Module):
     def _begin(self, focus: Focus) -> Any:
         values = focus.values()
         _refuse_undifferentiable(values)
-        return self.transformation.init(values)
+        return _unshared(self.transformation.init(values), jax.tree.leaves(values))
 
     def _advance(
         self, focus: Focus, state: Any, grads: Any, extra: dict[str, Any]
@@ -291,6 +291,18 @@ def _refuse_undifferentiable(values: ByPath) -> None:
                     f"it has dtype {jnp.asarray(leaf).dtype}, which isn't differentiable",
                     "a lens & sl.inexact, or sl.trainable",
                 )
+
+
+def _unshared(state: Any, others: list[Any]) -> Any:
+    """Copies arrays that occur twice, as some optimisers keep them: they couldn't be donated."""
+    seen = set(map(id, others))
+
+    def own(leaf: Any) -> Any:
+        is_known = isinstance(leaf, jax.Array) and id(leaf) in seen
+        seen.add(id(leaf))
+        return jnp.copy(leaf) if is_known else leaf
+
+    return jax.tree.map(own, state)
 
 
 def _carried_over(before: Any, after: Any) -> Any:

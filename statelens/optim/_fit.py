@@ -1,0 +1,321 @@
+"""A training loop: several steps to a call, a bar, evaluations, the best weights, an early stop."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import ArgumentError, ArgumentTypeError, MissingPackageError, user_facing
+from .._tree import a_leaf, is_array
+from ..state import LongTermState, State
+from ..transform.compilation import jit
+from ..transform.control_flow import for_loop
+from ._train_step import TrainStep
+
+
+class Fit:
+    """What `fit` has done so far; a callback is given it too.
+
+    Attributes:
+        steps: How many steps were made.
+        evaluations: What `evaluate` gave, by the number of steps before it.
+        best_step: After how many steps that was least; None before the first evaluation.
+        stopped: Why it ended before the last batch: ``"patience"``, ``"interrupt"`` or
+            ``"callback"``; else None.
+        aux: What the loss gave beside its value in the last call, if it has that.
+    """
+
+    def __init__(self, engine: "_States | _Trees"):
+        self._engine = engine
+        self._losses: list[Any] = []
+        self.steps = 0
+        self.evaluations: dict[int, float] = {}
+        self.best_step: int | None = None
+        self.stopped: str | None = None
+        self.aux: Any = None
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The value of the loss at each step, in order."""
+        return np.concatenate([np.atleast_1d(loss) for loss in self._losses] or [np.zeros(0)])
+
+    @property
+    def tree(self) -> Any:
+        """The tree as it is now, where the optimiser is functional."""
+        return self._engine.carry()[0]
+
+    @property
+    def state(self) -> Any:
+        """What a functional optimiser keeps, as it is now."""
+        return self._engine.carry()[1]
+
+    def __repr__(self) -> str:
+        best = f", best after {self.best_step}" if self.best_step is not None else ""
+        ended = f", ended by {self.stopped}" if self.stopped else ""
+        return f"Fit({self.steps} steps{best}{ended})"
+
+
+class _States:
+    """Steps of states."""
+
+    def __init__(self, step: TrainStep):
+        self.one, self.many = step.jitted, step.jitted_scan
+
+    def carry(self) -> Any:
+        raise ArgumentError(
+            "asked for the tree or the state after a fit",
+            "the optimiser is stateful: model and optimiser have been assigned",
+            "the model itself, and optimizer.state.value",
+        )
+
+    def evaluate(self, evaluate: Callable[..., Any]) -> Any:
+        return evaluate()
+
+    def cells(self) -> list[State]:
+        """The states that steps write."""
+        each = [*self.one.states.written, *self.many.states.written]
+        return list(dict.fromkeys(each))
+
+
+class _Trees:
+    """Steps of a tree, which lies in a state meanwhile: so no interrupt loses what is donated."""
+
+    def __init__(self, step: TrainStep, tree: Any, state: Any):
+        leaves, self._treedef = jax.tree.flatten((tree, state))
+        self._statics = [None if is_array(leaf) else leaf for leaf in leaves]
+        # The arrays that the caller holds are never donated.
+        arrays = [leaf if is_array(leaf) else None for leaf in leaves]
+        self._carry = LongTermState(_copied(arrays))
+
+        def advance(*batch: Any) -> Any:
+            tree, state, *out = step.run(*self.carry(), *batch)
+            leaves, treedef = jax.tree.flatten((tree, state))
+            if treedef != self._treedef:
+                raise ArgumentError(
+                    "asked fit for steps of a tree",
+                    "the tree has another structure after a step than before it",
+                    "a loss that leaves the tree's structure as it is",
+                )
+            self._carry.value = [leaf if is_array(leaf) else None for leaf in leaves]
+            return tuple(out) if len(out) > 1 else out[0]
+
+        self.one = jit(advance, donate_states=True)
+        self.many = jit(lambda *batches: for_loop(advance, *batches), donate_states=True)
+
+    def carry(self) -> Any:
+        pairs = zip(self._carry.value, self._statics, strict=True)
+        return self._treedef.unflatten([b if a is None else a for a, b in pairs])
+
+    def evaluate(self, evaluate: Callable[..., Any]) -> Any:
+        return evaluate(self.carry()[0])
+
+    def cells(self) -> list[State]:
+        return [self._carry]
+
+
+def _copied(value: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if is_array(leaf) else leaf, value)
+
+
+class _Best:
+    """What model and optimiser were when an evaluation was least."""
+
+    def __init__(self, fit: Fit, patience: int | None):
+        self._fit = fit
+        self._patience = patience
+        self._since = 0
+        self._values: dict[State, Any] = {}
+
+    def take(self, value: float) -> None:
+        """Takes note of an evaluation."""
+        fit = self._fit
+        fit.evaluations[fit.steps] = value
+        best = fit.evaluations.get(fit.best_step) if fit.best_step is not None else None
+        if best is None or value < best or math.isnan(best):
+            self._since = 0
+            cells = fit._engine.cells()
+            self._values = {cell: _copied(cell.value) for cell in cells}
+            fit.best_step = fit.steps
+            return
+        self._since += 1
+        if self._since == self._patience:
+            fit.stopped = "patience"
+
+    def restore(self) -> None:
+        """Makes them what they were."""
+        if self._values:
+            State.write_all(list(self._values), list(self._values.values()))
+
+
+@user_facing
+def fit(
+    step: TrainStep,
+    batches: Iterable[Any],
+    *carry: Any,
+    steps_per_call: int = 1,
+    progress: bool = False,
+    callbacks: Callable[[Fit], Any] | Sequence[Callable[[Fit], Any]] = (),
+    evaluate: Callable[..., Any] | None = None,
+    evaluate_every: int = 100,
+    patience: int | None = None,
+) -> Fit:
+    """Makes a step for each batch.
+
+    Ctrl-C ends it after a whole step; what there is then is returned, as at the end.
+
+    Args:
+        step: What `train_step` has made.
+        batches: The arguments of the step, a tuple for each step; what isn't a tuple is the only
+            argument.
+        *carry: The tree and the optimiser's state, where that is functional. They are copied, and
+            none of their arrays is donated.
+        steps_per_call: How many steps are compiled into one program, a scan over as many batches.
+        progress: Whether to draw a bar with the loss and steps a second; by tqdm.
+        callbacks: What to call after each call with the `Fit` so far; one that gives True ends
+            it.
+        evaluate: What gives a number that is to be least: called without arguments, or with the
+            tree, where the optimiser is functional. With it, model and
+            optimiser are at the end what they were at the best evaluation.
+        evaluate_every: After how many steps to evaluate (at the end of the call); and at the end.
+        patience: After how many evaluations without a new best to end.
+
+    Returns:
+        The losses, evaluations and steps; and ``.tree`` and ``.state``, where the optimiser is
+        functional.
+
+    Raises:
+        ArgumentTypeError: `step` isn't of `train_step`.
+        ArgumentError: A count isn't positive, or tree and state are missing or too many.
+        MissingPackageError: `progress`, and tqdm isn't installed.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, statelens as sl
+        >>> model = sl.nn.Module()
+        >>> model.w = sl.ParamState(jnp.zeros(()))
+        >>> optimizer = sl.optim.Optimizer(optax.sgd(0.25), model.states(sl.trainable))
+        >>> step = sl.optim.train_step(lambda x: (model.w.value - x) ** 2, optimizer)
+        >>> done = sl.optim.fit(step, [1.0] * 20, steps_per_call=5)
+        >>> done.steps, model.w.value.round(3)
+        (20, Array(1., dtype=float32))
+    """
+    engine = _engine(step, carry)
+    _refuse_counts(steps_per_call=steps_per_call, evaluate_every=evaluate_every, patience=patience)
+    calls = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    done = Fit(engine)
+    best = _Best(done, patience)
+    total = len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
+    try:
+        with _bar(progress, total) as show:
+            for loss, count in _calls(engine, done, iter(batches), steps_per_call):
+                show(loss, count)
+                before, done.steps = done.steps, done.steps + count
+                is_due = before // evaluate_every < done.steps // evaluate_every
+                if evaluate is not None and is_due:
+                    best.take(float(engine.evaluate(evaluate)))
+                answers = [call(done) for call in calls]
+                if any(np.asarray(answer).dtype == bool and answer for answer in answers):
+                    done.stopped = done.stopped or "callback"
+                if done.stopped:
+                    break
+    except KeyboardInterrupt:
+        done.stopped = "interrupt"
+    is_due = done.steps not in {0, *done.evaluations} and done.stopped != "interrupt"
+    if evaluate is not None and is_due:
+        best.take(float(engine.evaluate(evaluate)))
+    best.restore()
+    return done
+
+
+def _engine(step: Any, carry: tuple[Any, ...]) -> "_States | _Trees":
+    if not isinstance(step, TrainStep):
+        raise ArgumentTypeError(
+            f"asked fit for steps of {a_leaf(step)}",
+            "that is no training step",
+            "sl.optim.train_step(loss, optimizer)",
+        )
+    wanted = 0 if step.optimizer.is_bound else 2
+    if len(carry) != wanted:
+        raise ArgumentError(
+            f"asked fit for steps with {len(carry)} arguments after the batches",
+            "a stateful optimiser needs none"
+            if step.optimizer.is_bound
+            else "a functional optimiser needs the tree, and what init gave",
+            "fit(step, batches)"
+            if step.optimizer.is_bound
+            else "fit(step, batches, model, optimizer.init(model))",
+        )
+    return _Trees(step, *carry) if carry else _States(step)
+
+
+def _refuse_counts(**counts: Any) -> None:
+    for name, count in counts.items():
+        if count is not None and not (isinstance(count, int) and count > 0):
+            raise ArgumentError(
+                f"asked fit for {name}={count!r}",
+                "it isn't a whole number above 0",
+                f"{name}=1, or more",
+            )
+
+
+def _calls(
+    engine: Any, done: Fit, batches: Iterator[Any], steps_per_call: int
+) -> Iterator[tuple[Any, int]]:
+    """Makes steps, and gives the loss of each call with the number of its steps."""
+    while group := [
+        each if isinstance(each, tuple) else (each,) for each in islice(batches, steps_per_call)
+    ]:
+        if len(group) == steps_per_call > 1 and _are_alike(group):
+            outs = [(engine.many(*jax.tree.map(_stacked, *group)), len(group))]
+        else:
+            outs = ((engine.one(*batch), 1) for batch in group)
+        for out, count in outs:
+            loss, *aux = out if isinstance(out, tuple) else (out,)
+            done._losses.append(loss)
+            done.aux = aux[0] if aux else None
+            yield loss, count
+
+
+def _are_alike(group: list[Any]) -> bool:
+    """Says whether batches can be stacked: the last one of an epoch may be smaller."""
+    structures = [jax.tree.structure(batch) for batch in group]
+    shapes = [list(map(jnp.shape, jax.tree.leaves(batch))) for batch in group]
+    return all(s == structures[0] for s in structures) and all(s == shapes[0] for s in shapes)
+
+
+def _stacked(*leaves: Any) -> Any:
+    on_device = any(isinstance(leaf, jax.Array) for leaf in leaves)
+    return (jnp if on_device else np).stack(leaves)
+
+
+@contextlib.contextmanager
+def _bar(progress: bool, total: int | None) -> Iterator[Callable[[Any, int], None]]:
+    """Gives what moves the bar; it shows the loss of the call before, so as not to wait for one."""
+    if not progress:
+        yield lambda loss, count: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise MissingPackageError(
+            "asked fit for a progress bar",
+            "it is drawn by tqdm, which isn't installed",
+            "pip install 'statelens[progress]'",
+            "progress=False",
+        ) from error
+    last: list[Any] = []
+    with tqdm(total=total, unit="step") as bar:
+
+        def show(loss: Any, count: int) -> None:
+            if last:
+                bar.set_postfix(loss=f"{float(jnp.ravel(last.pop())[-1]):.4g}", refresh=False)
+            last.append(loss)
+            bar.update(count)
+
+        yield show
+        if last:
+            bar.set_postfix(loss=f"{float(jnp.ravel(last.pop())[-1]):.4g}")

@@ -1,0 +1,183 @@
+"""One training step in one compiled program: value, gradient, and new values."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from .._errors import ArgumentTypeError, check_callable, user_facing
+from .._tree import a_leaf
+from ..thread import thread
+from ..transform.compilation import jit
+from ..transform.control_flow import for_loop, scan
+from ..transform.derivatives import grad
+from ._optimizer import Optimizer
+
+
+class TrainStep:
+    """A compiled training step; `train_step` makes it.
+
+    Attributes:
+        optimizer: The optimiser that it steps.
+        run: One step, not compiled.
+        jitted: One step, as `jit` gives it: ``step.jitted.lower(...)`` shows the program.
+        jitted_scan: Several steps, over batches that are stacked, likewise; it gives the outputs
+            stacked.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
+        *,
+        has_aux: bool,
+        clip: optax.GradientTransformation,
+        donate: bool,
+    ):
+        self.optimizer = optimizer
+        self._loss = loss
+        self._has_aux = has_aux
+        self._clip = clip
+        self.run, scanned = self._step_tree, self._scan_trees
+        options: dict[str, Any] = {"donate_states": optimizer.only, "donate_argnums": 1}
+        if optimizer.is_bound:
+            self.run, scanned = self._step_states, self._scan_states
+            options = {"donate_states": True}
+        options = options if donate else {}
+        self.jitted = jit(self.run, **options)
+        self.jitted_scan = jit(scanned, **options)
+        functools.update_wrapper(self, loss, updated=())
+
+    @user_facing
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes one step; see `train_step`."""
+        return self.jitted(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"train_step({getattr(self._loss, '__name__', self._loss)!s})"
+
+    def _step_states(self, *args: Any, **kwargs: Any) -> Any:
+        def value_fn() -> Any:
+            return self._value(self._loss(*args, **kwargs))
+
+        only = self.optimizer.only
+        found = grad(self._loss, only, has_aux=self._has_aux, return_value=True)(*args, **kwargs)
+        grads, value, *aux = found
+        grads = self._clipped(grads)
+        self.optimizer.step(grads, value=value, grad=grads, value_fn=value_fn)
+        return (value, *aux) if aux else value
+
+    def _step_tree(self, tree: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        def value_fn(tree: Any) -> Any:
+            return self._value(thread(self._loss)(tree, *args, **kwargs)[0])
+
+        # Threaded, so that states in the tree are given back as the loss has left them.
+        threaded = thread(self._loss, has_aux=self._has_aux)
+        fun = grad(threaded, self.optimizer.only, has_aux=True, return_value=True)
+        grads, value, after = fun(tree, *args, **kwargs)
+        aux, tree = after if self._has_aux else (None, after)
+        grads = self._clipped(grads)
+        news = self.optimizer.update(tree, state, grads, value=value, grad=grads, value_fn=value_fn)
+        return (*news, value, aux) if self._has_aux else (*news, value)
+
+    def _scan_states(self, *batches: Any) -> Any:
+        return for_loop(self._step_states, *batches)
+
+    def _scan_trees(self, tree: Any, state: Any, *batches: Any) -> Any:
+        def body(carry: Any, batch: Any) -> Any:
+            tree, state, *out = self._step_tree(*carry, *batch)
+            return (tree, state), tuple(out)
+
+        carry, out = scan(body, (tree, state), batches)
+        return (*carry, *out)
+
+    def _value(self, out: Any) -> Any:
+        return out[0] if self._has_aux else out
+
+    def _clipped(self, grads: Any) -> Any:
+        return self._clip.update(grads, optax.EmptyState())[0]
+
+
+@user_facing
+def train_step(
+    loss: Callable[..., Any],
+    optimizer: Optimizer,
+    *,
+    has_aux: bool = False,
+    clip: float | optax.GradientTransformation | None = None,
+    donate: bool = True,
+) -> TrainStep:
+    """Compiles a training step: gradient, optimiser, and new values, in one program.
+
+    Where the optimiser is stateful, the step is called as the loss is, and returns what that
+    returned; model and optimiser are assigned, all or nothing. Where it is functional, the
+    loss takes the tree first, and the step is ``(tree, state, *args) -> (tree, state, value)``;
+    states in the tree come back as the loss has left them.
+
+    Args:
+        loss: Returns a scalar; with `has_aux`, a pair of it and anything else.
+        optimizer: An `Optimizer`. Line searches are given the value and the loss as well.
+        has_aux: Whether the loss returns ``(value, aux)``; then the step gives `aux` at the end.
+        clip: The largest norm of the whole gradient; or a transformation of Optax that keeps
+            nothing, as in ``optax.clip(1.0)``.
+        donate: Whether memory of what is optimised is used again. Then the old tree, as far as it
+            is optimised, and the old state are deleted by a call, as are other names for
+            the values of states.
+
+    Returns:
+        The step. It is compiled at its first call.
+
+    Raises:
+        ArgumentTypeError: `loss` isn't callable, `optimizer` is no `Optimizer`, or `clip` is
+            neither a number nor a transformation of Optax.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, statelens as sl
+        >>> def loss(model, x):
+        ...     return jnp.sum((model["w"] * x - 1) ** 2)
+        >>> model = {"w": jnp.zeros(1)}
+        >>> optimizer = sl.optim.Optimizer(optax.sgd(0.25), "w")
+        >>> step = sl.optim.train_step(loss, optimizer)
+        >>> model, state, value = step(model, optimizer.init(model), jnp.ones(1))
+        >>> model, value
+        ({'w': Array([0.5], dtype=float32)}, Array(1., dtype=float32))
+
+        By states:
+
+        >>> model = sl.nn.Module()
+        >>> model.w = sl.ParamState(jnp.zeros(1))
+        >>> optimizer = sl.optim.Optimizer(optax.sgd(0.25), model.states(sl.trainable))
+        >>> step = sl.optim.train_step(lambda x: jnp.sum((model.w.value * x - 1) ** 2), optimizer)
+        >>> step(jnp.ones(1)), model.w.value
+        (Array(1., dtype=float32), Array([0.5], dtype=float32))
+    """
+    check_callable(loss, "loss", "train_step")
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentTypeError(
+            f"asked train_step for steps of {a_leaf(optimizer)}",
+            "that is no Optimizer",
+            "sl.optim.Optimizer(optax.adam(1e-3), lens), which knows what is optimised",
+        )
+    return TrainStep(loss, optimizer, has_aux=has_aux, clip=_clipping(clip), donate=donate)
+
+
+def _clipping(clip: Any) -> optax.GradientTransformation:
+    if clip is None:
+        return optax.identity()
+    if isinstance(clip, (int, float)) and clip > 0:
+        return optax.clip_by_global_norm(clip)
+    if isinstance(clip, optax.GradientTransformation):
+        # One that keeps something belongs in the optimiser, which has a place for it.
+        if clip.init({}) == optax.EmptyState():
+            return clip
+        raise ArgumentTypeError(
+            "asked train_step to clip by a transformation of Optax",
+            "it keeps something from step to step",
+            "optax.chain(transformation, optax.adam(1e-3)), as the optimiser",
+        )
+    raise ArgumentTypeError(
+        f"asked train_step to clip by {clip!r}",
+        "that is neither a norm above 0 nor a transformation of Optax",
+        "clip=1.0, or clip=optax.clip(1.0)",
+    )

@@ -5,8 +5,22 @@ dictionary by path, in both styles; so masks, labels and moments are by path too
 """
 
 from ._by_lens import by_lens
+from ._ema import Ema, ema
 from ._fit import Fit, fit
 from ._optimizer import Optimizer
+from ._precision import LossScaleState, dynamic_loss_scale, mixed_precision
 from ._train_step import TrainStep, train_step
 
-__all__ = ["Fit", "Optimizer", "TrainStep", "by_lens", "fit", "train_step"]
+__all__ = [
+    "Ema",
+    "Fit",
+    "LossScaleState",
+    "Optimizer",
+    "TrainStep",
+    "by_lens",
+    "dynamic_loss_scale",
+    "ema",
+    "fit",
+    "mixed_precision",
+    "train_step",
+]

@@ -102,9 +102,13 @@ class StateFocus:
 
     def run(self, fun: Callable[..., T], values: ByPath, *args: Any) -> T:
         """Calls a function that reads the states against other values."""
-        form = self._form
-        with overlay({unit: values[p] for unit, p in zip(form.units, form.paths, strict=True)}):
+        with overlay(self.by_unit(values)):
             return fun(*args)
+
+    def by_unit(self, values: ByPath) -> dict[Any, Any]:
+        """Returns values by state, or view of one."""
+        form = self._form
+        return {unit: values[path] for unit, path in zip(form.units, form.paths, strict=True)}
 
 
 Focus: TypeAlias = TreeFocus | StateFocus

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from .._errors import ArgumentTypeError, check_callable, user_facing
@@ -12,7 +13,9 @@ from ..thread import thread
 from ..transform.compilation import jit
 from ..transform.control_flow import for_loop, scan
 from ..transform.derivatives import grad
+from ._ema import Ema
 from ._optimizer import Optimizer
+from ._precision import loss_scale_in
 
 
 class TrainStep:
@@ -33,9 +36,11 @@ class TrainStep:
         *,
         has_aux: bool,
         clip: optax.GradientTransformation,
+        ema: Ema | None,
         donate: bool,
     ):
         self.optimizer = optimizer
+        self._ema = ema
         self._loss = loss
         self._has_aux = has_aux
         self._clip = clip
@@ -54,6 +59,20 @@ class TrainStep:
         """Makes one step; see `train_step`."""
         return self.jitted(*args, **kwargs)
 
+    @user_facing
+    def init(self, tree: Any) -> Any:
+        """Returns what a functional step takes beside a tree: what the optimiser keeps.
+
+        Args:
+            tree: The tree that is trained.
+
+        Returns:
+            What ``optimizer.init(tree)`` gives; with averages a pair of that and what
+            ``ema.init(tree)`` gives.
+        """
+        state = self.optimizer.init(tree)
+        return state if self._ema is None else (state, self._ema.init(tree))
+
     def __repr__(self) -> str:
         return f"train_step({getattr(self._loss, '__name__', self._loss)!s})"
 
@@ -61,11 +80,15 @@ class TrainStep:
         def value_fn() -> Any:
             return self._value(self._loss(*args, **kwargs))
 
-        only = self.optimizer.only
-        found = grad(self._loss, only, has_aux=self._has_aux, return_value=True)(*args, **kwargs)
-        grads, value, *aux = found
-        grads = self._clipped(grads)
+        scale, only = loss_scale_in(self.optimizer.state.value), self.optimizer.only
+        fun = self._scaled(self._loss, self._has_aux, scale)
+        grads, value, *aux = grad(fun, only, has_aux=self._has_aux, return_value=True)(
+            *args, **kwargs
+        )
+        grads, value = self._unscaled(grads, value, scale)
         self.optimizer.step(grads, value=value, grad=grads, value_fn=value_fn)
+        if self._ema is not None:
+            self._ema.step()
         return (value, *aux) if aux else value
 
     def _step_tree(self, tree: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
@@ -74,12 +97,18 @@ class TrainStep:
 
         # Threaded, so that states in the tree are given back as the loss has left them.
         threaded = thread(self._loss, has_aux=self._has_aux)
-        fun = grad(threaded, self.optimizer.only, has_aux=True, return_value=True)
+        state, *averages = state if self._ema is not None else (state,)
+        scale = loss_scale_in(state)
+        fun = self._scaled(threaded, True, scale)
+        fun = grad(fun, self.optimizer.only, has_aux=True, return_value=True)
         grads, value, after = fun(tree, *args, **kwargs)
         aux, tree = after if self._has_aux else (None, after)
-        grads = self._clipped(grads)
-        news = self.optimizer.update(tree, state, grads, value=value, grad=grads, value_fn=value_fn)
-        return (*news, value, aux) if self._has_aux else (*news, value)
+        grads, value = self._unscaled(grads, value, scale)
+        extra = {"value": value, "grad": grads, "value_fn": value_fn}
+        tree, state = self.optimizer.update(tree, state, grads, **extra)
+        if self._ema is not None:
+            state = state, self._ema.update(tree, *averages)
+        return (tree, state, value, aux) if self._has_aux else (tree, state, value)
 
     def _scan_states(self, *batches: Any) -> Any:
         return for_loop(self._step_states, *batches)
@@ -95,8 +124,22 @@ class TrainStep:
     def _value(self, out: Any) -> Any:
         return out[0] if self._has_aux else out
 
-    def _clipped(self, grads: Any) -> Any:
-        return self._clip.update(grads, optax.EmptyState())[0]
+    def _scaled(self, fun: Callable[..., Any], has_aux: bool, scale: Any) -> Callable[..., Any]:
+        """Multiplies the value of a loss by the scale that the optimiser keeps, if it does."""
+        if scale is None:
+            return fun
+
+        @functools.wraps(fun)
+        def scaled(*args: Any, **kwargs: Any) -> Any:
+            out = fun(*args, **kwargs)
+            return (out[0] * scale, *out[1:]) if has_aux else out * scale
+
+        return scaled
+
+    def _unscaled(self, grads: Any, value: Any, scale: Any) -> tuple[Any, Any]:
+        if scale is not None:
+            grads, value = jax.tree.map(lambda x: x / scale.astype(x.dtype), (grads, value))
+        return self._clip.update(grads, optax.EmptyState())[0], value
 
 
 @user_facing
@@ -106,6 +149,7 @@ def train_step(
     *,
     has_aux: bool = False,
     clip: float | optax.GradientTransformation | None = None,
+    ema: Ema | None = None,
     donate: bool = True,
 ) -> TrainStep:
     """Compiles a training step: gradient, optimiser, and new values, in one program.
@@ -121,6 +165,8 @@ def train_step(
         has_aux: Whether the loss returns ``(value, aux)``; then the step gives `aux` at the end.
         clip: The largest norm of the whole gradient; or a transformation of Optax that keeps
             nothing, as in ``optax.clip(1.0)``.
+        ema: Averages that take in the parameters after each step. Where they are of a lens, the
+            state that is passed on is a pair, of which ``step.init(tree)`` gives the first.
         donate: Whether memory of what is optimised is used again. Then the old tree, as far as it
             is optimised, and the old state are deleted by a call, as are other names for
             the values of states.
@@ -159,7 +205,14 @@ def train_step(
             "that is no Optimizer",
             "sl.optim.Optimizer(optax.adam(1e-3), lens), which knows what is optimised",
         )
-    return TrainStep(loss, optimizer, has_aux=has_aux, clip=_clipping(clip), donate=donate)
+    if ema is not None and ema.is_bound != optimizer.is_bound:
+        raise ArgumentTypeError(
+            f"asked train_step for steps of {a_leaf(optimizer)} with averages",
+            "of optimiser and averages, one is of states, and the other of a lens",
+            "one and the same for both, as in model.states(sl.trainable)",
+        )
+    clipping = _clipping(clip)
+    return TrainStep(loss, optimizer, has_aux=has_aux, clip=clipping, ema=ema, donate=donate)
 
 
 def _clipping(clip: Any) -> optax.GradientTransformation:

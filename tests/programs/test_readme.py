@@ -63,6 +63,8 @@ def test_the_tables_have_every_public_name():
     named = {name for name, *_ in ROWS} | set(re.findall(r"[`.](\w+)`", TABLES))
     public = {*sl.__all__, *sl.transform.__all__, "Module", "RandomState", "DEFAULT"}
     assert public - named == {"nn", "transform"}
+    functions = {name for name in sl.optim.__all__ if name[0].islower()}
+    assert {f"optim.{name}" for name in functions} <= named
 
 
 def test_readme_patterns_are_lenses():

@@ -12,6 +12,7 @@ import optax
 
 import statelens as sl
 
+from .calls import Call, training
 from .cases import FACADE, FUNCTIONAL, HAND, Case, Cases
 
 
@@ -237,6 +238,38 @@ def step(
         HAND: Case(jitted[0], (leaves, *batch)),
         FUNCTIONAL: Case(jitted[1], (model, begin, *batch)),
         FACADE: Case(jitted[2], batch, lambda: (holder.model, memory.value)),
+    }
+
+
+def train_steps(work: str, transformation: optax.GradientTransformation) -> dict[str, Call]:
+    """Makes calls of a training step of a model: by hand, by `train_step`, and by Equinox."""
+    model, loss, batch = MODELS[work](False)
+    holder = Holder(model)
+    params = holder.states(sl.trainable)
+    stateful = sl.optim.Optimizer(transformation, params)
+    of_states = sl.optim.train_step(
+        lambda *batch: loss(holder.model, *batch), stateful, donate=False
+    )
+    functional = sl.optim.Optimizer(transformation, sl.trainable)
+    of_tree = sl.optim.train_step(loss, functional, donate=False)
+
+    @eqx.filter_jit
+    def filtered(model, memory, *batch):
+        value, gradients = eqx.filter_value_and_grad(loss)(model, *batch)
+        arrays = eqx.filter(model, eqx.is_inexact_array)
+        updates, memory = transformation.update(gradients, memory, arrays)
+        return value, eqx.apply_updates(model, updates), memory
+
+    def loss_first(model, memory, *batch):
+        model, memory, value = of_tree(model, memory, *batch)
+        return value, model, memory
+
+    memory = transformation.init(eqx.filter(model, eqx.is_inexact_array))
+    return {
+        HAND: step(model, loss, batch, transformation)[HAND].stepper(),
+        FUNCTIONAL: training(loss_first, loss, model, functional.init(model), *batch).step,
+        FACADE: lambda: of_states(*batch),
+        "Equinox, filter_jit": training(filtered, loss, model, memory, *batch).step,
     }
 
 

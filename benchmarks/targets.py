@@ -13,6 +13,11 @@ TARGETS: dict[tuple[str, str, str], float | dict[int, float]] = {
     ("real_models", ANY, LENS): 1.02,
     ("training", ANY, STATES): 1.15,
     ("training", ANY, LENS): 1.25,
+    **{
+        ("training", f"training step, {work}", library): 1.05
+        for work in ("MLP", "12-layer transformer")
+        for library in (STATES, LENS)
+    },
     ("memory", ANY, STATES): 1.02,
     ("memory", ANY, LENS): 1.02,
     ("programs", ANY, STATES): 1.0,

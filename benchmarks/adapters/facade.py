@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import optax
 
 import statelens as sl
 
@@ -63,17 +62,9 @@ def evaluations(problem: Problem) -> dict[str, Call]:
 
 def trainings(problem: Problem) -> dict[str, Training]:
     model, x, y = Model(problem), problem.x, problem.y
-    params, loss_of = model.states(sl.ParamState), loss_function(model, problem)
-    memory = sl.State(ADAM.init(params.values_dict()))
-
-    @sl.jit
-    def step(x: Any, y: Any) -> Any:
-        grads, loss = sl.grad(loss_of, params, return_value=True)(x, y)
-        values = params.values_dict()
-        updates, memory.value = ADAM.update(grads, memory.value, values)
-        params.assign(optax.apply_updates(values, updates))
-        return loss
-
+    loss_of = loss_function(model, problem)
+    optimizer = sl.optim.Optimizer(ADAM, model.states(sl.trainable))
+    step = sl.optim.train_step(loss_of, optimizer, donate=False)
     evaluate = sl.jit(loss_of)
     return {NAME: Training(lambda: step(x, y), lambda: evaluate(x, y))}
 

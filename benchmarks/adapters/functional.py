@@ -39,15 +39,16 @@ def evaluations(problem: Problem) -> dict[str, Call]:
 
 
 def trainings(problem: Problem) -> dict[str, Training]:
-    loss_of, model, lens = loss_function(problem), Model(problem), sl.inexact
+    loss_of, model = loss_function(problem), Model(problem)
+    optimizer = sl.optim.Optimizer(ADAM, sl.trainable)
+    train = sl.optim.train_step(loss_of, optimizer, donate=False)
 
-    def step(model: Model, memory: Any, x: Any, y: Any) -> Any:
-        loss, grads = sl.value_and_grad(loss_of, lens)(model, x, y)
-        updates, memory = ADAM.update(grads, memory, lens.partition(model)[0])
-        return loss, lens.apply_updates(model, updates), memory
+    def step(*args: Any) -> Any:
+        model, memory, loss = train(*args)
+        return loss, model, memory
 
-    memory, batch = ADAM.init(lens.partition(model)[0]), (problem.x, problem.y)
-    return {NAME: training(sl.jit(step), sl.jit(loss_of), model, memory, *batch)}
+    memory, batch = optimizer.init(model), (problem.x, problem.y)
+    return {NAME: training(step, sl.jit(loss_of), model, memory, *batch)}
 
 
 def gradients(problem: Problem) -> dict[str, Call]:

@@ -1,10 +1,17 @@
-"""Perceptrons in training, of a size where what a library does between programs still counts."""
+"""Training steps by `statelens.optim.train_step` and Adam, beside hand-written ones.
+
+Perceptrons are of a size where what a library does between programs still counts.
+"""
 
 from collections.abc import Iterator
 
+import optax
+
 from ..adapters import BASELINE, asked
 from ..calls import checked
+from ..cases import HAND
 from ..compare import compare
+from ..models import train_steps
 from ..problems import perceptron
 from ..rows import Row
 from ..settings import Settings
@@ -16,6 +23,9 @@ def rows(settings: Settings) -> Iterator[Row]:
     yield from _measured("training and evaluation in turns", 5, settings)
     for layers in (3, 5, 10):
         yield from _measured("training step", layers, settings)
+    for work in ("MLP", "12-layer transformer"):
+        calls = checked(train_steps(work, optax.adam(1e-3)))
+        yield from compare("training", f"training step, {work}", calls, HAND, settings=settings)
 
 
 def _measured(work: str, layers: int, settings: Settings) -> Iterator[Row]:

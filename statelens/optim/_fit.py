@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -158,7 +158,7 @@ def fit(
     batches: Iterable[Any],
     *carry: Any,
     steps_per_call: int = 1,
-    progress: bool = False,
+    progress: bool | Mapping[str, Any] = False,
     callbacks: Callable[[Fit], Any] | Sequence[Callable[[Fit], Any]] = (),
     evaluate: Callable[..., Any] | None = None,
     evaluate_every: int = 100,
@@ -175,7 +175,8 @@ def fit(
         *carry: The tree and the optimiser's state, where that is functional. They are copied, and
             none of their arrays is donated.
         steps_per_call: How many steps are compiled into one program, a scan over as many batches.
-        progress: Whether to draw a bar with the loss and steps a second; by tqdm.
+        progress: Whether to draw a bar with the loss and steps a second; by tqdm, to which a mapping
+            gives options, as in ``{"file": sys.stdout}``.
         callbacks: What to call after each call with the `Fit` so far; one that gives True ends
             it.
         evaluate: What gives a number that is to be least: called without arguments, or with the
@@ -293,9 +294,9 @@ def _stacked(*leaves: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _bar(progress: bool, total: int | None) -> Iterator[Callable[[Any, int], None]]:
+def _bar(progress: bool | Mapping[str, Any], total: int | None) -> Iterator[Callable[[Any, int], None]]:
     """Gives what moves the bar; it shows the loss of the call before, so as not to wait for one."""
-    if not progress:
+    if progress is False:
         yield lambda loss, count: None
         return
     try:
@@ -308,7 +309,8 @@ def _bar(progress: bool, total: int | None) -> Iterator[Callable[[Any, int], Non
             "progress=False",
         ) from error
     last: list[Any] = []
-    with tqdm(total=total, unit="step") as bar:
+    options = {} if progress is True else progress
+    with tqdm(**{"total": total, "unit": "step", **options}) as bar:
 
         def show(loss: Any, count: int) -> None:
             if last:

@@ -200,6 +200,13 @@ def test_a_bar_shows_the_loss(capsys):
     assert f"loss={done.losses[-1]:.4g}" in shown
 
 
+def test_a_bar_takes_the_options_of_tqdm(capsys):
+    Stateful().fit(progress={"file": sys.stdout, "desc": "digits"})
+    shown = capsys.readouterr()
+    assert "digits: 100%" in shown.out
+    assert shown.err == ""
+
+
 def test_a_bar_without_tqdm_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(sl.MissingPackageError, match=r"pip install 'statelens\[progress\]'"):

@@ -68,6 +68,10 @@ class MutableNode:
     def _cell_of(self, name: Any) -> Cell | None:
         """Returns the hidden cell behind an attribute, or None where there is none."""
 
+    @abc.abstractmethod
+    def _attributes(self) -> dict[str, Any]:
+        """Returns the attributes as they read, in the order in which they are visited."""
+
     @property
     @abc.abstractmethod
     def _readers(self) -> Any:

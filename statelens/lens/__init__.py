@@ -2,7 +2,8 @@
 
 A selector says how much of each unit is selected; a selection is what it selects in every tree
 of one structure, computed once. A `Lens` is a selector with operations, a `BoundLens` one with
-the live cells of a module. Groups, ties and differences are built on these.
+the live cells of a module; `Nodes` are whole parts of one. Groups, ties and differences are
+built on these.
 """
 
 from ._bound import BoundLens, first_match
@@ -10,6 +11,7 @@ from ._coverage import Selector
 from ._diff import diff
 from ._groups import groups
 from ._lens import Lens, lens, partition
+from ._nodes import Nodes, nodes
 from ._partition import combine, split
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
 from ._replace import added, read_all, replace_in, values_of
@@ -24,6 +26,7 @@ from ._updates import halves_of
 __all__ = [
     "BoundLens",
     "Lens",
+    "Nodes",
     "View",
     "arrays",
     "at",
@@ -35,6 +38,7 @@ __all__ = [
     "lens",
     "name",
     "ndim",
+    "nodes",
     "partition",
     "size",
     "tagged",

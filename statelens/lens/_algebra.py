@@ -11,7 +11,7 @@ from itertools import chain
 from typing import ClassVar
 
 from .._errors import SelectionError
-from .._tree import MISSING, Index, Path, Site, atoms, format
+from .._tree import MISSING, Cell, Index, Path, Site, atoms, format
 from ._coverage import WHOLE, CacheKeyDepth, Coverage, Scope, Selector, complement, intersect, unite
 
 
@@ -77,6 +77,7 @@ class Within(Selector):
 
     a: Selector
     b: Selector
+    key_depth = CacheKeyDepth.VALUES
 
     @property
     def is_optional(self) -> bool:
@@ -91,9 +92,21 @@ class Within(Selector):
             for depth, inside in self._inside(path, scope):
                 below = Site((path[depth:],), site.positions, site.unit)
                 covered = unite(covered, self.b.coverage(below, inside))
-            return covered
+            return unite(covered, self._coverage_in_value(path, site, scope))
 
         return scope.once(("coverage", self, path), compute)
+
+    def _coverage_in_value(self, path: Path, site: Site, scope: Scope) -> Coverage:
+        """Covers the atoms of a cell that lie in nodes of its value."""
+        covered: Coverage = None
+        for inner, leaf in atoms(site.unit) if isinstance(site.unit, Cell) else []:
+            for depth, inside in self._inside(path + inner, scope):
+                if depth > len(path):
+                    below = Site(((path + inner)[depth:],), site.positions, leaf)
+                    part = self.b.coverage(below, inside)
+                    if part is not None:
+                        covered = unite(covered, {inner: None if part is WHOLE else part[()]})
+        return covered
 
     def covers(self, path: Path, node: object, scope: Scope) -> bool:
         def compute() -> bool:
@@ -112,7 +125,9 @@ class Within(Selector):
     def _inside(self, path: Path, scope: Scope) -> Iterator[tuple[int, Scope]]:
         """Gives the scopes of the nodes along a path in which the second looks."""
         for depth, node in enumerate(scope.nodes(path)):
-            if node is not MISSING and self.a.covers(path[:depth], node, scope):
+            # A cell is on the path for itself, and for the value that is in it.
+            both = [node, node.look()] if isinstance(node, Cell) else [node]
+            if node is not MISSING and any(self.a.covers(path[:depth], x, scope) for x in both):
                 yield depth, scope.below(node, path[:depth])
 
     def written(self, level: int = 0) -> str:

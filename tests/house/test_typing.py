@@ -12,6 +12,7 @@ import statelens as sl
 PROGRAM = """
 from typing import assert_type
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +148,16 @@ class Layer(sl.nn.Module):
 
 
 layer = Layer()
+linears = sl.nodes(eqx.nn.Linear)
+assert_type(linears, sl.Nodes[eqx.nn.Linear])
+assert_type(linears.get(layer).popitem()[1], eqx.nn.Linear)
+assert_type(linears.update(layer, lambda linear: linear.weight), Layer)
+assert_type(linears.update(layer, lambda path, linear: linear.bias, with_path=True), Layer)
+assert_type(linears / "weight", sl.Lens)
+sl.nodes("**.weight").update(layer, jnp.exp)
+linears.update(layer, lambda linear: linear.wieght)  # wrong
+linears.update(layer, lambda path, linear: linear)  # wrong
+
 assert_type(sl.jit(layer)(x), jax.Array)
 assert_type(layer.step(x), jax.Array)
 layer.weight.value = x

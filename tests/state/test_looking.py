@@ -57,6 +57,7 @@ LOOKS = {
     "by a node of a path": lambda net: len(net.states(sl.lens("first") / "weight")),
     "splitting": lambda net: [len(part) for part in net.states(...).split(sl.ParamState, ...)],
     "comparing": lambda net: net.states() == net.states(...),
+    "the paths of nodes": lambda net: sl.nodes(eqx.nn.Linear).paths(net),
     "the paths of a lens": lambda net: sl.lens("**.weight").paths(net),
     "a mask": lambda net: sl.lens("**.weight").mask(net),
     "counting": lambda net: (sl.lens(...).count(net), sl.inexact.nbytes(net)),

@@ -7,6 +7,7 @@ dictionary by path, in both styles; so masks, labels and moments are by path too
 from ._by_lens import by_lens
 from ._ema import Ema, ema
 from ._fit import Fit, fit
+from ._lora import LowRank, lora, merge
 from ._optimizer import Optimizer
 from ._precision import LossScaleState, dynamic_loss_scale, mixed_precision
 from ._train_step import TrainStep, train_step
@@ -15,12 +16,15 @@ __all__ = [
     "Ema",
     "Fit",
     "LossScaleState",
+    "LowRank",
     "Optimizer",
     "TrainStep",
     "by_lens",
     "dynamic_loss_scale",
     "ema",
     "fit",
+    "lora",
+    "merge",
     "mixed_precision",
     "train_step",
 ]

@@ -13,6 +13,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax.tree_util as jtu
 import numpy as np
 
@@ -26,6 +27,7 @@ PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
 def is_same(one: Any, other: Any) -> bool:
     """Says whether two values are one object, or plain values, or collections of these, alike.
 
+    So are modules of Equinox, which are immutable, if all that is in them is the same.
     1, 1.0 and True are three values, 0.0 and -0.0 two, and nan is what it was.
     """
     if one is other:
@@ -36,6 +38,9 @@ def is_same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, frozenset):
         return one == other and all(any(is_same(x, y) for y in other) for x in one)
+    if isinstance(one, eqx.Module):
+        mine, theirs = vars(one), vars(other)
+        return mine.keys() == theirs.keys() and all(is_same(mine[k], theirs[k]) for k in mine)
     return isinstance(one, (*PLAIN_TYPES, np.generic)) and repr(one) == repr(other)
 
 

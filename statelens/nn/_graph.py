@@ -358,7 +358,7 @@ def _collect_paths(
                     yield _collect_paths(structure, node, below, above, visits, paths)
 
 
-def nodes_with_path(root: "Module") -> Iterator[tuple[Path, "Module"]]:
+def nodes_with_path(root: MutableNode) -> Iterator[tuple[Path, Any]]:
     """Lists each node of a graph once, with the first path that leads to it."""
     seen: set[int] = set()
     stack: list[tuple[Path, Any]] = [((), root)]

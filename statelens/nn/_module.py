@@ -20,16 +20,15 @@ shared, whose children are its states and arrays, and whose other attributes are
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self
 
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, ArgumentTypeError, FrozenTreeError, user_facing
+from .._errors import ArgumentError, FrozenTreeError, user_facing
 from .._tree import MISSING, BoundMethod, Cell, MutableNode, Path, open_hidden
-from ..lens import BoundLens, LensSpec, first_match, selector_of
-from ..state import Readers, State, active_frame, own, owned
+from ..state import Readers, active_frame, own, owned
 from ._cached_lookup import CachedLookup, active_reads
 from ._display import shown
 from ._graph import (
@@ -41,7 +40,8 @@ from ._graph import (
     unflatten_graph,
 )
 from ._hidden import HiddenCell, is_hidden, refuse_dropping
-from ._layers import refuse_mode
+from ._mode import refuse_mode
+from ._operations import Operations
 from ._renewal import take_over
 
 __all__ = ["Module"]
@@ -60,14 +60,19 @@ def _hidden_in(module: "Module") -> dict[str, HiddenCell]:
     return _vars(module).get(_HIDDEN, {})
 
 
-class Module(MutableNode, abc.ABC):
+class Module(Operations, abc.ABC):
     """The base of mutable modules.
 
     Attributes may be states, modules, Equinox layers, arrays, containers of these, or
     anything else. They are visited in sorted order, depth first. To JAX the arrays of an
     Equinox layer are leaves of the module itself, so that functions which look for layers in
-    a tree (`equinox.tree_at`, `equinox.nn.inference_mode`) have to be given the layer:
-    ``model.layer = eqx.nn.inference_mode(model.layer)``.
+    a tree (`equinox.tree_at`) have to be given the layer; `sl.nodes` finds and replaces layers,
+    and `train` and `eval` set their mode.
+
+    A layer that has state (`equinox.nn.BatchNorm`, `equinox.nn.SpectralNorm`) and the
+    `equinox.nn.State` that goes with it are two attributes, and the second is assigned where
+    the layer is called, as in ``y, self.norm_state = self.norm(x, self.norm_state)``. It is a
+    state then, carried and written by every transform, and never trained.
 
     Args:
         name: What to call the module.
@@ -280,113 +285,6 @@ class Module(MutableNode, abc.ABC):
         _vars(copy).update(self.__getstate__())
         _vars(copy)[_HIDDEN] = {name: cell.copy() for name, cell in _hidden_in(self).items()}
         return copy
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls `update`, where a subclass defines it as its forward pass."""
-        if type(self).update is Module.update:
-            raise ArgumentTypeError(
-                f"asked to call a {type(self).__name__}",
-                "the class has no forward pass",
-                "define __call__ in it",
-            )
-        return self.update(*args, **kwargs)
-
-    @overload
-    def states(self, only: LensSpec = ..., /) -> BoundLens[Any]: ...
-
-    @overload
-    def states(
-        self, first: LensSpec, second: LensSpec, /, *others: LensSpec
-    ) -> tuple[BoundLens[Any], ...]: ...
-
-    @user_facing
-    def states(self, *filters: LensSpec) -> BoundLens[Any] | tuple[BoundLens[Any], ...]:
-        """Returns the module's states, bound: a mapping from path to state.
-
-        Args:
-            *filters: State classes, path patterns, or anything else that `lens` takes.
-                None gives all states. Arrays that are no states (in an Equinox layer, say)
-                are among them where a filter selects them by path or by predicate; they come
-                as views with a ``.value``. ``...`` stands for all states.
-
-        Returns:
-            Without a filter, or with one, a bound lens; with several, a tuple of them, in
-            which the first filter that matches wins. It looks at the module again at each
-            use, so that a parameter added later is seen. A pattern that matches nothing then
-            is an error; of another filter it may be empty, which `grad` and the like refuse.
-
-        Example:
-            >>> import jax.numpy as jnp, statelens as sl
-            >>> model = sl.nn.Module()
-            >>> model.scale = sl.ParamState(jnp.ones(2))
-            >>> model.calls = sl.State(jnp.zeros((), int))
-            >>> params, others = model.states(sl.ParamState, ...)
-            >>> list(params), list(others)
-            ([('scale',)], [('calls',)])
-        """
-        specs = tuple(State if spec is ... else spec for spec in filters) or (State,)
-        bound = first_match(selector_of(...), specs, self)[:-1]
-        return bound[0] if len(bound) == 1 else tuple(bound)
-
-    @user_facing
-    def nodes(self, *filters: type) -> dict[Path, "Module"]:
-        """Returns the modules in this one by path, itself under the empty path.
-
-        Args:
-            *filters: Classes to keep. None gives all.
-
-        Returns:
-            Each module once, by the first path that leads to it.
-
-        Example:
-            >>> import statelens as sl
-            >>> model = sl.nn.Module()
-            >>> model.inner = sl.nn.Module()
-            >>> list(model.nodes())
-            [(), ('inner',)]
-        """
-        found = nodes_with_path(self)
-        return {path: node for path, node in found if not filters or isinstance(node, filters)}
-
-    @user_facing
-    def assign(
-        self, values: Mapping[Any, Any], *, strict: bool = False, replace: bool = False
-    ) -> None:
-        """Assigns values by path: all of them, or none if one is refused.
-
-        Arrays of NumPy are copied, and arrays are placed on the devices where those lie that they
-        replace.
-
-        Args:
-            values: New values by path, tuple or text, of states and of arrays.
-            strict: Whether there must be a value for each state and array. Otherwise those that
-                are left out keep their values.
-            replace: Whether a value may differ in structure, shape or dtype.
-
-        Raises:
-            PathError: A path isn't there, is given twice, or is missing and `strict`.
-            StructureError: A value differs in structure, shape or dtype.
-
-        Example:
-            >>> import jax.numpy as jnp, statelens as sl
-            >>> model = sl.nn.Module()
-            >>> model.scale = sl.ParamState(jnp.ones(2))
-            >>> model.assign({"scale": jnp.zeros(2)})
-            >>> model.scale.value
-            Array([0., 0.], dtype=float32)
-        """
-        BoundLens(selector_of(...), self).assign(values, strict=strict, replace=replace)
-
-    def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Assigns values by path, as `assign` does.
-
-        A subclass may define `update` as its forward pass instead, as ported programs do.
-
-        Args:
-            *args: As for `assign`.
-            **kwargs: As for `assign`.
-        """
-        self.assign(*args, **kwargs)
 
     def __repr__(self) -> str:
         return shown(self)

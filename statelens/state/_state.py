@@ -170,7 +170,8 @@ class State(NoArray, Cell, Generic[T]):
         is_traced = frame is None and self.is_of_a_trace and has_tracers(value)
         if value is ENDED or (is_traced and current_trace() == TOP):
             refuse_ended(self)
-        return value
+        # Equinox's `set` makes a state that it is called on invalid: the cell keeps its own.
+        return jax.tree.map(_identity, value) if type(value) is eqx.nn.State else value
 
     @value.setter
     def value(self, value: T) -> None:
@@ -331,6 +332,10 @@ class State(NoArray, Cell, Generic[T]):
             tags = sorted(self.tag)
             shown.append(f"tag={tags[0]!r}" if len(tags) == 1 else f"tag={tags!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _identity(leaf: Any) -> Any:
+    return leaf
 
 
 def _copied(leaf: Any) -> Any:

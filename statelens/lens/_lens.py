@@ -144,6 +144,27 @@ class Lens(TreeUpdates):
         return split(*focused)
 
     @user_facing
+    def focus(self, tree: T) -> T:
+        """Returns the first half of `partition` alone: what is selected, with None elsewhere.
+
+        Args:
+            tree: Any pytree.
+
+        Returns:
+            A tree of the same structure: what an Optax optimiser is given to start with.
+
+        Raises:
+            PathError: A pattern that isn't optional matches nothing.
+
+        Example:
+            >>> import jax.numpy as jnp, statelens as sl
+            >>> sl.lens("w").focus({"b": jnp.zeros(1), "w": jnp.ones(1)})
+            {'b': None, 'w': Array([1.], dtype=float32)}
+        """
+        focused = focus_on(self.selector, tree, required_by="focus", may_be_empty=True)
+        return split(*focused)[0]
+
+    @user_facing
     def get(self, tree: Any) -> dict[Path, Any]:
         """Returns what is selected, by path.
 

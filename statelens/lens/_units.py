@@ -186,6 +186,11 @@ class UnitMapping(Mapping[Path, U_co]):
         """Returns the number of bytes; see `Lens.nbytes`."""
         return sum(x.size * x.dtype.itemsize for x in arrays_in(self.units().values()))
 
+    @user_facing
+    def focus(self) -> dict[Path, Any]:
+        """Returns the values by path, as `values_dict`; see `Lens.focus`."""
+        return self.values_dict()
+
     # What ported programs call it.
     to_dict_values = values_dict
 

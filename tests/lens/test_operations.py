@@ -256,3 +256,29 @@ def test_bind_gives_the_live_cells_and_views_of_their_parts():
 def test_a_bound_lens_refuses_an_array_that_is_no_state():
     with pytest.raises(sl.StateTypeError, match=r"'plain'\nthere is an array in an immutable tree"):
         sl.lens("plain").bind(stateful())["plain"]
+
+
+# The focus alone
+
+
+@pytest.mark.parametrize("tree", [model(), stateful()])
+@pytest.mark.parametrize("spec", ["**.weight", sl.State, sl.inexact, None, ...])
+def test_the_focus_is_the_first_half(tree, spec):
+    lens = sl.lens(spec, optional=True)
+    same(lens.focus(tree), lens.partition(tree)[0])
+
+
+def test_the_focus_of_a_part_of_an_array_is_the_part():
+    assert sl.lens("w")[:1].focus({"w": jnp.ones((3, 2))})["w"].shape == (1, 2)
+
+
+def test_the_focus_of_a_bound_lens_is_the_values_by_path():
+    tree = stateful()
+    bound = sl.lens(sl.ParamState).bind(tree)
+    assert list(bound.focus()) == [("embed",), ("layer",)]
+    same(bound.focus(), bound.values_dict())
+
+
+def test_a_pattern_that_matches_nothing_has_no_focus():
+    with pytest.raises(sl.PathError, match="asked focus for 'trunk', which matches nothing"):
+        sl.lens("trunk").focus(stateful())

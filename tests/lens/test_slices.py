@@ -85,7 +85,7 @@ def test_gradient_and_optimiser_state_have_the_shape_of_the_part():
     np.testing.assert_allclose(gradient["embed"], 3 * tree["embed"][1:3] ** 2)
     assert gradient["bias"] is None
     optimizer = optax.sgd(0.1, momentum=0.9)
-    moments = optimizer.init(lens.partition(tree)[0])
+    moments = optimizer.init(lens.focus(tree))
     assert [leaf.shape for leaf in jax.tree.leaves(moments)] == [(2, 3)]
     updates, _ = optimizer.update(gradient, moments)
     after = lens.apply_updates(tree, updates)

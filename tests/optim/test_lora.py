@@ -85,7 +85,7 @@ def test_only_the_adapters_are_trained_and_are_merged_again(style):
     first = loss(model)
     optimizer = optax.adam(3e-2)
     if style == "functional":
-        state = optimizer.init(ADAPTERS.partition(model)[0])
+        state = optimizer.init(ADAPTERS.focus(model))
 
         @sl.jit
         def step(model, state):

@@ -7,6 +7,7 @@ dictionary by path, in both styles; so masks, labels and moments are by path too
 from ._by_lens import by_lens
 from ._ema import Ema, ema
 from ._fit import Fit, fit
+from ._gradients import clip_grad, scale_grad, straight_through
 from ._lora import LowRank, lora, merge
 from ._optimizer import Optimizer
 from ._precision import LossScaleState, dynamic_loss_scale, mixed_precision
@@ -20,11 +21,14 @@ __all__ = [
     "Optimizer",
     "TrainStep",
     "by_lens",
+    "clip_grad",
     "dynamic_loss_scale",
     "ema",
     "fit",
     "lora",
     "merge",
     "mixed_precision",
+    "scale_grad",
+    "straight_through",
     "train_step",
 ]

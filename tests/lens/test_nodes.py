@@ -462,3 +462,49 @@ def test_wrappers_of_paramax_go_in_a_facade_module():
     assert written(params) == ["layer.weight.args[0]", "layer.bias"]
     grads = sl.grad(lambda: jnp.sum(model(jnp.ones(2))), params)()
     close(grads["layer", "weight", "args", 0], jnp.exp(params["layer.weight.args[0]"].value))
+
+
+def test_nodes_by_what_selects_units():
+    model = mlp()
+    matrices = sl.nodes(sl.ndim == 2)
+    assert written(matrices.paths(model)) == [f"layers[{i}].weight" for i in range(3)]
+    frozen = matrices.update(model, paramax.NonTrainable)
+    close(paramax.unwrap(frozen)(X), model(X))
+    assert written(sl.nodes(sl.at(lambda m: m.layers[1])).paths(model)) == ["layers[1]"]
+    assert written(sl.nodes(sl.State).paths(Net())) == ["state"]
+
+
+def test_layers_become_modules_with_states_of_their_own():
+    class Adapter(sl.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+            self.gain = sl.ParamState(jnp.ones(layer.out_features))
+
+        def __call__(self, x, *, key=None):
+            return self.gain.value * self.layer(x)
+
+    model = Net()
+    expected = model(X)
+    params = model.states(sl.nodes(Adapter) / "gain?")
+    sl.nodes(sl.lens(eqx.nn.Linear) & ["body[*]", "inner.layer"]).update(model, Adapter)
+    assert written(params) == ["body[0].gain", "inner.layer.gain"]
+    np.testing.assert_allclose(model(X), expected, rtol=1e-6)
+    grads = sl.jit(lambda: sl.grad(lambda: jnp.sum(model(X)), params)())()
+    assert list(grads) == list(params)
+
+
+def test_a_module_that_is_a_compiled_functions_argument_is_threaded():
+    model = Net()
+    expected = copy.deepcopy(model)
+    sl.nodes("inner.layer").update(expected, Doubled)
+
+    def change(model, x):
+        return sl.nodes("inner.layer").update(model, Doubled)(x)
+
+    out, after = sl.jit(sl.thread(change))(model, X)
+    np.testing.assert_allclose(out, expected(X), rtol=1e-6)
+    assert type(after.inner.layer) is Doubled
+    assert type(model.inner.layer) is eqx.nn.Linear
+    with pytest.raises(sl.FrozenTreeError, match="thread"):
+        sl.jit(change)(model, X)

@@ -265,7 +265,7 @@ def test_a_bound_lens_refuses_an_array_that_is_no_state():
 @pytest.mark.parametrize("spec", ["**.weight", sl.State, sl.inexact, None, ...])
 def test_the_focus_is_the_first_half(tree, spec):
     lens = sl.lens(spec, optional=True)
-    same(lens.focus(tree), lens.partition(tree)[0])
+    assert same(lens.focus(tree), lens.partition(tree)[0])
 
 
 def test_the_focus_of_a_part_of_an_array_is_the_part():
@@ -276,7 +276,7 @@ def test_the_focus_of_a_bound_lens_is_the_values_by_path():
     tree = stateful()
     bound = sl.lens(sl.ParamState).bind(tree)
     assert list(bound.focus()) == [("embed",), ("layer",)]
-    same(bound.focus(), bound.values_dict())
+    assert same(bound.focus(), bound.values_dict())
 
 
 def test_a_pattern_that_matches_nothing_has_no_focus():

@@ -9,7 +9,7 @@ keys, and finds them by plain ones.
 
 import functools
 import weakref
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
@@ -40,8 +40,17 @@ def is_same(one: Any, other: Any) -> bool:
         return one == other and all(any(is_same(x, y) for y in other) for x in one)
     if isinstance(one, eqx.Module):
         mine, theirs = vars(one), vars(other)
-        return mine.keys() == theirs.keys() and all(is_same(mine[k], theirs[k]) for k in mine)
+        # What may have changed in place since is not what it was, though it is one object.
+        return mine.keys() == theirs.keys() and all(
+            is_same(mine[name], theirs[name]) and not _changes_in_place(mine[name]) for name in mine
+        )
     return isinstance(one, (*PLAIN_TYPES, np.generic)) and repr(one) == repr(other)
+
+
+def _changes_in_place(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_changes_in_place, value))
+    return isinstance(value, (list, dict, set, deque, bytearray))
 
 
 def reference(value: Any, on_end: Callable[[Any], None] | None = None) -> Callable[[], Any]:

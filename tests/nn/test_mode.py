@@ -129,6 +129,20 @@ def test_layers_that_are_alike_are_the_same_to_a_compiled_function():
         assert len(runs) == count
 
 
+def test_a_list_in_a_layer_that_changed_in_place_is_seen():
+    class Powers(eqx.Module):
+        exponents: list
+
+    exponents = [2]
+    model = sl.nn.Module()
+    model.layer = Powers(exponents)
+    compiled = sl.jit(lambda x: sum(x**n for n in model.layer.exponents))
+    np.testing.assert_allclose(compiled(X), X**2)
+    exponents.append(3)
+    model.layer = Powers(exponents)
+    np.testing.assert_allclose(compiled(X), X**2 + X**3)
+
+
 def test_a_module_without_such_layers_has_modes_all_the_same():
     model = sl.nn.Module()
     assert model.eval() is model

@@ -171,7 +171,9 @@ class State(NoArray, Cell, Generic[T]):
         if value is ENDED or (is_traced and current_trace() == TOP):
             refuse_ended(self)
         # Equinox's `set` makes a state that it is called on invalid: the cell keeps its own.
-        return jax.tree.map(_identity, value) if type(value) is eqx.nn.State else value
+        if type(value) is eqx.nn.State:
+            return jax.tree.map(_identity, value)
+        return value
 
     @value.setter
     def value(self, value: T) -> None:

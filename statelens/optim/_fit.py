@@ -175,7 +175,7 @@ def fit(
         *carry: The tree and the optimiser's state, where that is functional. They are copied, and
             none of their arrays is donated.
         steps_per_call: How many steps are compiled into one program, a scan over as many batches.
-        progress: Whether to draw a bar with the loss and steps a second; by tqdm, to which a mapping
+        progress: Whether to draw a bar with the loss and steps a second; by tqdm, which a mapping
             gives options, as in ``{"file": sys.stdout}``.
         callbacks: What to call after each call with the `Fit` so far; one that gives True ends
             it.
@@ -294,8 +294,10 @@ def _stacked(*leaves: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _bar(progress: bool | Mapping[str, Any], total: int | None) -> Iterator[Callable[[Any, int], None]]:
-    """Gives what moves the bar; it shows the loss of the call before, so as not to wait for one."""
+def _bar(
+    progress: bool | Mapping[str, Any], total: int | None
+) -> Iterator[Callable[[Any, int], None]]:
+    """Gives what moves the bar; it shows the loss before the last one, so as not to wait."""
     if progress is False:
         yield lambda loss, count: None
         return

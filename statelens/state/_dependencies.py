@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.tree_util as jtu
 
@@ -361,7 +362,8 @@ def _is_seen_through(value: Any) -> bool:
 
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive, nor what leads to it."""
-    if isinstance(value, (*PLAIN_TYPES, Cell, *_CONTAINERS, tuple, frozenset)):
+    # A module of Equinox is a value: one that is made anew, and alike, is the same to `is_same`.
+    if isinstance(value, (*PLAIN_TYPES, Cell, *_CONTAINERS, tuple, frozenset, eqx.Module)):
         return lambda: value
     is_weak = isinstance(value, MutableNode) or fields_of(value) is not None
     return _weakly(value) if is_weak else lambda: value

@@ -167,7 +167,7 @@ def test_what_is_no_linear_layer_is_refused_with_what_there_is():
         sl.optim.lora(mlp(), "activation", 1, KEY)
     with pytest.raises(sl.PathError, match=r"nodes at 'layer', where (.|\n)*'layers'"):
         sl.optim.lora(mlp(), "layer", 1, KEY)
-    with pytest.raises(sl.SelectionError, match="@LowRank"):
+    with pytest.raises(sl.SelectionError, match="@<LowRank>"):
         sl.optim.merge(mlp())
 
 

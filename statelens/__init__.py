@@ -1,9 +1,11 @@
 """State-aware automatic differentiation for JAX."""
 
-from . import _jax_version, nn, optim, path, random, transform
+from . import _jax_version, checkpoint, nn, optim, path, random, transform
 from ._errors import (
     ArgumentError,
     ArgumentTypeError,
+    CheckpointError,
+    CheckpointFileError,
     DifferentiationError,
     EndedFrameError,
     FrozenTreeError,
@@ -61,6 +63,8 @@ __all__ = [
     "ArgumentTypeError",
     "BatchState",
     "BoundLens",
+    "CheckpointError",
+    "CheckpointFileError",
     "DifferentiationError",
     "EndedFrameError",
     "FrozenTreeError",
@@ -86,6 +90,7 @@ __all__ = [
     "View",
     "arrays",
     "at",
+    "checkpoint",
     "combine",
     "diff",
     "dtype",

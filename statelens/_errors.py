@@ -106,6 +106,20 @@ class MissingPackageError(StateLensError, ImportError):
     """An optional package that a feature stands on isn't installed."""
 
 
+class CheckpointError(StateLensError, ValueError):
+    """A file that is no whole checkpoint, or that doesn't fit the tree it is loaded into.
+
+    Attributes:
+        report: A `checkpoint.Report` of all that doesn't fit; None where that isn't the matter.
+    """
+
+    report: Any = None
+
+
+class CheckpointFileError(CheckpointError, OSError):
+    """A checkpoint that can't be read or written: no such file, no permission, a full disk."""
+
+
 class RetraceError(StateLensError, RuntimeError):
     """A compiled function was traced more often than was allowed."""
 

@@ -33,7 +33,8 @@ ORDER = [
     ["transform/control_flow", "transform/inspection"],
     ["transform/batching"],
     ["transform/derivatives"],
-    ["compat", "optim", "checkpoint", "sharding", "display"],
+    ["compat", "optim", "sharding", "display"],
+    ["checkpoint"],
 ]
 FLOORS = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 

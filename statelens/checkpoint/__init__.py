@@ -1,0 +1,14 @@
+"""Checkpoints: trees and modules in files, each leaf under its path.
+
+`save` writes a safetensors file, whole or not at all, and `load` reads one into a tree of either
+style, after it has said of everything that doesn't fit. Rules rename, so that files of other
+libraries go in and out. `Checkpoints` keeps those of a run. Nothing is ever pickled.
+"""
+
+from ._encoding import Spec
+from ._file import Header, read_header
+from ._report import Mismatch, Report
+from ._rules import Rule
+from ._save_load import load, save
+
+__all__ = ["Header", "Mismatch", "Report", "Rule", "Spec", "load", "read_header", "save"]

@@ -1,0 +1,168 @@
+"""What of a file goes where in a tree, what doesn't fit, and the values of what does."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from .._errors import CheckpointError
+from ._encoding import NUMBERS, Spec, bytes_of, encode, spec_of, to_host
+from ._names import Slot, Target
+from ._placing import misfit, placed
+from ._report import Mismatch, Report
+from ._rules import Conversion, Rule, by_file
+
+
+class Source(Protocol):
+    """What is loaded from: arrays by name."""
+
+    name: str
+    specs: dict[str, Spec]
+    is_ours: bool
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """Returns an array in the memory of the host; the data of a key."""
+        ...
+
+
+class Loading:
+    """What of a source goes where in a tree, and what doesn't fit."""
+
+    def __init__(self, source: Source, target: Target, rules: tuple[Rule, ...]):
+        self._source = source
+        self._slots = target.slots
+        # By number of the slot: the names of arrays that are to be equal, or what a rule made.
+        self._names: dict[int, list[str]] = {}
+        self._made: dict[int, Any] = {}
+        self._mismatched: dict[int, Mismatch] = {}
+        self._unexpected: list[str] = []
+        numbers = {name: n for n, slot in enumerate(self._slots) for name in slot.names}
+        for conversion in by_file(rules, source.specs):
+            present = [name for name in conversion.files if name in source.specs]
+            wanted = {i: numbers[x] for i, x in enumerate(conversion.names) if x in numbers}
+            if not wanted:
+                if conversion.names and target.names.isdisjoint(conversion.names):
+                    self._unexpected += present
+            elif conversion.load is not None:
+                self._make(conversion, present, wanted)
+            else:
+                for number in wanted.values():
+                    self._names.setdefault(number, []).extend(present)
+        for number, names in self._names.items():
+            self._check(number, names)
+
+    def _mismatch(self, number: int, what: str, found: str, expected: str | None = None) -> None:
+        slot = self._slots[number]
+        expected = str(spec_of(slot.leaf)) if expected is None else expected
+        self._mismatched.setdefault(number, Mismatch(slot.path, what, found, expected))
+
+    def _make(self, conversion: Conversion, present: list[str], wanted: dict[int, int]) -> None:
+        """Calls the function of a rule, if all that it takes is there."""
+        if len(present) < len(conversion.files):
+            lacking = listed(x for x in conversion.files if x not in present)
+            for number in wanted.values():
+                self._mismatch(number, "structure", f"made of arrays of which it lacks {lacking}")
+            return
+        assert conversion.load is not None
+        arrays = list(map(self._source.read, conversion.files))
+        made = outputs(conversion.load, conversion.names, arrays)
+        for position, number in wanted.items():
+            array, leaf = made[position], self._slots[number].leaf
+            wrong = misfit(leaf, spec_of(array))
+            if number in self._made:
+                self._mismatch(number, "structure", f"{present[0]!r} and another by another rule")
+            elif wrong is not None:
+                self._mismatch(number, *wrong)
+            else:
+                self._made[number] = placed(leaf, array, copy=True)
+
+    def _check(self, number: int, names: list[str]) -> None:
+        """Compares an array with its place by what the header says of it."""
+        read, specs = self._source.read, self._source.specs
+        first, *others = names
+        wrong = misfit(self._slots[number].leaf, specs[first])
+        if wrong is not None:
+            self._mismatch(number, *wrong)
+        for other in [first] if number in self._made else others:
+            is_alike = number not in self._made and specs[first] == specs[other]
+            if not (is_alike and are_equal(read(first), read(other))):
+                self._mismatch(number, "structure", f"several that differ, {first!r} and {other!r}")
+
+    def report(self) -> Report:
+        """Says what fits and what doesn't."""
+        found = {*self._names, *self._made, *self._mismatched}
+        missing = {
+            number: slot
+            for number, slot in enumerate(self._slots)
+            # Nobody else saves Python's numbers.
+            if number not in found and (self._source.is_ours or type(slot.leaf) not in NUMBERS)
+        }
+        unexpected = self._compare_structure(missing)
+        loaded = [n for n in sorted({*self._names, *self._made}) if n not in self._mismatched]
+        return Report(
+            tuple(self._slots[number].path for number in loaded),
+            tuple(slot.path for slot in missing.values()),
+            tuple(unexpected),
+            tuple(self._mismatched[number] for number in sorted(self._mismatched)),
+        )
+
+    def _compare_structure(self, missing: dict[int, Slot]) -> list[str]:
+        """Takes for mismatches where one side has an array and the other one several below it."""
+        numbers = {slot.names[0]: number for number, slot in missing.items()}
+        below: dict[int, list[str]] = {}
+        for name in self._unexpected:
+            for above in _above(name):
+                if above in numbers:
+                    below.setdefault(numbers[above], []).append(name)
+        for number, names in below.items():
+            self._mismatch(number, "structure", f"a node with {names[0]!r}")
+        explained = set().union(*below.values())
+        for name, number in numbers.items():
+            for above in set(_above(name)).intersection(self._unexpected):
+                self._mismatch(number, "structure", f"an array at {above!r}")
+                explained.add(above)
+        for number in self._mismatched.keys() & missing.keys():
+            del missing[number]
+        return [name for name in self._unexpected if name not in explained]
+
+    def values(self) -> dict[int, Any]:
+        """Reads what fits, one array at a time, and puts it where it belongs."""
+        values = {n: made for n, made in self._made.items() if n not in self._mismatched}
+        for number, (first, *_) in self._names.items():
+            if number not in self._mismatched:
+                array = self._source.read(first)
+                values[number] = placed(self._slots[number].leaf, array, copy=False)
+        return values
+
+
+def _above(name: str) -> list[str]:
+    """Lists the paths that a written path goes through."""
+    return [name[: at.start()] for at in re.finditer(r"[.\[]", name) if at.start()]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Writes names one after the other."""
+    return ", ".join(map(repr, names))
+
+
+def outputs(
+    function: Callable[..., Any], names: tuple[str, ...], arrays: list[np.ndarray[Any, Any]]
+) -> list[np.ndarray[Any, Any]]:
+    """Calls the function of a rule; one array may be given alone."""
+    made = function(*arrays)
+    made = list(made) if isinstance(made, (tuple, list)) else [made]
+    if len(made) != len(names):
+        raise CheckpointError(
+            f"asked the function of a rule for {listed(names)}",
+            f"it gave {len(made)} arrays for {len(names)} patterns",
+            "an array for each pattern, as a tuple or list",
+        )
+    return list(map(to_host, made))
+
+
+def are_equal(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    """Says whether two arrays are the same, bit for bit."""
+    one, other = encode(one), encode(other)
+    is_alike = (one.shape, one.dtype) == (other.shape, other.dtype)
+    return is_alike and np.array_equal(bytes_of(one), bytes_of(other))

@@ -5,10 +5,21 @@ style, after it has said of everything that doesn't fit. Rules rename, so that f
 libraries go in and out. `Checkpoints` keeps those of a run. Nothing is ever pickled.
 """
 
+from ._checkpoints import Checkpoints
 from ._encoding import Spec
 from ._file import Header, read_header
 from ._report import Mismatch, Report
 from ._rules import Rule
 from ._save_load import load, save
 
-__all__ = ["Header", "Mismatch", "Report", "Rule", "Spec", "load", "read_header", "save"]
+__all__ = [
+    "Checkpoints",
+    "Header",
+    "Mismatch",
+    "Report",
+    "Rule",
+    "Spec",
+    "load",
+    "read_header",
+    "save",
+]

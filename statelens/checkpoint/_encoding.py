@@ -110,8 +110,13 @@ def spec_of(leaf: Any) -> Spec:
     return Spec(tuple(leaf.shape), str(dtype) if is_key(leaf) else dtype.name)
 
 
-def why_not(leaf: Any) -> str | None:
-    """Says why a leaf can't be saved, or None if it can."""
+def is_complex(spec: Spec) -> bool:
+    """Says whether an array is of complex numbers."""
+    return spec.dtype in _PARTS_OF_COMPLEX
+
+
+def why_not(leaf: Any, *, may_be_spread: bool = False) -> str | None:
+    """Says why a leaf can't be saved, or None if it can; it may lie in part elsewhere, or not."""
     if isinstance(leaf, jax.core.Tracer):
         return "a value that is being traced"
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -119,7 +124,7 @@ def why_not(leaf: Any) -> str | None:
     if isinstance(leaf, jax.Array):
         if leaf.is_deleted():
             return "an array that was donated or deleted"
-        if not leaf.is_fully_addressable:
+        if not (may_be_spread or leaf.is_fully_addressable):
             return "an array that lies in part on devices of another process"
     if type(leaf) is int and not -(2**63) <= leaf < 2**63:
         return "an integer of more than 64 bits"

@@ -24,6 +24,7 @@ from .._errors import (
     user_facing,
 )
 from ._encoding import Spec, Stored, bytes_of, decode, dtype_of_code, encode, spec_in, stored
+from ._placing import placed
 
 _METADATA = "__metadata__"
 _OURS = "statelens"
@@ -254,6 +255,10 @@ class File:
         if array.dtype == bool:
             np.not_equal(data, 0, out=array.reshape(-1))  # NumPy takes for granted 0 and 1
         return decode(array, self.specs[name])
+
+    def fetch(self, name: str, leaf: Any) -> Any:
+        """Returns an array as the leaf whose place it takes, and where that lies."""
+        return placed(leaf, self.read(name), copy=False)
 
 
 def _opened(path: str, check: Callable[..., Any]) -> BufferedReader:

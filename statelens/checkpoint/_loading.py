@@ -25,6 +25,10 @@ class Source(Protocol):
         """Returns an array in the memory of the host; the data of a key."""
         ...
 
+    def fetch(self, name: str, leaf: Any) -> Any:
+        """Returns an array as the leaf whose place it takes, and where that lies."""
+        ...
+
 
 class Loading:
     """What of a source goes where in a tree, and what doesn't fit."""
@@ -131,8 +135,7 @@ class Loading:
         values = {n: made for n, made in self._made.items() if n not in self._mismatched}
         for number, (first, *_) in self._names.items():
             if number not in self._mismatched:
-                array = self._source.read(first)
-                values[number] = placed(self._slots[number].leaf, array, copy=False)
+                values[number] = self._source.fetch(first, self._slots[number].leaf)
         return values
 
 

@@ -115,9 +115,10 @@ def _by_path(tree: Any) -> dict[Path, tuple[Cell, int]]:
     }
 
 
-def refuse_unsavable(slots: list[Slot], required_by: str) -> None:
+def refuse_unsavable(slots: list[Slot], required_by: str, *, may_be_spread: bool = False) -> None:
     """Refuses leaves that no file can hold, all of them at once."""
-    wrong = [(slot, why) for slot in slots if (why := why_not(slot.leaf)) is not None]
+    reasons = [(slot, why_not(slot.leaf, may_be_spread=may_be_spread)) for slot in slots]
+    wrong = [(slot, why) for slot, why in reasons if why is not None]
     if wrong:
         lines = [f"'{slot.names[0]}' is {why}" for slot, why in wrong[:10]]
         raise CheckpointError(

@@ -39,11 +39,17 @@ def placed(leaf: Any, array: np.ndarray[Any, Any], *, copy: bool) -> Any:
     if is_key(leaf):
         impl = jax.random.key_impl(jnp.zeros((), leaf.dtype))
         new: Any = jax.random.wrap_key_data(jnp.array(array), impl=impl)
-    elif leaf.weak_type and array.shape == ():
-        new = jnp.asarray(array.item())
+    elif leaf.weak_type:
+        new = _weakly_typed(array)
     else:
         new = array
     # What isn't committed to its devices stays so.
     if getattr(leaf, "committed", True) and leaf.sharding is not None:
         return jax.device_put(new, leaf.sharding, may_alias=None if not copy else False)
     return jnp.array(new) if copy else jnp.asarray(new)
+
+
+def _weakly_typed(array: np.ndarray[Any, Any]) -> Any:
+    """Returns an array of a weak type, which sums with others and compiles as the one it was."""
+    weak = jnp.full(array.shape, np.zeros((), array.dtype).item())
+    return weak.at[...].set(array) if weak.dtype == array.dtype else array

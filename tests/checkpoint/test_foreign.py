@@ -192,6 +192,10 @@ LEAVE_OUT = Rule("model.rotary.inv_freq", None)
 TOKENS = np.array([1, 4, 9, 0, 4])
 
 
+def outputs(model):
+    return sl.jit(lambda tokens: model(tokens))(TOKENS)
+
+
 @pytest.mark.parametrize("make", [Transformer, Facade])
 @pytest.mark.parametrize("form", ["apart", "fused"])
 def test_weights_of_others_are_loaded_and_written_back(tmp_path, make, form):
@@ -201,7 +205,7 @@ def test_weights_of_others_are_loaded_and_written_back(tmp_path, make, form):
     save_file(arrays, file, {"format": "pt"})
 
     model = load(file, make(jax.random.key(0)), rename=rules)
-    np.testing.assert_allclose(model(TOKENS), reference(weights(), TOKENS), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs(model), reference(weights(), TOKENS), rtol=1e-4, atol=1e-4)
 
     save(file, model, rename=rules, lens=sl.arrays, metadata={"format": "pt"})
     back = load_file(file)
@@ -218,7 +222,7 @@ def test_what_no_rule_covers_is_listed(tmp_path):
     model, report = load(file, like, rename=APART, strict=False)
     assert report.unexpected == ("model.rotary.inv_freq",)
     assert not report.missing
-    np.testing.assert_allclose(model(TOKENS), reference(weights(), TOKENS), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs(model), reference(weights(), TOKENS), rtol=1e-4, atol=1e-4)
     with pytest.raises(sl.CheckpointError, match="16 missing, 17 unexpected") as error:
         load(file, like, rename=NAMES)
     assert len(error.value.report.missing) == 2 * 4 * 2
@@ -230,4 +234,4 @@ def test_shapes_are_enough_to_load_into(tmp_path):
     save_file(weights(), file)
     like = eqx.filter_eval_shape(Transformer, jax.random.key(0))
     model = load(file, like, rename=[LEAVE_OUT, *APART])
-    np.testing.assert_allclose(model(TOKENS), reference(weights(), TOKENS), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs(model), reference(weights(), TOKENS), rtol=1e-4, atol=1e-4)

@@ -186,11 +186,16 @@ def test_arrays_of_numpy_and_of_jax_stay_what_they_are(file):
     assert values(loaded) == values(saved)
 
 
-def test_a_weakly_typed_number_stays_one(file):
-    save(file, {"rate": jnp.asarray(0.5)})
-    loaded = load(file, {"rate": jnp.asarray(1.0)})
-    assert loaded["rate"].weak_type
-    assert loaded["rate"] == 0.5
+@pytest.mark.parametrize("shape", [(), (3,), (0, 2)], ids=str)
+@pytest.mark.parametrize("number", [0.5, 3, 1j], ids=str)
+def test_weak_types_stay(file, shape, number):
+    save(file, {"rate": jnp.full(shape, number)})
+    like = {"rate": 0 * jnp.full(shape, number)}
+    assert like["rate"].weak_type
+    loaded = load(file, like)["rate"]
+    assert loaded.weak_type
+    assert loaded.dtype == like["rate"].dtype
+    assert (loaded == number).all()
 
 
 def test_what_is_uncommitted_stays_so_and_devices_are_kept():

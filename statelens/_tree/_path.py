@@ -13,7 +13,6 @@ import difflib
 import enum
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -29,14 +28,29 @@ Path = tuple[Hashable, ...]
 _NAME = re.compile(r"[^\W\d]\w*\Z")
 
 
-@dataclass(frozen=True)
-class GraphKey:
+class GraphKey(jtu.GetAttrKey):
     """The key path entry of a leaf in a graph: its path from the root, and its other paths."""
 
-    paths: tuple[Path, ...]
+    # A kind of `GetAttrKey`, since Orbax and others refuse keys that they don't know.
+
+    def __init__(self, paths: tuple[Path, ...]):
+        super().__init__(format(paths[0]))
+        self.paths = paths
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GraphKey) and self.paths == other.paths
+
+    def __hash__(self) -> int:
+        return hash(self.paths)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GraphKey, (self.paths,)
 
     def __str__(self) -> str:
         return "".join(map(format_key, self.paths[0]))
+
+    def __repr__(self) -> str:
+        return f"GraphKey({self.paths!r})"
 
 
 def format(path: Path) -> str:

@@ -256,9 +256,12 @@ class File:
             np.not_equal(data, 0, out=array.reshape(-1))  # NumPy takes for granted 0 and 1
         return decode(array, self.specs[name])
 
-    def fetch(self, name: str, leaf: Any) -> Any:
-        """Returns an array as the leaf whose place it takes, and where that lies."""
-        return placed(leaf, self.read(name), copy=False)
+    def fetch(self, wanted: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
+        """Returns arrays as the leaves whose places they take, and where those lie."""
+        return {
+            number: placed(leaf, self.read(name), copy=False)
+            for number, (name, leaf) in wanted.items()
+        }
 
 
 def _opened(path: str, check: Callable[..., Any]) -> BufferedReader:

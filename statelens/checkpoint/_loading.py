@@ -1,7 +1,7 @@
 """What of a file goes where in a tree, what doesn't fit, and the values of what does."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,8 +25,8 @@ class Source(Protocol):
         """Returns an array in the memory of the host; the data of a key."""
         ...
 
-    def fetch(self, name: str, leaf: Any) -> Any:
-        """Returns an array as the leaf whose place it takes, and where that lies."""
+    def fetch(self, wanted: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
+        """Returns arrays as the leaves whose places they take, and where those lie."""
         ...
 
 
@@ -132,11 +132,10 @@ class Loading:
 
     def values(self) -> dict[int, Any]:
         """Reads what fits, one array at a time, and puts it where it belongs."""
-        values = {n: made for n, made in self._made.items() if n not in self._mismatched}
-        for number, (first, *_) in self._names.items():
-            if number not in self._mismatched:
-                values[number] = self._source.fetch(first, self._slots[number].leaf)
-        return values
+        fits = [number for number in self._names if number not in self._mismatched]
+        wanted = {n: (self._names[n][0], self._slots[n].leaf) for n in fits}
+        made = {n: made for n, made in self._made.items() if n not in self._mismatched}
+        return {**made, **self._source.fetch(wanted)}
 
 
 def _above(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 Orbax is given a dictionary of arrays by name, and a note that says what each of them is.
 """
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,27 +138,45 @@ class Folder:
     def _restored(self, **items: Any) -> Any:
         return self._checkpointer.restore(self.name, args=self._orbax.args.Composite(**items))
 
-    def _read(self, name: str, how: Any) -> Any:
-        restore = self._orbax.args.PyTreeRestore(
-            item={name: 0}, restore_args={name: how}, partial_restore=True
-        )
-        return self._restored(arrays=restore).arrays[name]
-
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """Returns an array in the memory of the host; the data of a key."""
+        return self._decoded(name, self._arrays({name: None}).get(name))
+
+    def fetch(self, wanted: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
+        """Returns arrays as the leaves whose places they take; devices read their own parts."""
+        shardings = {name: self._sharding(name, leaf) for name, leaf in wanted.values()}
+        arrays = self._arrays(shardings)
+        found = {}
+        for number, (name, leaf) in wanted.items():
+            array, sharding = arrays.get(name), self._sharding(name, leaf)
+            if array is None or sharding is None or array.sharding != sharding:
+                array = placed(leaf, self._decoded(name, array), copy=True)
+            found[number] = array
+        return found
+
+    def _sharding(self, name: str, leaf: Any) -> Any:
+        """Returns where Orbax puts an array; None for the host, if there is more to be done."""
+        is_bound = isinstance(leaf, jax.ShapeDtypeStruct) or getattr(leaf, "committed", False)
+        return leaf.sharding if is_bound and _lies_as_it_is(self.specs[name]) else None
+
+    def _arrays(self, shardings: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads what has items by name, on the host or where it is to lie."""
+        host = self._orbax.RestoreArgs(restore_type=np.ndarray)
+        how = {
+            name: host if to is None else self._orbax.ArrayRestoreArgs(sharding=to)
+            for name, to in shardings.items()
+            if 0 not in self.specs[name].shape
+        }
+        if not how:
+            return {}
+        item = dict.fromkeys(how, 0)
+        args = self._orbax.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
+        return self._restored(arrays=args).arrays
+
+    def _decoded(self, name: str, array: Any) -> np.ndarray[Any, Any]:
         spec = self.specs[name]
-        if 0 in spec.shape:
+        if array is None:  # it has no items
             lies = stored(spec)
             array = np.zeros(spec.shape if _lies_as_it_is(spec) else lies.shape, lies.dtype)
-        else:
-            array = np.asarray(self._read(name, self._orbax.RestoreArgs(restore_type=np.ndarray)))
-        return decode(array, spec)
-
-    def fetch(self, name: str, leaf: Any) -> Any:
-        """Returns an array as what it takes the place of; each device reads its own part."""
-        spec = self.specs[name]
-        is_committed = getattr(leaf, "committed", False)
-        is_spread = is_committed or (isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding)
-        if is_spread and _lies_as_it_is(spec) and 0 not in spec.shape:
-            return self._read(name, self._orbax.ArrayRestoreArgs(sharding=leaf.sharding))
-        return placed(leaf, self.read(name), copy=True)
+            array = array.astype(spec.dtype) if is_complex(spec) else array
+        return decode(np.asarray(array), spec)

@@ -119,7 +119,7 @@ class Checkpoints:
                 "'min' for a loss",
                 "'max' for an accuracy",
             )
-        self.folder = os.path.abspath(os.fspath(folder))
+        self.folder: str = os.path.abspath(os.fspath(folder))
         self._keep = keep
         self._metric = best
         self._sign = 1 if mode == "min" else -1
@@ -199,12 +199,10 @@ class Checkpoints:
     def _remove_others(self) -> None:
         if jax.process_index() != 0:
             return
-        steps = self.steps()
+        listed = self._listed()
+        last = list(listed) if self._keep is None else list(listed)[-self._keep :]
         # A run that has gone back saves steps that aren't the last.
-        kept = {self._saved, self.best()}.union(
-            steps if self._keep is None else steps[-self._keep :]
-        )
-        for step in set(steps) - kept:
+        for step in listed.keys() - {self._saved, self._best_of(listed), *last}:
             _remove(self.path(step))
         for name in os.listdir(self.folder):
             # What was begun by a process that died.
@@ -215,18 +213,23 @@ class Checkpoints:
     @user_facing
     def steps(self) -> tuple[int, ...]:
         """Returns the steps whose checkpoints are there, whole, in order."""
+        return tuple(self._listed())
+
+    def _listed(self) -> dict[int, dict[str, str]]:
+        """Returns the metadata of the checkpoints that are whole, by step, in order."""
         if not os.path.isdir(self.folder):
-            return ()
+            return {}
         names = (os.path.splitext(name) for name in os.listdir(self.folder))
         found = [_NAME.fullmatch(stem) for stem, suffix in names if suffix == self._engine.suffix]
-        steps = sorted(int(match[1]) for match in found if match)
-        return tuple(step for step in steps if self._metadata(step) is not None)
-
-    def _metadata(self, step: int) -> dict[str, str] | None:
-        """Returns the metadata of a checkpoint, or None if it isn't whole, or has just gone."""
-        with contextlib.suppress(CheckpointError), self._engine.open(self.path(step)) as opened:
-            return opened.metadata
-        return None
+        listed = {}
+        for step in sorted(int(match[1]) for match in found if match):
+            # It may just have been removed.
+            with (
+                contextlib.suppress(CheckpointError),
+                self._engine.open(self.path(step)) as opened,
+            ):
+                listed[step] = opened.metadata
+        return listed
 
     @user_facing
     def latest(self) -> int | None:
@@ -246,10 +249,8 @@ class Checkpoints:
         Raises:
             CheckpointFileError: There is no such checkpoint.
         """
-        return self._metrics(self._there(step))
-
-    def _metrics(self, step: int) -> dict[str, float]:
-        return json.loads((self._metadata(step) or {}).get(_METRICS, "{}"))
+        with self._engine.open(self.path(self._there(step))) as opened:
+            return _metrics(opened.metadata)
 
     @user_facing
     def best(self) -> int | None:
@@ -257,9 +258,14 @@ class Checkpoints:
 
         A metric that isn't a number (a loss that has become nan) is never the best.
         """
+        return self._best_of(self._listed())
+
+    def _best_of(self, listed: dict[int, dict[str, str]]) -> int | None:
         if self._metric is None:
             return None
-        values = {step: self._metrics(step).get(self._metric, math.nan) for step in self.steps()}
+        values = {
+            n: _metrics(metadata).get(self._metric, math.nan) for n, metadata in listed.items()
+        }
         known = {step: self._sign * x for step, x in values.items() if not math.isnan(x)}
         return min(known, key=lambda step: (known[step], -step), default=None)
 
@@ -309,6 +315,10 @@ class Checkpoints:
         """Returns when all that was saved is there; of safetensors files, at once."""
         if self._engine.wait():
             self._remove_others()
+
+
+def _metrics(metadata: dict[str, str]) -> dict[str, float]:
+    return json.loads(metadata.get(_METRICS, "{}"))
 
 
 def _engine(name: str) -> Engine:

@@ -23,7 +23,7 @@ from .._errors import (
     MissingPackageError,
     user_facing,
 )
-from ._encoding import Spec, Stored, bytes_of, decode, dtype_of_code, encode, spec_in, stored
+from ._encoding import Spec, Stored, bytes_of, decode, dtype_of_code, empty, encode, spec_in, stored
 from ._placing import placed
 
 _METADATA = "__metadata__"
@@ -80,14 +80,19 @@ def write_file(path: str, tensors: Mapping[str, Tensor], metadata: dict[str, str
     with _replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name in order:
-            array = encode(tensors[name].get())
-            if (array.shape, array.dtype) != (lies[name].shape, lies[name].dtype):
-                raise CheckpointError(
-                    f"asked to save {name!r} as {tensors[name].spec}",
-                    f"it has become {array.dtype}{list(array.shape)} while the file was written",
-                    "functions of rules that give the same each time, and don't change arrays",
-                )
-            file.write(bytes_of(array).data)
+            file.write(bytes_of(_as_announced(name, tensors[name], lies[name])).data)
+
+
+def _as_announced(name: str, tensor: Tensor, lies: Stored) -> np.ndarray[Any, Any]:
+    """Returns an array as it lies in the file, which the header has told already."""
+    array = encode(tensor.get())
+    if (array.shape, array.dtype) != (lies.shape, lies.dtype):
+        raise CheckpointError(
+            f"asked to save {name!r} as {tensor.spec}",
+            f"it has become {array.dtype}{list(array.shape)} while the file was written",
+            "functions of rules that give the same each time, and don't change arrays",
+        )
+    return array
 
 
 def _header(lies: dict[str, Stored], metadata: dict[str, str]) -> bytes:
@@ -241,7 +246,7 @@ class File:
         entry = self._header[name]
         start, end = entry["data_offsets"]
         try:
-            array = np.empty(entry["shape"], dtype_of_code(entry["dtype"]))
+            array = empty(tuple(entry["shape"]), dtype_of_code(entry["dtype"]))
             data = bytes_of(array)
             self._file.seek(self._start + start)
             if self._file.readinto(data) != end - start:

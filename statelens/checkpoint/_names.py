@@ -23,7 +23,7 @@ from .._tree import (
     looking,
     sites,
 )
-from ..lens import BoundLens, Lens, LensSpec, focus_on, selector_of
+from ..lens import BoundLens, LensSpec, View, focus_on, selector_of
 from ._encoding import is_saved, why_not
 
 
@@ -38,14 +38,6 @@ class Slot(NamedTuple):
     # Among the leaves of the tree, or of the value of a cell.
     cell: Cell | None
     position: int
-
-
-def tree_and_lens(tree: Any, spec: LensSpec) -> tuple[Any, LensSpec]:
-    """Returns the tree that a bound lens looks at, and the lens with that."""
-    if isinstance(tree, BoundLens):
-        bound = Lens(tree.selector)
-        return tree.module, bound if is_all(spec) else bound & spec
-    return tree, spec
 
 
 def is_all(spec: LensSpec) -> bool:
@@ -70,7 +62,7 @@ def slots_of(tree: Any, spec: LensSpec, required_by: str) -> list[Slot]:
 
 def _slots(tree: Any, spec: LensSpec, required_by: str) -> Iterator[Slot]:
     parts = None if is_all(spec) else _selected(tree, spec, required_by)
-    hidden = _by_path(tree)
+    live = _live_arrays(tree)
     for paths, positions, unit in sites(tree, lambda path, leaf: is_saved(leaf)):
         if parts is not None and positions[0] not in parts:
             continue
@@ -85,8 +77,8 @@ def _slots(tree: Any, spec: LensSpec, required_by: str) -> Iterator[Slot]:
             if isinstance(unit, Cell):
                 yield Slot(here[0], names, leaf, index, unit, position)
             else:
-                cell, atom = next((hidden[p] for p in here if p in hidden), (None, positions[0]))
-                yield Slot(here[0], names, leaf, index, cell, atom)
+                place = next((live[p] for p in here if p in live), _Place(None, positions[0]))
+                yield Slot(here[0], names, leaf, place.index or index, place.cell, place.atom)
 
 
 def _atoms(unit: Any) -> list[tuple[Path, Any]]:
@@ -106,13 +98,29 @@ def _selected(tree: Any, spec: LensSpec, required_by: str) -> dict[int, dict[int
     return found
 
 
-def _by_path(tree: Any) -> dict[Path, tuple[Cell, int]]:
-    """Lists the arrays behind attributes of modules: their cells, and which of their leaves."""
-    return {
-        path + inner: (cell, position)
+class _Place(NamedTuple):
+    """Where an array is that a state holds: which of its leaves, and which part of that."""
+
+    cell: Cell | None
+    atom: int
+    index: Index | None = None
+
+
+def _live_arrays(tree: Any) -> dict[Path, _Place]:
+    """Lists the arrays outside of states that can be assigned: of modules, and of bound lenses."""
+    found = {
+        path + inner: _Place(cell, atom)
         for cell, path in hidden_cells(tree).items()
-        for position, (inner, _) in enumerate(_atoms(cell))
+        for atom, (inner, _) in enumerate(_atoms(cell))
     }
+    for path, node in _outer(tree)[0]:
+        if isinstance(node, BoundLens):
+            for inner, unit in node.units().items():
+                if isinstance(unit, View):
+                    paths = [at for at, _ in _atoms(unit.cell)]
+                    place = _Place(unit.cell, paths.index(unit.inner), unit.index)
+                    found[path + inner] = place
+    return found
 
 
 def refuse_unsavable(slots: list[Slot], required_by: str, *, may_be_spread: bool = False) -> None:
@@ -151,11 +159,10 @@ class Target(NamedTuple):
     @classmethod
     def of(cls, like: Any, spec: LensSpec) -> "Target":
         """Finds what is to be loaded; refuses what can't be assigned."""
-        tree, spec = tree_and_lens(like, spec)
-        slots = slots_of(tree, spec, "load")
+        slots = slots_of(like, spec, "load")
         _refuse_traced(slots)
-        every = slots if is_all(spec) else slots_of(tree, ..., "load")
-        inside = [path for path, node in _outer(tree)[0] if isinstance(node, MutableNode)]
+        every = slots if is_all(spec) else slots_of(like, ..., "load")
+        inside = [path for path, node in _outer(like)[0] if isinstance(node, MutableNode)]
         for slot in slots:
             if slot.cell is None and any(slot.path[: len(path)] == path for path in inside):
                 raise StateTypeError(
@@ -164,7 +171,7 @@ class Target(NamedTuple):
                     "make what holds it an attribute of its own in its module",
                     "a lens that leaves it out",
                 )
-        return cls(tree, slots, frozenset(name for slot in every for name in slot.names))
+        return cls(like, slots, frozenset(name for slot in every for name in slot.names))
 
     def filled(self, values: Mapping[int, Any]) -> Any:
         """Returns the tree with values by number of the slot; states are assigned, all at once."""
@@ -184,13 +191,13 @@ class Target(NamedTuple):
         return filled
 
     def _around(self, filled: Any) -> Any:
-        """Returns a filled tree with the modules themselves, which have been assigned to."""
+        """Returns a filled tree with modules and bound lenses themselves, which are assigned to."""
         entries, structure = _outer(self.tree)
-        if not any(isinstance(node, MutableNode) for _, node in entries):
+        if not any(isinstance(node, _LIVE) for _, node in entries):
             return filled
         news = structure.flatten_up_to(filled)
         return structure.unflatten(
-            node if isinstance(node, MutableNode) else new
+            node if isinstance(node, _LIVE) else new
             for (_, node), new in zip(entries, news, strict=True)
         )
 
@@ -200,8 +207,11 @@ def _flat(cell: Cell) -> tuple[list[Any], TreeDef]:
     return list(leaves), structure
 
 
+_LIVE = (MutableNode, BoundLens)
+
+
 def _is_outer(node: Any) -> bool:
-    return node is None or isinstance(node, (LensLeaf, MutableNode))
+    return node is None or isinstance(node, (LensLeaf, *_LIVE))
 
 
 def _outer(tree: Any) -> tuple[list[tuple[Path, Any]], TreeDef]:

@@ -14,7 +14,7 @@ from .._errors import CheckpointError, CheckpointFileError, MissingPackageError
 from .._tree import is_key
 from ..lens import LensSpec
 from ._encoding import Spec, decode, encode, is_complex, spec_of, stored, to_host
-from ._names import refuse_unsavable, slots_of, tree_and_lens
+from ._names import refuse_unsavable, slots_of
 from ._placing import placed
 
 
@@ -42,7 +42,6 @@ class Folders:
 
     def write(self, path: str, tree: Any, lens: LensSpec, metadata: dict[str, str]) -> None:
         """Copies arrays from their devices, and has them written while the run goes on."""
-        tree, lens = tree_and_lens(tree, lens)
         slots = slots_of(tree, lens, "save")
         refuse_unsavable(slots, "save", may_be_spread=True)
         leaves = {slot.names[0]: slot.leaf for slot in slots}

@@ -36,6 +36,7 @@ def placed(leaf: Any, array: np.ndarray[Any, Any], *, copy: bool) -> Any:
         return array.astype(leaf.dtype)[()]
     if isinstance(leaf, np.ndarray):
         return array.astype(leaf.dtype, copy=True)
+    array = array.copy() if copy else array
     if is_key(leaf):
         impl = jax.random.key_impl(jnp.zeros((), leaf.dtype))
         new: Any = jax.random.wrap_key_data(jnp.array(array), impl=impl)
@@ -43,10 +44,9 @@ def placed(leaf: Any, array: np.ndarray[Any, Any], *, copy: bool) -> Any:
         new = _weakly_typed(array)
     else:
         new = array
-    # What isn't committed to its devices stays so.
-    if getattr(leaf, "committed", True) and leaf.sharding is not None:
-        return jax.device_put(new, leaf.sharding, may_alias=None if not copy else False)
-    return jnp.array(new) if copy else jnp.asarray(new)
+    # What isn't committed to its devices stays so. `device_put` takes NumPy's memory as it is.
+    is_bound = getattr(leaf, "committed", True) and leaf.sharding is not None
+    return jax.device_put(new, leaf.sharding if is_bound else None)
 
 
 def _weakly_typed(array: np.ndarray[Any, Any]) -> Any:

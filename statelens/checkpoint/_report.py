@@ -52,14 +52,18 @@ class Report(NamedTuple):
     def _lines(self, most: int | None) -> list[str]:
         lines = [f"mismatched: {mismatch}" for mismatch in self.mismatched[:most]]
         lines += [f"missing in the file: '{format(path)}'" for path in self.missing[:most]]
-        for name in self.unexpected[:most]:
-            near = closest(name, self.missing)
+        unexpected = self.unexpected[:most]
+        # To compare all with all takes long.
+        missing = self.missing if len(unexpected) * len(self.missing) <= _MOST_COMPARED else ()
+        for name in unexpected:
+            near = closest(name, missing)
             like = f" (like '{near[0]}'?)" if near else ""
             lines.append(f"unexpected in the file: {name!r}{like}")
         return lines
 
 
 _MOST_SHOWN = 10
+_MOST_COMPARED = 10_000
 
 
 def refuse(file: str, report: Report) -> CheckpointError:

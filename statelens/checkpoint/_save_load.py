@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeVar, overload
 import numpy as np
 
 from .._errors import CheckpointError, user_facing
-from ..lens import LensSpec
+from ..lens import BoundLens, LensSpec
 from ._encoding import spec_of, to_host
 from ._file import File, Tensor, check_metadata, write_file
 from ._loading import Loading, Source, are_equal, listed, outputs
-from ._names import Target, is_all, refuse_unsavable, slots_of, tree_and_lens
+from ._names import Target, is_all, refuse_unsavable, slots_of
 from ._report import Report, refuse
 from ._rules import Conversion, Rename, by_path, rules_of
 
@@ -67,7 +67,6 @@ def save(
 
 def tensors_of(tree: Any, spec: LensSpec, rename: Rename) -> dict[str, Tensor]:
     """Lists what is to be written, by name; nothing is fetched yet but for functions of rules."""
-    tree, spec = tree_and_lens(tree, spec)
     slots = slots_of(tree, spec, "save")
     refuse_unsavable(slots, "save")
     leaves = {name: slot.leaf for slot in slots for name in slot.names}
@@ -195,9 +194,9 @@ def load_from(source: Source, like: Any, spec: LensSpec, rename: Rename, *, stri
     target = Target.of(like, spec)
     loading = Loading(source, target, rules_of(rename))
     report = loading.report()
-    fits = report.fits if is_all(spec) else report._replace(unexpected=()).fits
-    if strict and not fits:
-        raise refuse(source.name, report)
+    is_part = isinstance(like, BoundLens) or not is_all(spec)
+    wrong = report._replace(unexpected=()) if is_part else report
+    if strict and not wrong.fits:
+        raise refuse(source.name, wrong)
     filled = target.filled(loading.values())
-    filled = like if target.tree is not like else filled
     return filled if strict else (filled, report)

@@ -254,13 +254,37 @@ def test_what_a_file_has_beyond_the_lens_is_no_error(file):
 def test_a_bound_lens_is_what_it_selects(file):
     saved, like = Net(1), Net(2)
     save(file, saved.states(sl.trainable))
-    assert set(read_header(file).arrays) == {"again", "layer.weight", "layer.bias"}
+    names = {"again", "layer.weight", "layer.bias"}
+    assert set(read_header(file).arrays) == names
     bound = like.states(sl.trainable)
     assert load(file, bound) is bound
-    assert values(dict(bound.values_dict())) == values(
-        dict(saved.states(sl.trainable).values_dict())
-    )
+    assert values(bound.values_dict()) == values(saved.states(sl.trainable).values_dict())
     assert like.memory.value["steps"] == 2
+    # What a file has beyond is no error, as with any lens.
+    save(file, saved)
+    load(file, bound)
+
+    save(file, {"params": saved.states(sl.trainable), "step": 1})
+    assert set(read_header(file).arrays) == {f"params.{name}" for name in names} | {"step"}
+    like = Net(2)
+    bound = like.states(sl.trainable)
+    assert load(file, {"params": bound, "step": 0}) == {"params": bound, "step": 1}
+    assert values(like.layer) == values(saved.layer)
+    assert values(like.weight) == values(saved.weight)
+
+
+def test_a_bound_lens_of_rows_is_loaded_into_them(file):
+    model = sl.nn.Module()
+    model.table = sl.ParamState(jnp.arange(4.0))
+    model.layer = eqx.nn.Linear(1, 2, key=jax.random.key(0))
+    rows = model.states("table[1:3] | layer.weight[0]")
+    save(file, {"rows": rows})
+    before = model.layer.weight
+    model.table.value = jnp.zeros(4)
+    model.layer = jax.tree.map(jnp.zeros_like, model.layer)
+    load(file, {"rows": rows})
+    np.testing.assert_array_equal(model.table.value, [0, 1, 2, 0])
+    np.testing.assert_array_equal(model.layer.weight, [before[0], [0.0]])
 
 
 def test_a_part_of_an_array_is_saved_and_loaded_alone(file):

@@ -384,7 +384,10 @@ def test_a_lens_goes_on_inside_the_values_of_states():
 
 
 def test_a_class_that_is_not_there_is_an_error_with_those_that_are():
-    match = r"asked get for nodes\('@<Conv2d>'\), of which there are none\n.*Linear \(5\).*MLP \(1\)"
+    match = (
+        r"asked get for nodes\('@<Conv2d>'\), of which there are none\n"
+        r".*Linear \(5\).*MLP \(1\)"
+    )
     with pytest.raises(sl.SelectionError, match=match):
         sl.nodes(eqx.nn.Conv2d).get(Net())
     with pytest.raises(sl.SelectionError, match=r"asked update for (.|\n)*Linear \(3\)"):

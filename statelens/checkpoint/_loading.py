@@ -1,7 +1,7 @@
 """What of a file goes where in a tree, what doesn't fit, and the values of what does."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,36 @@ class Source(Protocol):
     def fetch(self, wanted: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
         """Returns arrays as the leaves whose places they take, and where those lie."""
         ...
+
+
+class Joined:
+    """Several sources as one: the files in which somebody has saved a large model."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.name = listed(source.name for source in sources)
+        self.is_ours = any(source.is_ours for source in sources)
+        self.specs: dict[str, Spec] = {}
+        self._source_of: dict[str, Source] = {}
+        for source in sources:
+            for name, spec in source.specs.items():
+                if name in self.specs:
+                    raise CheckpointError(
+                        f"asked to load {self.name} as one",
+                        f"{name!r} is in two of them, one being {source.name}",
+                        "files that have their arrays apart",
+                    )
+                self.specs[name], self._source_of[name] = spec, source
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """Returns an array in the memory of the host; the data of a key."""
+        return self._source_of[name].read(name)
+
+    def fetch(self, wanted: Mapping[int, tuple[str, Any]]) -> dict[int, Any]:
+        """Returns arrays as the leaves whose places they take, and where those lie."""
+        found = {}
+        for number, (name, leaf) in wanted.items():
+            found |= self._source_of[name].fetch({number: (name, leaf)})
+        return found
 
 
 class Loading:

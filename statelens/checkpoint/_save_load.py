@@ -1,9 +1,10 @@
 """Saving a tree to a file, and loading it again: each leaf under its path."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -11,12 +12,14 @@ from .._errors import CheckpointError, user_facing
 from ..lens import BoundLens, LensSpec
 from ._encoding import spec_of, to_host
 from ._file import File, Tensor, check_metadata, write_file
-from ._loading import Loading, Source, are_equal, listed, outputs
+from ._loading import Joined, Loading, Source, are_equal, listed, outputs
 from ._names import Target, is_all, refuse_unsavable, slots_of
 from ._report import Report, refuse
 from ._rules import Conversion, Rename, by_path, rules_of
 
 T = TypeVar("T")
+Files: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A file, or several that are one."""
 
 
 @user_facing
@@ -118,7 +121,7 @@ def _not_back(conversion: Conversion, why: str) -> CheckpointError:
 
 @overload
 def load(
-    path: str | os.PathLike[str],
+    path: Files,
     like: T,
     *,
     lens: LensSpec = ...,
@@ -129,7 +132,7 @@ def load(
 
 @overload
 def load(
-    path: str | os.PathLike[str],
+    path: Files,
     like: T,
     *,
     lens: LensSpec = ...,
@@ -140,7 +143,7 @@ def load(
 
 @user_facing
 def load(
-    path: str | os.PathLike[str],
+    path: Files,
     like: Any,
     *,
     lens: LensSpec = ...,
@@ -154,7 +157,7 @@ def load(
     objects in what is given back. Arrays go to the devices where those lie that they replace.
 
     Args:
-        path: The file.
+        path: The file, or several, as those in which others save a large model.
         like: A tree of the structure that is wanted; in place of arrays, as in
             ``eqx.filter_eval_shape(build)``, it may have ``jax.ShapeDtypeStruct``, with a sharding.
         lens: What of the tree is loaded; the rest of it stays. What else the file has is then no
@@ -185,8 +188,11 @@ def load(
         ...     sl.checkpoint.load(file, like, rename=rename, lens="backbone.**")["backbone"]
         {'w': Array([1., 1.], dtype=float32)}
     """
-    with File(path) as file:
-        return load_from(file, like, lens, rename, strict=strict)
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    with ExitStack() as opened:
+        files = [opened.enter_context(File(each)) for each in paths]
+        source = files[0] if len(files) == 1 else Joined(files)
+        return load_from(source, like, lens, rename, strict=strict)
 
 
 def load_from(source: Source, like: Any, spec: LensSpec, rename: Rename, *, strict: bool) -> Any:

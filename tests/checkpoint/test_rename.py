@@ -219,6 +219,22 @@ def test_python_numbers_are_missing_in_no_file_of_others(file):
     assert load(file, {"w": np.zeros(1), "p": 0.5})["p"] == 0.25
 
 
+def test_several_files_are_loaded_as_one(tmp_path):
+    files = [tmp_path / f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    save_file({"a": np.ones(2), "h.0.qkv": np.arange(6.0)}, files[0])
+    save_file({"b": np.arange(2.0)}, files[1])
+    like = {"a": np.zeros(2), "b": np.zeros(2), "h": [{name: np.zeros(2) for name in "qkv"}]}
+    loaded = load(files, like, rename=FUSED)
+    np.testing.assert_array_equal(loaded["b"], [0, 1])
+    np.testing.assert_array_equal(loaded["h"][0]["v"], [4, 5])
+    with pytest.raises(sl.CheckpointError, match=r"00001-of.*00002-of.*1 missing"):
+        load(files, {**like, "c": np.zeros(1)}, rename=FUSED)
+    save_file({"a": np.ones(2)}, files[1])
+    with pytest.raises(sl.CheckpointError, match="'a' is in two of them"):
+        load(files, like, rename=FUSED)
+    assert load([], {}) == {}
+
+
 # What is no rule.
 
 

@@ -18,7 +18,7 @@ from .._errors import (
     user_facing,
 )
 from ..lens import LensSpec
-from ._file import TEMPORARY, File, check_metadata, sync_folder
+from ._file import File, check_metadata, sync_folder
 from ._rules import Rename
 from ._save_load import load_from, save
 
@@ -60,6 +60,7 @@ class _Files:
 
 _METRICS = "metrics"
 _NAME = re.compile(r"step_(\d+)")
+_BEGUN = re.compile(r"\.?step_(\d+)\..*tmp")
 
 
 class Checkpoints:
@@ -205,8 +206,9 @@ class Checkpoints:
         for step in listed.keys() - {self._saved, self._best_of(listed), *last}:
             _remove(self.path(step))
         for name in os.listdir(self.folder):
-            # What was begun by a process that died.
-            if name.startswith(".step_") and name.endswith(TEMPORARY):
+            # What was begun by a process that died, or failed; not what is being written now.
+            begun = _BEGUN.fullmatch(name)
+            if begun and int(begun[1]) != self._saved:
                 _remove(os.path.join(self.folder, name))
         sync_folder(self.folder)
 

@@ -112,7 +112,7 @@ def _replacing(path: str) -> Iterator["_Whole"]:
     # Through a link, so that it stays one.
     whole = os.path.realpath(path)
     folder, name = os.path.split(whole)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
     try:
         if os.path.isdir(whole):
             raise IsADirectoryError(f"{whole} is a folder")
@@ -129,10 +129,6 @@ def _replacing(path: str) -> Iterator["_Whole"]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-
-
-TEMPORARY = ".tmp"
-"""How files end that are being written, or were when the process died."""
 
 
 class _Whole:

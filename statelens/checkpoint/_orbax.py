@@ -60,7 +60,7 @@ class Folders:
             items["arrays"] = args.PyTreeSave(arrays)
         try:
             self._checkpointer.save(path, args=args.Composite(**items), force=True)
-        except OSError as error:
+        except Exception as error:  # Orbax has many
             raise _not_possible(path, error) from error
 
     def open(self, path: str) -> "Folder":
@@ -73,15 +73,15 @@ class Folders:
             return False
         try:
             self._checkpointer.wait_until_finished()
-        except OSError as error:
+        except Exception as error:
             raise _not_possible("a checkpoint", error) from error
         return True
 
 
-def _not_possible(path: str, error: OSError) -> CheckpointFileError:
+def _not_possible(path: str, error: Exception) -> CheckpointFileError:
     return CheckpointFileError(
-        f"asked to save {path}",
-        error.strerror or str(error),
+        f"asked to save {path} by Orbax",
+        f"{type(error).__name__}: {error}",
         "a folder on a disk with room, that may be written to",
     )
 

@@ -123,11 +123,36 @@ def test_what_is_not_whole_is_never_listed(tmp_path):
 
 def test_a_folder_of_orbax_that_is_not_whole_is_never_listed(tmp_path):
     pytest.importorskip("orbax.checkpoint")
-    with Checkpoints(tmp_path, engine="orbax") as checkpoints:
-        checkpoints.save(1, tree(1))
+    checkpoints = Checkpoints(tmp_path, engine="orbax")
+    checkpoints.save(1, tree(1))
+    checkpoints.wait()
     (tmp_path / "step_00000002.orbax").mkdir()
     (tmp_path / "step_00000003.orbax.orbax-checkpoint-tmp").mkdir()
     assert checkpoints.steps() == (1,)
+    checkpoints.save(4, tree(4))
+    checkpoints.wait()
+    assert checkpoints.steps() == (1, 4)
+    assert not [name for name in os.listdir(tmp_path) if name.endswith("tmp")]
+
+
+@pytest.mark.filterwarnings("ignore")  # of threads of Orbax that end by an error
+def test_a_full_disk_leaves_the_earlier_checkpoints(make, small_disk):
+    checkpoints = make()
+    checkpoints.save(1, tree(1))
+    checkpoints.wait()
+    big = {"w": np.random.default_rng(0).normal(size=100_000)}
+
+    def save_and_wait():
+        checkpoints.save(2, big)
+        checkpoints.wait()
+
+    with pytest.raises(sl.CheckpointFileError, match=r"(?s)asked to save .*File too large"):
+        save_and_wait()
+    assert checkpoints.steps() == (1,)
+    checkpoints.save(3, tree(3))
+    checkpoints.wait()
+    assert checkpoints.steps() == (1, 3)
+    assert len(os.listdir(checkpoints.folder)) == 2
 
 
 def test_metadata_and_a_lens_go_to_the_file(tmp_path):

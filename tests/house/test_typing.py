@@ -60,6 +60,15 @@ Net()  # wrong
 net.nothing  # wrong
 net.states(sl.ParamState, ...).keys()  # wrong
 
+sl.checkpoint.save("model.safetensors", net, rename={"encoder.**": "backbone.**"})
+assert_type(sl.checkpoint.load("model.safetensors", net), Net)
+loaded, report = sl.checkpoint.load(["1.safetensors", "2.safetensors"], net, strict=False)
+assert_type(loaded, Net)
+assert_type(report.unexpected, tuple[str, ...])
+assert_type(sl.checkpoint.Checkpoints("run", best="loss").restore(net), Net)
+sl.checkpoint.Checkpoints("run", engine="pickle")  # wrong
+sl.checkpoint.load("model.safetensors", net, strict="no")  # wrong
+
 rng = random.RandomState(0)
 assert_type(rng.value, jax.Array)
 assert_type(rng.normal(0.0, [1.0, 2.0], (2, 3)), jax.Array)

@@ -216,13 +216,14 @@ class File:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _notes(self, text: str) -> dict[str, Any]:
+    def _notes(self, text: str) -> dict[str, str]:
         try:
-            return dict(json.loads(text)["dtypes"]) if text != "{}" else {}
+            notes = json.loads(text)["dtypes"] if text != "{}" else {}
+            return {name: str(note) for name, note in notes.items()}
         except Exception as error:  # whatever somebody has written there
             raise self._broken(f"the notes on dtypes can't be read: {error!r}") from error
 
-    def _spec(self, name: str, note: Any) -> Spec:
+    def _spec(self, name: str, note: str | None) -> Spec:
         code, shape = self._header[name]["dtype"], tuple(self._header[name]["shape"])
         spec = spec_in(code, shape, note)
         if spec is None:

@@ -118,9 +118,10 @@ class Loading:
         wrong = misfit(self._slots[number].leaf, specs[first])
         if wrong is not None:
             self._mismatch(number, *wrong)
-        for other in [first] if number in self._made else others:
-            is_alike = number not in self._made and specs[first] == specs[other]
-            if not (is_alike and are_equal(read(first), read(other))):
+        if number in self._made:
+            self._mismatch(number, "structure", f"{first!r} and another by another rule")
+        for other in others:
+            if specs[first] != specs[other] or not are_equal(read(first), read(other)):
                 self._mismatch(number, "structure", f"several that differ, {first!r} and {other!r}")
 
     def report(self) -> Report:

@@ -7,7 +7,7 @@ import jax
 import jax.core
 import jax.tree_util as jtu
 
-from .._errors import CheckpointError, StateTypeError, StructureError
+from .._errors import CheckpointError, SelectionError, StateTypeError, StructureError
 from .._tree import (
     Cell,
     Index,
@@ -78,6 +78,12 @@ def _slots(tree: Any, spec: LensSpec, required_by: str) -> Iterator[Slot]:
                 yield Slot(here[0], names, leaf, index, unit, position)
             else:
                 place = next((live[p] for p in here if p in live), _Place(None, positions[0]))
+                if place.index is not None and index is not None:
+                    raise SelectionError(
+                        f"asked to {required_by} the part {index} of '{names[0]}'",
+                        f"that is itself a part of an array, {place.index}",
+                        "the module with one lens, in place of a bound lens with another one",
+                    )
                 yield Slot(here[0], names, leaf, place.index or index, place.cell, place.atom)
 
 

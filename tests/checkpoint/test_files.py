@@ -172,6 +172,9 @@ BROKEN = {
     "offsets that go back": content(ENTRY.join("{}").replace("[0,8]", "[8,0]"), bytes(8)),
     "metadata that isn't text": content('{"__metadata__":{"a":1}}'),
     "notes that can't be read": content('{"__metadata__":{"statelens":"?"}}'),
+    "a note that is a list": content(
+        f'{{"__metadata__":{{"statelens":"{{\\"dtypes\\":{{\\"a\\":[]}}}}"}},{ENTRY}}}', bytes(8)
+    ),
     "notes of another form": content('{"__metadata__":{"statelens":"[1]"}}'),
 }
 for note in ("complex64", "key<fry>", "int4", "float8_e3m4", "object", "nothing"):

@@ -159,6 +159,14 @@ def test_a_tied_array_that_is_not_tied_in_the_file_is_reported(file):
         load(file, {"embed": np.zeros(2)}, rename=two)
 
 
+def test_a_path_that_two_rules_lead_to_is_reported(file):
+    save_file({"a": np.ones(2), "b": np.ones(2), "c": np.ones(2)}, file)
+    made = [Rule(name, "w", load=lambda w: w) for name in "ab"]
+    for rules in (made, [made[0], Rule("b", "w")]):
+        with pytest.raises(sl.CheckpointError, match="'b' and another by another rule"):
+            load(file, {"w": np.zeros(2)}, rename=rules)
+
+
 def test_one_array_of_a_file_for_several_paths(file):
     rule = Rule("embed.weight", ("embed", "head"))
     save_file({"embed.weight": np.arange(2.0)}, file)

@@ -297,6 +297,23 @@ def test_a_part_of_an_array_is_saved_and_loaded_alone(file):
     np.testing.assert_array_equal(state["w"].value, [0, 1, 2, 0])
 
 
+def test_a_part_of_a_part_is_refused(file):
+    model = sl.nn.Module()
+    model.layer = eqx.nn.Linear(1, 4, use_bias=False, key=jax.random.key(0))
+    rows = {"rows": model.states("layer.weight[1:3]")}
+    with pytest.raises(sl.SelectionError, match=r"the part \[0:1\] of 'rows.layer.weight'"):
+        save(file, rows, lens="rows.layer.weight[0:1]")
+
+
+def test_what_was_donated_is_loaded_again(file):
+    saved = {"w": jnp.arange(3.0), "state": sl.State(jnp.arange(3.0))}
+    save(file, saved)
+    before = values(saved)
+    saved["w"].delete()
+    saved["state"].value.delete()
+    assert values(load(file, saved)) == before
+
+
 def test_arrays_alone_leave_out_numbers(file):
     model = {"dropout": eqx.nn.Dropout(0.5), "w": jnp.ones(1), "steps": 3}
     save(file, model)

@@ -61,7 +61,14 @@ def test_every_cell_of_the_tables_runs(cell, scope):
 
 def test_the_tables_have_every_public_name():
     named = {name for name, *_ in ROWS} | set(re.findall(r"[`.](\w+)`", TABLES))
-    public = {*sl.__all__, *sl.transform.__all__, "Module", "RandomState", "DEFAULT"}
+    public = {
+        *sl.__all__,
+        *sl.transform.__all__,
+        *sl.checkpoint.__all__,
+        "Module",
+        "RandomState",
+        "DEFAULT",
+    }
     assert public - named == {"nn", "transform"}
     functions = {name for name in sl.optim.__all__ if name[0].islower()}
     assert {f"optim.{name}" for name in functions} <= named

@@ -566,3 +566,14 @@ def test_the_only_state_of_several_or_none_is_refused():
         model.states("encoder.**").filter(sl.ParamState).only()
     with pytest.raises(sl.SelectionError, match=r"asked only for lens.* which selects nothing"):
         model.states(sl.HiddenState).only()
+
+
+def test_to_jax_the_states_have_their_paths():
+    model = sl.nn.Module()
+    model.layers = [sl.ParamState(jnp.ones(1)), sl.ParamState(jnp.ones(2))]
+    entries, _ = jax.tree_util.tree_flatten_with_path({"params": model.states()})
+    assert [sl.path.format(path) for path in sl.lens(...).paths({"params": model.states()})] == [
+        "params.layers[0]",
+        "params.layers[1]",
+    ]
+    assert [keys[1].key for keys, _ in entries] == [("layers", 0), ("layers", 1)]

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import ArgumentError, ArgumentTypeError, MissingPackageError, user_facing
+from .._errors import ArgumentError, ArgumentTypeError, user_facing
 from .._tree import a_leaf, is_array
 from ..state import LongTermState, State
 from ..transform.compilation import jit
-from ..transform.control_flow import for_loop
+from ..transform.control_flow import for_loop, load_tqdm
 from ._train_step import TrainStep
 
 
@@ -301,18 +301,9 @@ def _bar(
     if progress is False:
         yield lambda loss, count: None
         return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise MissingPackageError(
-            "asked fit for a progress bar",
-            "it is drawn by tqdm, which isn't installed",
-            "pip install 'statelens[progress]'",
-            "progress=False",
-        ) from error
     last: list[Any] = []
     options = {} if progress is True else progress
-    with tqdm(**{"total": total, "unit": "step", **options}) as bar:
+    with load_tqdm("a bar of fit")(**{"total": total, "unit": "step", **options}) as bar:
 
         def show(loss: Any, count: int) -> None:
             if last:

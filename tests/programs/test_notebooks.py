@@ -16,7 +16,9 @@ GRADIENTS = "01_state_aware_gradients"
 LENSES = "02_lenses_on_equinox_models"
 DERIVATIVES = "03_every_derivative"
 PROGRAMS = "04_stateful_programs"
-ALL = [GRADIENTS, LENSES, DERIVATIVES, PROGRAMS]
+TRAINING = "05_training_with_optax"
+FINE_TUNING = "06_fine_tuning_by_path"
+ALL = [GRADIENTS, LENSES, DERIVATIVES, PROGRAMS, TRAINING, FINE_TUNING]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,39 @@ def test_the_figures_of_the_programs_notebook(executed):
     printed, notebook = executed(PROGRAMS)
     assert "the body ran: 1 time" in printed
     assert plots(notebook) == 5
+
+
+@pytest.mark.slow
+def test_digits_are_told_apart_in_both_styles(executed):
+    printed, notebook = executed(TRAINING)
+    shares = re.findall(r"held out(?:, averaged weights)?: (\S+)%", printed)
+    assert len(shares) == 4
+    assert min(map(float, shares)) >= 97
+    assert plots(notebook) == 1
+
+
+def test_a_training_program_is_short(nbformat):
+    """The lines of each style, imports and data among them, without what comes after the loop."""
+    notebook = nbformat.read(NOTEBOOKS / f"{TRAINING}.ipynb", as_version=4)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    head = sources[0]
+    for program in (sources[1:3], sources[4:6]):
+        assert program[1].startswith("done = sl.optim.fit(")
+        loop = program[1].partition("\n)\n")[0] + "\n)"
+        code = "\n".join([head, program[0], loop]).splitlines()
+        assert sum(bool(line.strip()) for line in code) <= 55
+
+
+@pytest.mark.slow
+def test_a_saved_encoder_is_fine_tuned(executed):
+    printed, notebook = executed(FINE_TUNING)
+    first, thawed, adapted = (
+        float(re.search(rf"{name}: (\S+)%", printed)[1])
+        for name in ("all ten digits", "thawed", "adapters")
+    )
+    assert first < adapted < thawed
+    assert thawed > 85
+    assert plots(notebook) == 1
 
 
 def plots(notebook):

@@ -13,5 +13,5 @@ from ._loops import (
     scan,
     while_loop,
 )
-from ._progress import ProgressBar
+from ._progress import ProgressBar, load_tqdm
 from ._run_scan import order_of, run_scan, steps_of

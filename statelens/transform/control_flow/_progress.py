@@ -103,7 +103,7 @@ class ProgressBar:
         return f"ProgressBar({shown})"
 
     def _open_tqdm(self) -> Callable[..., Any]:
-        return functools.partial(_tqdm(), **self.kwargs)
+        return functools.partial(load_tqdm("a ProgressBar"), **self.kwargs)
 
     def _fill(self, values: dict[str, Any]) -> str | None:
         """Gives the text to show, from what the description's function has given."""
@@ -143,7 +143,7 @@ class Progress:
         self._bar = bar
         self._total = total
         self.every = every
-        self._host = Bars(bar._open_tqdm(), total, bar._fill)
+        self._host = Bars(bar._open_tqdm, total, bar._fill)
         self._run: Any = None
         if replays:
             number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -261,7 +261,7 @@ def _read_desc(desc: Any) -> tuple[str | None, Callable[..., Any] | None]:
 
 
 def _check_options(kwargs: dict[str, Any]) -> None:
-    _tqdm()
+    load_tqdm("a ProgressBar")
     from tqdm.std import tqdm as plain
 
     known = {*inspect.signature(plain.__init__).parameters, "display"}
@@ -277,12 +277,13 @@ def _check_options(kwargs: dict[str, Any]) -> None:
             )
 
 
-def _tqdm() -> Any:
+def load_tqdm(asked_for: str) -> Any:
+    """Imports tqdm, for what is asked for."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         raise MissingPackageError(
-            "asked for a ProgressBar",
+            f"asked for {asked_for}",
             "it is drawn by tqdm, which isn't installed",
             "pip install 'statelens[progress]'",
         ) from None

@@ -18,6 +18,11 @@ TARGETS: dict[tuple[str, str, str], float | dict[int, float]] = {
         for work in ("MLP", "12-layer transformer")
         for library in (STATES, LENS)
     },
+    **{
+        ("checkpoints", work, library): 1.1
+        for work in ("save", "load")
+        for library in (STATES, LENS)
+    },
     ("memory", ANY, STATES): 1.02,
     ("memory", ANY, LENS): 1.02,
     ("programs", ANY, STATES): 1.0,

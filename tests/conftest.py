@@ -1,6 +1,7 @@
 """What all tests share: the two tiers, and how long hypothesis looks in each."""
 
 import os
+import sys
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,10 @@ settings.register_profile("slow", deadline=None, derandomize=FIXED, max_examples
 
 def pytest_configure(config):
     settings.load_profile("slow" if config.option.markexpr == "slow" else "first")
+    # Where Python counts the calls of C among its own, each error that a node raises when JAX
+    # flattens it takes one away for good. There are hundreds of such errors here, which are meant.
+    if sys.version_info < (3, 12):
+        sys.setrecursionlimit(3 * sys.getrecursionlimit())
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,6 @@
 """One optimiser for each part of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import optax
@@ -18,7 +18,7 @@ def by_lens(
 
     Args:
         transformations: An optimiser for each lens, in any form that `lens` takes. ``...`` stands
-            for all that the others don't select.
+            for all that the others don't select, if there is anything.
 
     Returns:
         An optimiser for `Optimizer`.
@@ -42,22 +42,25 @@ def by_lens(
             f"that is {a_leaf(transformations)}, without lenses",
             "a dictionary with an optimiser for each lens, as in {'head.**': optax.adam(1e-3)}",
         )
-    for spec, transformation in transformations.items():
-        check_transformation(transformation, f"by_lens for {spec!r}")
-    named = {spec: lens(spec) for spec in transformations if spec is not ...}
-    if ... in transformations:
-        named[...] = ~lens(list(named.values()) or None)
-    names = {spec: "..." if spec is ... else str(chosen) for spec, chosen in named.items()}
-    return optax.partition(
-        {name: transformations[spec] for spec, name in names.items()},
-        groups({name: named[spec] for spec, name in names.items()}),
-    )
+    lenses = [lens(spec) for spec in transformations if spec is not ...]
+    by_name: dict[Hashable, optax.GradientTransformation] = {}
+    chosen: dict[str, Any] = {}
+    for spec, value in transformations.items():
+        selected = lens(~lens(lenses or None), optional=True) if spec is ... else lens(spec)
+        name = unused = "..." if spec is ... else str(selected)
+        while unused in chosen:  # two lenses by functions are written alike
+            unused = f"{name} ({len(chosen)})"
+        chosen[unused] = selected
+        by_name[unused] = as_transformation(value, f"by_lens for {spec!r}")
+    return optax.partition(by_name, groups(chosen))
 
 
-def check_transformation(value: Any, asked: str) -> None:
-    """Refuses what is no optimiser of Optax."""
+def as_transformation(value: Any, asked: str) -> optax.GradientTransformation:
+    """Takes an optimiser of Optax; refuses what is none."""
     if isinstance(value, optax.GradientTransformation):
-        return
+        return value
+    if isinstance(value, optax.MultiSteps):
+        return value.gradient_transformation()
     is_factory = callable(value)
     raise ArgumentTypeError(
         f"asked {asked} to optimise by {getattr(value, '__name__', a_leaf(value))!s}",

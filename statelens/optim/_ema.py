@@ -122,7 +122,8 @@ class Ema(Module):
         means = state.ema
         if self._debias:
             means = optax.tree.bias_correction(means, self._decay, count)
-        return jax.tree.map(lambda mean, value: mean.astype(value.dtype), means, values)
+        # Copies: what is kept may be donated.
+        return jax.tree.map(lambda mean, value: jnp.array(mean, value.dtype), means, values)
 
     def _focus(self, tree: Any) -> TreeFocus:
         if self._lens is None:

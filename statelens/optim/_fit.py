@@ -38,6 +38,7 @@ class Fit:
         self.best_step: int | None = None
         self.stopped: str | None = None
         self.aux: Any = None
+        self._best: dict[State, Any] = {}
 
     @property
     def losses(self) -> np.ndarray:
@@ -46,13 +47,19 @@ class Fit:
 
     @property
     def tree(self) -> Any:
-        """The tree as it is now, where the optimiser is functional."""
-        return self._engine.carry()[0]
+        """A copy of the tree as it is now, where the optimiser is functional."""
+        return _copied(self._engine.carry()[0])
 
     @property
     def state(self) -> Any:
-        """What a functional optimiser keeps, as it is now."""
-        return self._engine.carry()[1]
+        """A copy of what a functional optimiser keeps, as it is now."""
+        return _copied(self._engine.carry()[1])
+
+    @user_facing
+    def restore_best(self) -> None:
+        """Makes model and optimiser what they were at the best evaluation."""
+        if self._best:
+            State.write_all(list(self._best), list(self._best.values()))
 
     def __repr__(self) -> str:
         best = f", best after {self.best_step}" if self.best_step is not None else ""
@@ -86,6 +93,7 @@ class _Trees:
     """Steps of a tree, which lies in a state meanwhile: so no interrupt loses what is donated."""
 
     def __init__(self, step: TrainStep, tree: Any, state: Any):
+        step.refuse_ties((tree,))
         leaves, self._treedef = jax.tree.flatten((tree, state))
         self._statics = [None if is_array(leaf) else leaf for leaf in leaves]
         # The arrays that the caller holds are never donated.
@@ -122,34 +130,27 @@ def _copied(value: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if is_array(leaf) else leaf, value)
 
 
-class _Best:
-    """What model and optimiser were when an evaluation was least."""
+class _Patience:
+    """Says when evaluations have not become better for too long."""
 
-    def __init__(self, fit: Fit, patience: int | None):
+    def __init__(self, fit: Fit, most: int | None):
         self._fit = fit
-        self._patience = patience
+        self._most = most
         self._since = 0
-        self._values: dict[State, Any] = {}
 
     def take(self, value: float) -> None:
-        """Takes note of an evaluation."""
+        """Takes note of an evaluation; keeps what model and optimiser are, if it is the best."""
         fit = self._fit
         fit.evaluations[fit.steps] = value
-        best = fit.evaluations.get(fit.best_step) if fit.best_step is not None else None
-        if best is None or value < best or math.isnan(best):
+        best = math.nan if fit.best_step is None else fit.evaluations[fit.best_step]
+        if value < best or math.isnan(best):
             self._since = 0
-            cells = fit._engine.cells()
-            self._values = {cell: _copied(cell.value) for cell in cells}
+            fit._best = {cell: _copied(cell.value) for cell in fit._engine.cells()}
             fit.best_step = fit.steps
             return
         self._since += 1
-        if self._since == self._patience:
+        if self._since == self._most:
             fit.stopped = "patience"
-
-    def restore(self) -> None:
-        """Makes them what they were."""
-        if self._values:
-            State.write_all(list(self._values), list(self._values.values()))
 
 
 @user_facing
@@ -166,14 +167,15 @@ def fit(
 ) -> Fit:
     """Makes a step for each batch.
 
-    Ctrl-C ends it after a whole step; what there is then is returned, as at the end.
+    Ctrl-C ends it after a whole step, and what there is then is returned. Another exception has
+    what there is as its attribute ``fit``.
 
     Args:
         step: What `train_step` has made.
-        batches: The arguments of the step, a tuple for each step; what isn't a tuple is the only
-            argument.
-        *carry: The tree and the optimiser's state, where that is functional. They are copied, and
-            none of their arrays is donated.
+        batches: The arguments of the step, a tuple for each step; what is no plain tuple (an array,
+            a dictionary, a list, a named tuple) is the only argument.
+        *carry: The tree and ``step.init(tree)``, where the optimiser is functional. They are
+            copied, and none of their arrays is donated.
         steps_per_call: How many steps are compiled into one program, a scan over as many batches.
         progress: Whether to draw a bar with the loss and steps a second; by tqdm, which a mapping
             gives options, as in ``{"file": sys.stdout}``.
@@ -181,7 +183,8 @@ def fit(
             it.
         evaluate: What gives a number that is to be least: called without arguments, or with the
             tree, where the optimiser is functional. With it, model and
-            optimiser are at the end what they were at the best evaluation.
+            optimiser are at the end what they were at the best evaluation, unless Ctrl-C ended it;
+            then ``.restore_best()`` makes them that.
         evaluate_every: After how many steps to evaluate (at the end of the call); and at the end.
         patience: After how many evaluations without a new best to end.
 
@@ -208,7 +211,7 @@ def fit(
     _refuse_counts(steps_per_call=steps_per_call, evaluate_every=evaluate_every, patience=patience)
     calls = (callbacks,) if callable(callbacks) else tuple(callbacks)
     done = Fit(engine)
-    best = _Best(done, patience)
+    waiting = _Patience(done, patience)
     total = len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
     try:
         with _bar(progress, total) as show:
@@ -217,18 +220,21 @@ def fit(
                 before, done.steps = done.steps, done.steps + count
                 is_due = before // evaluate_every < done.steps // evaluate_every
                 if evaluate is not None and is_due:
-                    best.take(float(engine.evaluate(evaluate)))
+                    waiting.take(float(engine.evaluate(evaluate)))
                 answers = [call(done) for call in calls]
                 if any(np.asarray(answer).dtype == bool and answer for answer in answers):
                     done.stopped = done.stopped or "callback"
                 if done.stopped:
                     break
+        if evaluate is not None and done.steps not in {0, *done.evaluations}:
+            waiting.take(float(engine.evaluate(evaluate)))
+        done.restore_best()
     except KeyboardInterrupt:
         done.stopped = "interrupt"
-    is_due = done.steps not in {0, *done.evaluations} and done.stopped != "interrupt"
-    if evaluate is not None and is_due:
-        best.take(float(engine.evaluate(evaluate)))
-    best.restore()
+    except Exception as error:
+        error.fit = done  # type: ignore[attr-defined]
+        error.add_note(f"{done!r} is the attribute 'fit' of this error.")
+        raise
     return done
 
 
@@ -245,10 +251,10 @@ def _engine(step: Any, carry: tuple[Any, ...]) -> "_States | _Trees":
             f"asked fit for steps with {len(carry)} arguments after the batches",
             "a stateful optimiser needs none"
             if step.optimizer.is_bound
-            else "a functional optimiser needs the tree, and what init gave",
+            else "a functional optimiser needs the tree, and what step.init gave",
             "fit(step, batches)"
             if step.optimizer.is_bound
-            else "fit(step, batches, model, optimizer.init(model))",
+            else "fit(step, batches, model, step.init(model))",
         )
     return _Trees(step, *carry) if carry else _States(step)
 
@@ -268,7 +274,7 @@ def _calls(
 ) -> Iterator[tuple[Any, int]]:
     """Makes steps, and gives the loss of each call with the number of its steps."""
     while group := [
-        each if isinstance(each, tuple) else (each,) for each in islice(batches, steps_per_call)
+        each if type(each) is tuple else (each,) for each in islice(batches, steps_per_call)
     ]:
         if len(group) == steps_per_call > 1 and _are_alike(group):
             outs = [(engine.many(*jax.tree.map(_stacked, *group)), len(group))]

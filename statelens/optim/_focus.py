@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from .._errors import StructureError
+from .._errors import StateTypeError, StructureError
 from .._tree import Path, a_leaf, as_path, format
 from ..lens import (
     Selector,
@@ -104,6 +104,20 @@ class StateFocus:
         """Calls a function that reads the states against other values."""
         with overlay(self.by_unit(values)):
             return fun(*args)
+
+    def refuse_written(self, writes: Mapping[State, Any]) -> None:
+        """Refuses what was written to these states while they read otherwise."""
+        form = self._form
+        written = [
+            format(p) for p, cell in zip(form.paths, form.cells, strict=True) if cell in writes
+        ]
+        if written:
+            raise StateTypeError(
+                f"asked to compute in another dtype with {_listed(written)}",
+                "the loss has written to it, by which it would lose its own dtype",
+                "to write it after the step",
+                "keep=, with a lens of what isn't cast",
+            )
 
     def by_unit(self, values: ByPath) -> dict[Any, Any]:
         """Returns values by state, or view of one."""

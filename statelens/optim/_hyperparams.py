@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import DictKey, SequenceKey
 
 from .._errors import PathError
 
@@ -56,13 +57,26 @@ def _found(state: Any) -> dict[str, tuple[Any, str, Any, bool]]:
     entries = []
     for path, node in jax.tree.leaves_with_path(state, is_leaf=_is_injected):
         entries += _entries(path, node)
-    names = [key for _, _, key, _, _ in entries]
+    # By its own name where that is one; else by its part's too; else by all that leads to it.
+    forms = [
+        ((key,), (*_keys(path, DictKey), key), (*_keys(path, DictKey, SequenceKey), key))
+        for path, _, key, _, _ in entries
+    ]
     found = {}
-    for path, node, key, value, is_scheduled in entries:
-        groups = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
-        name = key if names.count(key) == 1 else ".".join([*groups, key])
-        found[name] = node, key, value, is_scheduled
+    for each, (_, node, key, value, is_scheduled) in zip(forms, entries, strict=True):
+        alone = [form for place, form in enumerate(each) if _is_one(form, place, forms)]
+        found[".".join((alone or each[-1:])[0])] = node, key, value, is_scheduled
     return found
+
+
+def _is_one(form: tuple[str, ...], place: int, forms: list[Any]) -> bool:
+    return sum(each[place] == form for each in forms) == 1
+
+
+def _keys(path: Any, *kinds: type) -> list[str]:
+    """Lists the keys of a path that are of some kinds."""
+    found = [part for part in path if isinstance(part, kinds)]
+    return [str(getattr(part, "key", getattr(part, "idx", None))) for part in found]
 
 
 def _entries(path: Any, node: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from .._tree import flatten_with_path, format, is_inexact, is_numeric
 from ..lens import Lens, LensSpec, added, is_bound, lens
 from ..nn import Module
 from ..state import LongTermState
-from ._by_lens import check_transformation
+from ._by_lens import as_transformation
 from ._focus import ByPath, Focus, StateFocus, TreeFocus
 from ._hyperparams import hyperparams_in, with_hyperparams
 
@@ -68,7 +68,7 @@ class Optimizer(Module):
     @user_facing
     def __init__(self, transformation: optax.GradientTransformation, only: LensSpec | Any):
         super().__init__()
-        check_transformation(transformation, "an Optimizer")
+        transformation = as_transformation(transformation, "an Optimizer")
         self.transformation = optax.with_extra_args_support(transformation)
         self._states = StateFocus(only) if is_bound(only) else None
         self._lens = None if is_bound(only) else lens(only)
@@ -185,7 +185,9 @@ class Optimizer(Module):
         """Optimises something else from now on; what is kept by path is carried over.
 
         Moments of what is newly selected are as `init` gives them, and so are those of which the
-        shape has changed.
+        shape has changed. A count of steps goes on: Adam, which takes its moments for averages of
+        so many steps, moves what is new to it by up to four times its rate at first. Where that is
+        too much, begin again, by `init` of a new optimiser.
 
         Args:
             only: What to optimise from now on: a lens, or, of a stateful optimiser, states.

@@ -4,16 +4,17 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
 from .._errors import ArgumentError, check_callable, user_facing
-from .._tree import is_inexact
+from .._tree import Cell, is_inexact
 from ..lens import LensSpec, is_bound, lens
 from ..state import trainable
 from ..thread import overlay
-from ._by_lens import check_transformation
+from ._by_lens import as_transformation
 from ._focus import StateFocus
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +44,10 @@ def mixed_precision(
     Returns:
         The loss, to be given to `grad` or `train_step`.
 
+    Raises:
+        ArgumentTypeError: `loss` isn't callable.
+        StateTypeError: When called, where the loss writes a state that is cast.
+
     Example:
         >>> import jax.numpy as jnp, statelens as sl
         >>> loss = sl.optim.mixed_precision(lambda model, x: jnp.sum(model["w"] * x))
@@ -54,7 +59,10 @@ def mixed_precision(
     check_callable(loss, "loss", "mixed_precision")
 
     def small(value: Any) -> Any:
-        return jax.tree.map(lambda x: x.astype(compute) if _is_float(x) else x, value)
+        # What keeps statistics, of Equinox's layers or as a state, isn't computed with.
+        return jax.tree.map(
+            lambda x: x.astype(compute) if _is_float(x) else x, value, is_leaf=_keeps_statistics
+        )
 
     if is_bound(only):
         focus = StateFocus(only if keep is None else only - lens(keep))
@@ -64,6 +72,7 @@ def mixed_precision(
             args, kwargs = small((args, kwargs))
             with overlay(focus.by_unit(small(focus.values()))) as inside:
                 out = loss(*args, **kwargs)
+                focus.refuse_written(inside.writes)
             inside.commit()
             return _wide(out)
 
@@ -77,6 +86,10 @@ def mixed_precision(
         return _wide(loss(cast.cast(tree, compute), *args, **kwargs))
 
     return computed_of_tree  # type: ignore[return-value]
+
+
+def _keeps_statistics(node: Any) -> bool:
+    return isinstance(node, (eqx.nn.State, Cell))
 
 
 def _is_float(value: Any) -> bool:
@@ -137,21 +150,20 @@ def dynamic_loss_scale(
         >>> sl.optim.Optimizer(adam, "w").init({"w": jnp.ones(1)}).loss_scale
         Array(1024., dtype=float32)
     """
-    check_transformation(transformation, "dynamic_loss_scale")
     if initial <= 0 or period <= 0 or factor <= 1:
         raise ArgumentError(
             f"asked for dynamic_loss_scale(initial={initial}, period={period}, factor={factor})",
             "the first two must be above 0, and the third above 1",
             "dynamic_loss_scale(transformation), with the usual numbers",
         )
-    inner = optax.with_extra_args_support(transformation)
+    inner = optax.with_extra_args_support(as_transformation(transformation, "dynamic_loss_scale"))
 
     def init(params: Any) -> LossScaleState:
         count = jnp.zeros((), jnp.int32)
         return LossScaleState(jnp.asarray(initial, jnp.float32), count, inner.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        is_finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(updates)]))
+        is_finite = are_finite(updates)
         steps, inner_state = inner.update(updates, state.inner_state, params, **extra)
         # Chosen by `where`, since a branch for each would keep XLA from fusing them.
         steps = jax.tree.map(lambda x: jnp.where(is_finite, x, jnp.zeros_like(x)), steps)
@@ -167,6 +179,20 @@ def dynamic_loss_scale(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def are_finite(tree: Any) -> jax.Array:
+    """Says whether all numbers in a tree are finite."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def loss_scale_in(state: Any) -> Any:
     """Returns the scale of the loss that an optimiser keeps, or None."""
-    return optax.tree.get(state, "loss_scale", None)
+    if isinstance(state, LossScaleState):
+        return state.loss_scale
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LossScaleState))
+    if any(isinstance(node, LossScaleState) for node in nodes):
+        raise ArgumentError(
+            "asked for a training step by an optimiser with dynamic_loss_scale inside",
+            "other parts of it would take a gradient that has overflowed",
+            "dynamic_loss_scale(optimiser), around all of it",
+        )
+    return None

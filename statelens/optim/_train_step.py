@@ -1,21 +1,23 @@
 """One training step in one compiled program: value, gradient, and new values."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from .._errors import ArgumentTypeError, check_callable, user_facing
-from .._tree import a_leaf
+from .._errors import ArgumentTypeError, StructureError, check_callable, user_facing
+from .._tree import Cell, Path, a_leaf, flatten_with_path, format
 from ..thread import thread
 from ..transform.compilation import jit
 from ..transform.control_flow import for_loop, scan
 from ..transform.derivatives import grad
 from ._ema import Ema
 from ._optimizer import Optimizer
-from ._precision import loss_scale_in
+from ._precision import are_finite, loss_scale_in
 
 
 class TrainStep:
@@ -44,6 +46,7 @@ class TrainStep:
         self._loss = loss
         self._has_aux = has_aux
         self._clip = clip
+        self._has_looked = False
         self.run, scanned = self._step_tree, self._scan_trees
         options: dict[str, Any] = {"donate_states": optimizer.only, "donate_argnums": 1}
         if optimizer.is_bound:
@@ -57,7 +60,25 @@ class TrainStep:
     @user_facing
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Makes one step; see `train_step`."""
+        if not self._has_looked:
+            self.refuse_ties(args)
         return self.jitted(*args, **kwargs)
+
+    def refuse_ties(self, args: tuple[Any, ...]) -> None:
+        """Refuses a tree in which one state stands at two places: JAX makes two states of it."""
+        self._has_looked = True
+        if self.optimizer.is_bound or not args:
+            return
+        first: dict[int, Path] = {}
+        for path, leaf in zip(*flatten_with_path(args[0])[:2], strict=True):
+            if isinstance(leaf, Cell) and first.setdefault(id(leaf), path) != path:
+                raise StructureError(
+                    f"asked for a compiled training step of {a_leaf(args[0])}",
+                    f"the state at '{format(first[id(leaf)])}' is that at '{format(path)}' too, "
+                    "and a compiled function would give two of them back",
+                    "an nn.Module around them, in which what is shared stays shared",
+                    "optimizer.update, without train_step, which keeps what is tied",
+                )
 
     @user_facing
     def init(self, tree: Any) -> Any:
@@ -80,13 +101,17 @@ class TrainStep:
         def value_fn() -> Any:
             return self._value(self._loss(*args, **kwargs))
 
+        def grad_fn(*_: Any) -> Any:
+            return grad(value_fn, only)()
+
         scale, only = loss_scale_in(self.optimizer.state.value), self.optimizer.only
         fun = self._scaled(self._loss, self._has_aux, scale)
         grads, value, *aux = grad(fun, only, has_aux=self._has_aux, return_value=True)(
             *args, **kwargs
         )
         grads, value = self._unscaled(grads, value, scale)
-        self.optimizer.step(grads, value=value, grad=grads, value_fn=value_fn)
+        extra = {"value": value, "grad": grads, "value_fn": value_fn, "grad_fn": grad_fn}
+        self.optimizer.step(grads, **self._accepted(extra))
         if self._ema is not None:
             self._ema.step()
         return (value, *aux) if aux else value
@@ -94,6 +119,9 @@ class TrainStep:
     def _step_tree(self, tree: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
         def value_fn(tree: Any) -> Any:
             return self._value(thread(self._loss)(tree, *args, **kwargs)[0])
+
+        def grad_fn(tree: Any, *_: Any) -> Any:
+            return grad(value_fn, self.optimizer.only)(tree)
 
         # Threaded, so that states in the tree are given back as the loss has left them.
         threaded = thread(self._loss, has_aux=self._has_aux)
@@ -104,11 +132,20 @@ class TrainStep:
         grads, value, after = fun(tree, *args, **kwargs)
         aux, tree = after if self._has_aux else (None, after)
         grads, value = self._unscaled(grads, value, scale)
-        extra = {"value": value, "grad": grads, "value_fn": value_fn}
-        tree, state = self.optimizer.update(tree, state, grads, **extra)
+        extra = {"value": value, "grad": grads, "value_fn": value_fn, "grad_fn": grad_fn}
+        tree, state = self.optimizer.update(tree, state, grads, **self._accepted(extra))
         if self._ema is not None:
             state = state, self._ema.update(tree, *averages)
         return (tree, state, value, aux) if self._has_aux else (tree, state, value)
+
+    def _accepted(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Leaves out what the optimiser doesn't take; one that takes anything may pass it on."""
+        update = inspect.signature(self.optimizer.transformation.update).parameters
+        takes_all = any(each.kind is each.VAR_KEYWORD for each in update.values())
+        found = {name: value for name, value in extra.items() if name in update}
+        if not takes_all:
+            return found
+        return {name: extra[name] for name in ("value", "grad", "value_fn")} | found
 
     def _scan_states(self, *batches: Any) -> Any:
         return for_loop(self._step_states, *batches)
@@ -137,9 +174,17 @@ class TrainStep:
         return scaled
 
     def _unscaled(self, grads: Any, value: Any, scale: Any) -> tuple[Any, Any]:
-        if scale is not None:
-            grads, value = jax.tree.map(lambda x: x / scale.astype(x.dtype), (grads, value))
-        return self._clip.update(grads, optax.EmptyState())[0], value
+        if scale is None:
+            return self._clipped(grads), value
+        # The scale itself may be too large for the dtype of a gradient.
+        grads, value = jax.tree.map(lambda x: (x / scale).astype(x.dtype), (grads, value))
+        # An overflow must not be clipped to a number that looks right.
+        is_finite = are_finite(grads)
+        chosen = functools.partial(jnp.where, is_finite)
+        return jax.tree.map(chosen, self._clipped(grads), grads), value
+
+    def _clipped(self, grads: Any) -> Any:
+        return self._clip.update(grads, optax.EmptyState())[0]
 
 
 @user_facing

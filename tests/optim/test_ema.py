@@ -67,6 +67,17 @@ def test_compiled_functions_see_them():
     assert read() == 8
 
 
+def test_averages_that_are_swapped_in_outlive_the_next_step():
+    averages = sl.optim.ema("w", 0.5, debias=False)
+    tree = {"w": jnp.ones(2)}
+    optimizer = sl.optim.Optimizer(optax.sgd(0.1), "w")
+    step = sl.optim.train_step(lambda tree: jnp.sum(tree["w"]), optimizer, ema=averages)
+    tree, state, _ = step(tree, step.init(tree))
+    swapped = averages.swap(tree, state[1])
+    step(tree, state)
+    close(swapped["w"], jnp.full(2, 0.45))
+
+
 class Net(sl.nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,6 +1,7 @@
 """`fit`: the loop around a training step."""
 
 import sys
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -181,15 +182,61 @@ def test_an_interrupt_leaves_the_last_whole_step(style, steps_per_call):
     close(loop.weights(), by_hand(BATCHES[:whole])[1], rtol=1e-4)
 
 
-def test_an_error_goes_through():
+@STYLES
+def test_an_interrupted_run_keeps_its_last_step_and_its_best(style):
+    def batches():
+        yield from BATCHES[:7]
+        raise KeyboardInterrupt
+
+    loop, values = style(), iter([1.0, 2.0, 3.0])
+    done = loop.fit(batches(), evaluate=lambda *tree: next(values), evaluate_every=3)
+    assert (done.steps, done.best_step, done.stopped) == (7, 3, "interrupt")
+    close(loop.weights(), by_hand(BATCHES[:7])[1], rtol=1e-4)
+    done.restore_best()
+    close(loop.weights(), by_hand(BATCHES[:3])[1], rtol=1e-4)
+
+    def interrupted(*tree):
+        raise KeyboardInterrupt
+
+    done = style().fit(BATCHES[:4], evaluate=interrupted)
+    assert (done.steps, done.stopped) == (4, "interrupt")
+
+
+@STYLES
+def test_an_error_goes_through_and_has_what_was_done(style):
     def batches():
         yield from BATCHES[:2]
         raise OSError("the disk is gone")
 
-    loop = Stateful()
-    with pytest.raises(OSError, match="the disk is gone"):
+    loop = style()
+    with pytest.raises(OSError, match="the disk is gone") as error:
         loop.fit(batches())
+    assert "attribute 'fit'" in error.value.__notes__[0]
+    loop.done = error.value.fit
+    assert loop.done.steps == 2
     close(loop.weights(), by_hand(BATCHES[:2])[1], rtol=1e-4)
+
+
+def test_a_tree_that_a_callback_keeps_is_not_donated():
+    kept = []
+    loop = Functional()
+    loop.fit(callbacks=lambda fit: kept.append((fit.tree, fit.state)))
+    assert not any(
+        leaf.is_deleted() for leaf in jax.tree.leaves(kept) if isinstance(leaf, jax.Array)
+    )
+
+
+def test_a_list_and_a_named_tuple_are_one_argument():
+    class Pair(NamedTuple):
+        a: float
+        b: float
+
+    cell = sl.ParamState(jnp.zeros(()))
+    optimizer = sl.optim.Optimizer(optax.sgd(0.25), [cell])
+    step = sl.optim.train_step(lambda pair: (cell.value - pair[1]) ** 2, optimizer)
+    sl.optim.fit(step, [[0.0, 1.0]] * 4, steps_per_call=2)
+    sl.optim.fit(step, [Pair(0.0, 1.0)] * 4, steps_per_call=2)
+    assert cell.value > 0.99
 
 
 def test_a_bar_shows_the_loss(capsys):
@@ -235,7 +282,7 @@ def test_programs_are_traced_once():
         (
             lambda loop: sl.optim.fit(loop.step, BATCHES),
             sl.ArgumentError,
-            r"a functional optimiser needs the tree.*\n.*fit\(step, batches, model, optimizer.init",
+            r"a functional optimiser needs the tree.*\n.*fit\(step, batches, model, step.init",
         ),
         (
             lambda loop: sl.optim.fit(Stateful().step, BATCHES, loop.model),

@@ -271,7 +271,41 @@ def test_hyperparameters_of_parts_are_called_by_the_part():
     assert (news["a"], news["b"]) == (0.0, 0.75)
 
 
+def test_hyperparameters_of_one_name_in_a_chain_are_called_by_their_place():
+    injected = optax.inject_hyperparams
+    chain = optax.chain(injected(optax.scale)(step_size=2.0), injected(optax.scale)(step_size=-1.0))
+    optimizer, tree = sl.optim.Optimizer(chain, "w"), {"w": jnp.ones(1)}
+    state = optimizer.init(tree)
+    assert optimizer.hyperparams(state) == {"0.step_size": 2.0, "1.step_size": -1.0}
+    state = optimizer.set_hyperparams(state, **{"0.step_size": 1.0})
+    assert optimizer.update(tree, state, tree)[0]["w"] == 0.0
+
+
+def test_parts_by_functions_that_are_written_alike_are_two():
+    def named(name):
+        return lambda path, unit: path[-1] == name
+
+    parts = {named("a"): optax.sgd(1.0), named("b"): optax.sgd(0.5)}
+    optimizer = sl.optim.Optimizer(sl.optim.by_lens(parts), "**")
+    tree = {"a": jnp.ones(1), "b": jnp.ones(1)}
+    news, _ = optimizer.update(tree, optimizer.init(tree), tree)
+    assert (news["a"], news["b"]) == (0.0, 0.5)
+
+
 # Another lens.
+
+
+def test_parts_are_thawed_one_by_one():
+    tree = {"enc": jnp.ones(1), "head": jnp.ones(1)}
+    parts = sl.optim.by_lens({"head": optax.adam(0.1), ...: optax.adam(0.1)})
+    optimizer = sl.optim.Optimizer(parts, "head")
+    state = optimizer.init(tree)
+    for _ in range(2):
+        tree, state = optimizer.update(tree, state, {"enc": None, "head": tree["head"]})
+    assert tree["enc"] == 1
+    optimizer, state = optimizer.change_lens("**", state, tree)
+    tree, state = optimizer.update(tree, state, tree)
+    assert tree["enc"] < 1
 
 
 def test_moments_are_carried_over():

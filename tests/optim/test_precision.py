@@ -73,6 +73,33 @@ def test_what_comes_with_the_loss_is_left_alone():
     assert (value.dtype, aux.dtype) == (jnp.float32, jnp.bfloat16)
 
 
+def test_a_parameter_that_the_loss_writes_keeps_its_dtype():
+    weight = sl.ParamState(jnp.array([1.001]))
+
+    def loss():
+        weight.value = jnp.clip(weight.value, -1, 1)
+        return jnp.sum(weight.value)
+
+    small = sl.optim.mixed_precision(loss, {"w": weight})
+    with pytest.raises(sl.StateTypeError, match=r"another dtype with 'w'(.|\n)*after the step"):
+        sl.grad(small, [weight])()
+    assert weight.value.dtype == jnp.float32
+
+
+def test_statistics_among_the_arguments_are_not_cast():
+    norm, statistics = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch")
+
+    @sl.optim.mixed_precision
+    def loss(norm, statistics, x):
+        each = jax.vmap(norm, (0, None), (0, None), axis_name="batch")
+        out, statistics = each(x, statistics)
+        return jnp.sum(out), statistics
+
+    _, after = loss(norm, statistics, X)
+    before, now = (list(map(jnp.result_type, jax.tree.leaves(x))) for x in (statistics, after))
+    assert now == before
+
+
 def test_training_in_bfloat16_learns():
     net = Net()
     params = net.states(sl.trainable)
@@ -140,6 +167,46 @@ def test_small_gradients_do_not_vanish(style):
     moved, *_ = steps(style, scaled, loss, {"w": jnp.ones(1)}, 1)
     assert abs(moved - (1 - 0.1)) < abs(plain - (1 - 0.1))
     np.testing.assert_allclose(moved, 0.9, rtol=1e-2)
+
+
+@pytest.mark.parametrize("clip", [optax.clip(1.0), 1.0])
+def test_an_overflow_is_not_clipped_to_a_step(clip):
+    scaled = sl.optim.dynamic_loss_scale(optax.sgd(1.0), initial=2.0**17)
+    optimizer, tree = sl.optim.Optimizer(scaled, "w"), {"w": jnp.array([8.0])}
+    step = sl.optim.train_step(
+        lambda tree: jnp.sum(tree["w"].astype(jnp.float16).astype(jnp.float32)),
+        optimizer,
+        clip=clip,
+    )
+    tree, state, _ = step(tree, step.init(tree))
+    assert (tree["w"], state.loss_scale) == (8.0, 2.0**16)
+
+
+def test_a_scale_beyond_the_dtype_of_a_gradient():
+    scaled = sl.optim.dynamic_loss_scale(optax.sgd(1.0), initial=2.0**17)
+    optimizer, tree = sl.optim.Optimizer(scaled, "w"), {"w": jnp.array([8.0], jnp.float16)}
+    step = sl.optim.train_step(
+        lambda tree: jnp.sum(tree["w"].astype(jnp.float32)) * 1e-3, optimizer
+    )
+    tree, _, _ = step(tree, step.init(tree))
+    np.testing.assert_allclose(tree["w"], 8.0, atol=0.01)
+
+
+def test_a_parameter_that_is_called_as_the_scale_is():
+    tree = {"loss_scale": jnp.ones(1), "w": jnp.ones(1)}
+    optimizer = sl.optim.Optimizer(optax.sgd(0.1, 0.9), "**")
+    step = sl.optim.train_step(lambda t: jnp.sum(t["w"] * t["loss_scale"]), optimizer)
+    tree, _, _ = step(tree, step.init(tree))
+    np.testing.assert_allclose(tree["w"], 0.9)
+
+
+def test_a_scale_for_a_part_is_refused():
+    parts = {"a": sl.optim.dynamic_loss_scale(optax.sgd(1.0)), ...: optax.sgd(1.0)}
+    optimizer = sl.optim.Optimizer(sl.optim.by_lens(parts), "**")
+    tree = {"a": jnp.ones(1), "b": jnp.ones(1)}
+    step = sl.optim.train_step(lambda t: jnp.sum(t["a"] * t["b"]), optimizer)
+    with pytest.raises(sl.ArgumentError, match=r"dynamic_loss_scale\(optimiser\), around all"):
+        step(tree, step.init(tree))
 
 
 @pytest.mark.parametrize(

@@ -233,3 +233,48 @@ def test_a_failed_step_changes_nothing():
 def test_it_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(sl.optim.Optimizer(optax.adam(0.1), sl.trainable))
+
+
+def test_a_tie_that_a_compiled_function_would_undo_is_refused():
+    shared = sl.ParamState(jnp.ones(2))
+    tree = {"a": shared, "b": shared}
+    optimizer = sl.optim.Optimizer(optax.sgd(0.1), sl.trainable)
+    step = sl.optim.train_step(lambda m: jnp.sum(2 * m["a"].value + 3 * m["b"].value), optimizer)
+    message = "the state at 'a' is that at 'b' too(.|\n)*an nn.Module around them"
+    with pytest.raises(sl.StructureError, match=message):
+        step(tree, optimizer.init(tree))
+    with pytest.raises(sl.StructureError, match=message):
+        sl.optim.fit(step, [()], tree, optimizer.init(tree))
+
+    model = sl.nn.Module()
+    model.a = model.b = shared
+    params = model.states(sl.trainable)
+    stateful = sl.optim.Optimizer(optax.sgd(0.1), params)
+    sl.optim.train_step(lambda: jnp.sum(2 * model.a.value + 3 * model.b.value), stateful)()
+    close(shared.value, jnp.full(2, 0.5))
+
+
+@pytest.mark.parametrize("opaque", [True, False])
+def test_sharpness_aware_minimisation(opaque):
+    def sam():
+        return optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2, opaque_mode=opaque)
+
+    functional, net, stateful = optimizers(sam())
+    of_tree, model = sl.optim.train_step(of_model, functional), mlp()
+    of_states = sl.optim.train_step(of_net(net), stateful)
+    memory = functional.init(model)
+    values = []
+    for _ in range(4):
+        model, memory, value = of_tree(model, memory, X, Y)
+        close(of_states(X, Y), value)
+        values.append(value)
+    assert values[-1] < values[0]
+
+
+def test_multi_steps_as_they_are():
+    optimizer = sl.optim.Optimizer(optax.MultiSteps(optax.sgd(0.1), 2), "w")
+    tree = {"w": jnp.ones(1)}
+    state = optimizer.init(tree)
+    once, state = optimizer.update(tree, state, tree)
+    twice, state = optimizer.update(once, state, tree)
+    assert (once["w"], twice["w"]) == (1.0, 0.9)

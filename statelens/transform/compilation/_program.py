@@ -16,10 +16,12 @@ from jax.tree_util import treedef_is_leaf
 
 from ..._tree import TreeDef, is_key
 from ...state import (
+    TOP,
     Reads,
     State,
     Writes,
     active_frame,
+    current_trace,
     has_tracers,
     note_reads,
     peek,
@@ -126,8 +128,6 @@ class Program:
             tuple([input_of(peek(cell), cell) for cell in cells])
             for cells in (self.donated, self.kept)
         )
-        if donated and self._needs_copies:
-            donated = jax.tree.map(_copied, donated)
         return lay_out(donated, kept, args, kwargs, self.host.donated_args)
 
     def call(self, inputs: tuple[Any, ...], staged: Callable[..., Any] | None = None) -> Any:
@@ -135,7 +135,11 @@ class Program:
         fun = self.staged if staged is None else staged
         if not self.donated:
             return fun(*inputs)
-        if self._needs_copies:
+        if self._is_pending or current_trace() != TOP:
+            # Tracers too: what a derivative traces has the state's own array in it.
+            states = jax.tree.map(_copied, inputs[0].states)
+            inputs = inputs[0]._replace(states=states), *inputs[1:]
+        if self._is_pending:
             return self._with_keys(fun(*inputs))
         results: list[Any] = []
         self._backup = []
@@ -173,9 +177,9 @@ class Program:
         return treedef.unflatten(leaves)
 
     @property
-    def _needs_copies(self) -> bool:
-        """Whether the values of states have to survive the call."""
-        # What lies outside of a frame must do so if its writes are dropped, and what there was
+    def _is_pending(self) -> bool:
+        """Whether what a call writes is stored later, or dropped."""
+        # What lies outside of a frame must survive if its writes are dropped, and what there was
         # before a failed check.
         return active_frame.get() is not None or self.can_raise
 
@@ -381,8 +385,7 @@ class Replay:
 
 
 def _copied(leaf: Any) -> Any:
-    is_concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-    return jax.numpy.copy(leaf) if is_concrete else leaf
+    return jax.numpy.copy(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 # Compiled, so that an interrupt meets none of JAX's own Python, which it may leave in pieces.
@@ -390,4 +393,4 @@ _wrap_key_data = jax.jit(jax.random.wrap_key_data, static_argnames="impl", inlin
 
 
 def _is_deleted(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and leaf.is_deleted()
+    return isinstance(leaf, jax.Array) and not has_tracers(leaf) and leaf.is_deleted()

@@ -1,5 +1,6 @@
 """Donation of states and of arguments."""
 
+import contextlib
 import functools
 
 import equinox as eqx
@@ -310,6 +311,67 @@ def test_donation_inside_of_another_transform_deletes_nothing_that_is_still_need
         inner(2.0)
     assert state.value is before
     assert not before.is_deleted()
+
+
+DERIVATIVES = {
+    "grad": lambda loss, state: sl.grad(loss, state)(),
+    "vjp": lambda loss, state: T.vjp(loss, grad_states=state),
+    "jacfwd": lambda loss, state: T.jacfwd(loss, state)(),
+    "jacrev": lambda loss, state: T.jacrev(loss, state)(),
+    "hessian": lambda loss, state: T.hessian(loss, state)(),
+    "grad of its argument": lambda loss, _: sl.grad(lambda y: y * loss())(1.0),
+    "per_example_grad": lambda loss, state: T.per_example_grad(lambda x: loss(), state)(X),
+    "grad in vmap": lambda loss, state: T.vmap(lambda y: sl.grad(loss, state)())(X),
+    "grad of checkpoint": lambda loss, state: sl.grad(T.checkpoint(loss), state)(),
+    "grad of cond": lambda loss, state: sl.grad(lambda: T.cond(True, loss, loss), state)(),
+}
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("ending", [ValueError, KeyboardInterrupt, None])
+def test_a_state_survives_a_derivative_that_is_cut_short_after_a_step_that_donates_it(
+    derivative, ending
+):
+    state = sl.State(jnp.ones(3))
+    step = sl.jit(lambda x: setattr(state, "value", state.value * x), donate_states=True)
+    step(2.0), step(2.0)
+
+    def loss():
+        step(2.0)
+        if ending is not None:
+            raise ending("after the call")
+        return jnp.sum(state.value)
+
+    stops = contextlib.nullcontext() if ending is None else pytest.raises(ending, match="after")
+    with stops:
+        DERIVATIVES[derivative](loss, state)
+    close(state.value, jnp.full(3, 4.0 if ending else 8.0))
+
+
+def test_a_state_survives_a_loss_that_is_no_scalar():
+    state = sl.State(jnp.ones(3))
+    step = sl.jit(lambda: setattr(state, "value", state.value * 2), donate_states=True)
+    with pytest.raises(sl.DifferentiationError, match="scalar"):
+        sl.grad(lambda: (step(), state.value)[1], state)()
+    close(state.value, jnp.ones(3))
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+@pytest.mark.parametrize("calls_before", [0, 1, 3])
+@pytest.mark.parametrize(
+    "transform", [lambda f: jax.grad(f)(1.0), lambda f: jax.vmap(f)(X), lambda f: jax.jit(f)(1.0)]
+)
+def test_a_state_survives_a_plain_transform_that_may_not_write_it(calls_before, transform):
+    state = sl.State(jnp.ones(3))
+    step = sl.jit(lambda x: setattr(state, "value", state.value * x), donate_states=True)
+    for _ in range(calls_before):
+        step(1.0)
+    with pytest.raises(sl.TracerLeakError, match="a plain JAX transform is running"):
+        transform(lambda y: (step(y), y)[1])
+    close(state.value, jnp.ones(3))
+    step(2.0)
+    close(state.value, jnp.full(3, 2.0))
 
 
 def test_an_argument_that_is_donated_by_name_is_donated_by_position():

@@ -1,8 +1,11 @@
 """What plain JAX transforms may do to states: read them, which warns, and never leave a tracer."""
 
 import copy
+import functools
 import inspect
 import pathlib
+import pickle
+import sys
 import warnings
 
 import equinox as eqx
@@ -378,6 +381,46 @@ def test_a_method_is_what_a_method_of_python_is():
     assert method.__func__ is Decay.field
     assert repr(method) == "<bound method Decay.field of a Decay>"
     assert list(inspect.signature(method).parameters) == ["t", "y", "args"]
+    assert method.__doc__ == "What `diffrax` integrates."
+    assert method.__module__ == __name__
+    assert method(t=0.0, y=3.0, args=None) == -3.0
+    compiled = sl.jit(method)
+    assert (compiled.__doc__, compiled.__module__) == (method.__doc__, __name__)
+    assert functools.partial(method, 0.0)(3.0, None) == -3.0
+    with pytest.raises(AttributeError, match="has no attribute 'other'"):
+        _ = method.other
+
+
+def test_a_method_may_call_itself_many_times():
+    class Chain(Decay):
+        def deep(self, n):
+            return n if n == 0 else self.deep(n - 1)
+
+    assert Chain(1.0).deep(sys.getrecursionlimit() * 2 // 5) == 0
+
+
+def test_a_method_of_a_module_may_be_an_attribute_of_a_class():
+    class User:
+        field = Decay(1.0).field
+
+    assert User().field(0.0, 3.0, None) == -3.0
+
+
+@pytest.mark.parametrize("copied", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+def test_a_method_is_copied_with_its_module(copied):
+    decay = Decay(2.0)
+    node, method = copied((decay, decay.field))
+    assert method.__self__ is node
+    assert method.__func__ is Decay.field
+    assert method == node.field
+
+
+def test_a_method_is_shown_by_its_name_wherever_it_lies():
+    decay = Decay(1.0)
+    decay.term = Term(decay.field)
+    shown = "field=<bound method Decay.field of a Decay>"
+    assert shown in repr(decay.term)
+    assert shown in repr(decay)
 
 
 def test_a_method_that_a_module_holds_moves_with_it():

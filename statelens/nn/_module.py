@@ -156,8 +156,10 @@ class Module(Operations, abc.ABC):
                     # What is found in the class, or nowhere, may be set here before the next call.
                     frame.reads.record(self, name, MISSING)
             found = _getattribute(self, name) if cell is None else cell.value
-            is_method = type(found) is MethodType and not hasattr(Module, name)
-            return BoundMethod.of(self, found) if is_method else found
+            # What can be done with a module isn't part of a model; a forward pass of that name is.
+            if type(found) is MethodType and getattr(Module, name, None) is not found.__func__:
+                return BoundMethod.of(self, found)
+            return found
 
         @user_facing
         def __getattr__(self, name: str) -> Any:

@@ -6,6 +6,7 @@ import inspect
 import pathlib
 import pickle
 import sys
+import types
 import warnings
 
 import equinox as eqx
@@ -345,6 +346,20 @@ def test_a_method_takes_its_states_along():
         assert np.isclose(other(1.0), 2 * expected)
         assert np.isclose(by_rate(1.0), -0.1)
         assert np.isclose(sl.jit(by_rate)(1.0), -0.1)
+
+
+@pytest.mark.parametrize("name", ["__call__", "update", "train", "states"])
+def test_a_method_takes_its_states_along_whatever_its_name(name):
+    def scaled(self, y):
+        return self.rate.value * y
+
+    decay = type("Scaled", (Decay,), {name: scaled})(2.0)
+    call = eqx.filter_jit(lambda method, y: method(y))
+    assert call(getattr(decay, name), 1.0) == 2.0
+    decay.rate.value = jnp.array(3.0)
+    assert call(getattr(decay, name), 1.0) == 3.0
+    # What every module can do is no part of a model.
+    assert type(decay.assign) is types.MethodType
 
 
 def test_a_solver_of_diffrax_takes_a_method():

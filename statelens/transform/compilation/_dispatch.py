@@ -11,14 +11,7 @@ import jax
 
 from ..._errors import hide_own_frames
 from ...state import State, active_frame, concrete_types, has_tracers, note_reads
-from .._core import (
-    PROGRAM_ERRORS,
-    Arguments,
-    UndeclaredStates,
-    merge_output,
-    split_arguments,
-    split_items,
-)
+from .._core import PROGRAM_ERRORS, Arguments, UndeclaredStates, merge_output
 from ._arguments import Donated, Inputs, input_of, lay_out
 
 if TYPE_CHECKING:
@@ -32,7 +25,6 @@ class Dispatch:
 
     Args:
         program: The program; it is plain, and has just been run.
-        static: Positions and names of arguments of which nothing is traced.
         long_way: What to call with the arguments where the program is stale, or a frame is open.
         on_undeclared: What to call with split arguments, and the states that a trace for them has
             met, where the program doesn't take all of these.
@@ -41,7 +33,6 @@ class Dispatch:
     def __init__(
         self,
         program: "Program",
-        static: frozenset[int | str],
         long_way: Callable[..., Any],
         on_undeclared: Callable[[Arguments, tuple[State, ...]], Any],
     ):
@@ -50,11 +41,9 @@ class Dispatch:
         self._donated = len(program.donated)
         self._staged = program.staged
         self._reads = program.reads
-        self._static = static
+        self._takes_arrays = program.host.takes_arrays
         self._long_way = long_way
         self._on_undeclared = on_undeclared
-        # Where arguments are static or donated, it has to be looked which.
-        self._is_simple = not (static or program.host.donated_args)
 
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function."""
@@ -68,7 +57,7 @@ class Dispatch:
                 return self._long_way(*args, **kwargs)
             values = tuple([cell._value for cell in self._cells])
             if (
-                self._is_simple
+                self._takes_arrays
                 and not kwargs
                 and concrete_types.issuperset(map(type, values + args))
             ):
@@ -105,7 +94,7 @@ class Dispatch:
             tuple([input_of(cell._value, cell) for cell in cells])
             for cells in (program.donated, program.kept)
         )
-        args, kwargs = split_arguments(args, kwargs, self._static, split_items)
+        args, kwargs = program.host.split(args, kwargs)
         return lay_out(donated, kept, args, kwargs, program.host.donated_args)
 
     def _failed(self, error: Exception | UndeclaredStates, inputs: tuple[Any, ...]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeV
 
 import jax
 
-from ..._errors import ArgumentTypeError, user_facing
+from ..._errors import check_callable, user_facing
 from ..._tree import is_key
 from ...lens import combine
 from ...state import State, is_alive, peek
@@ -89,14 +89,8 @@ class JitFunction(Generic[P, R]):
         max_traces: int | None = None,
         **options: Any,
     ):
-        if not callable(fun):
-            raise ArgumentTypeError(
-                f"asked {name} to compile a {type(fun).__name__}",
-                "that isn't a function",
-                "the function itself, not what it returns",
-            )
         self._name = name
-        self._fun = fun
+        self._fun = check_callable(fun, "fun", name)
         self._static = parse_arguments(fun, static_argnums, static_argnames, "static", name)
         donated = parse_arguments(fun, donate_argnums, donate_argnames, "donate", name)
         self._shardings: Shardings | None = None
@@ -121,6 +115,10 @@ class JitFunction(Generic[P, R]):
         own = {n + len(lent) if isinstance(n, int) else n for n in donated}
         self.donated_args: frozenset[int | str] = frozenset(lent | own)
         most = parse_count(max_traces, "max_traces", name)
+        # Whether arrays go to a program as they are; of others it has to be looked which.
+        self.takes_arrays: bool = not (
+            self._static or self.donated_args or in_shardings is not None
+        )
         self._guard = None if most is None else TraceGuard(most)
         self._programs: list[Program] = []
         self.__call__ = self._call
@@ -164,7 +162,7 @@ class JitFunction(Generic[P, R]):
     def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return run_and_commit(self._fun, args, kwargs)
-        return self._discover_and_run(self._split(args, kwargs))
+        return self._discover_and_run(self.split(args, kwargs))
 
     def _discover_and_run(self, split: Arguments, cells: tuple[State, ...] | None = None) -> Any:
         args, kwargs = split
@@ -174,9 +172,8 @@ class JitFunction(Generic[P, R]):
         # Two programs that are both current differ by arguments: which one is looked up each time.
         is_only = all(other is program or not other.is_current() for other in self._programs)
         self.__call__ = self._call
-        is_simple = is_only and not self.donates_part and self._shardings is None
-        if program.is_plain and is_simple and program.is_current():
-            dispatch = Dispatch(program, self._static, self._call, self._discover_and_run)
+        if program.is_plain and is_only and program.is_current():
+            dispatch = Dispatch(program, self._call, self._discover_and_run)
             self.__call__ = dispatch.call
         return program.finish(result)
 
@@ -192,7 +189,7 @@ class JitFunction(Generic[P, R]):
             What `jax.jit(f).trace` gives, with ``.jaxpr`` and ``.lower()``.
         """
         program, traced = self._look(args, kwargs)
-        return AheadOfTime(traced, program, self._split, repr(self))
+        return AheadOfTime(traced, program, self.split, repr(self))
 
     @user_facing
     def lower(self, *args: Any, **kwargs: Any) -> "AheadOfTime":
@@ -222,7 +219,7 @@ class JitFunction(Generic[P, R]):
         return merge_static(program.output(traced.out_info))
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
-        args, kwargs = self._split(args, kwargs)
+        args, kwargs = self.split(args, kwargs)
         return self._discover(
             args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)
         )
@@ -236,7 +233,8 @@ class JitFunction(Generic[P, R]):
             self._guard.clear()
         self.__call__ = self._call
 
-    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """Gives arguments as a program takes them: placed, what is lent of the first, and split."""
         if self._shardings is not None:
             args = self._shardings.place(args)
         if not self.donates_part:

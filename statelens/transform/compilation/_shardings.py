@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec, Sharding
 
 from ..._errors import ArgumentError
 from ..._tree import is_numeric
+from ...state import is_concrete
 from .._core import described, wrong_type
 
 
@@ -89,7 +90,17 @@ def _is_array(leaf: Any) -> bool:
     return is_numeric(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
+def _lies_by(leaf: Any, sharding: Any) -> bool:
+    is_array = isinstance(leaf, jax.Array) and is_concrete(leaf)
+    # An array that isn't bound to its devices would follow others to theirs.
+    if not (is_array and leaf.committed and isinstance(sharding, Sharding)):
+        return False
+    return leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
 def _placed(leaf: Any, sharding: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    if _lies_by(leaf, sharding):
+        return leaf
     return jax.device_put(leaf, sharding)

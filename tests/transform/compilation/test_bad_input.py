@@ -9,7 +9,7 @@ from tests.transform.bad_input import XS, A, B, Rows, X, check_refused
 row = Rows()
 
 
-row("jit: no function", lambda w: sl.jit(3), B, r"asked jit to compile a int")
+row("jit: no function", lambda w: sl.jit(3), B, r"asked jit for fun=3\nthat is a int")
 row("jit: static_argnums", lambda w: sl.jit(w.loss, static_argnums="x"), B, r"static_argnums='x'")
 row("jit: static_argnums < 0", lambda w: sl.jit(w.loss, static_argnums=-1), A, r"static_argnums=-1")
 row("jit: static_argnames", lambda w: sl.jit(w.loss, static_argnames=3), B, r"static_argnames=3")

@@ -80,6 +80,24 @@ def test_shardings_of_a_model_and_of_a_method():
     )
 
 
+def test_an_array_that_is_bound_to_no_device_is_bound_by_its_sharding():
+    over_a_mesh(
+        """
+        first, last = (jax.sharding.SingleDeviceSharding(d) for d in jax.devices()[::3])
+        f = sl.jit(lambda x: x + 1, in_shardings=first)
+        for given in (jnp.ones(2), jax.device_put(jnp.ones(2), first), np.ones(2)):
+            for _ in range(3):
+                out = f(given)
+                assert out.committed and out.sharding == first
+        moved = jax.device_put(jnp.ones(2), last)
+        for _ in range(3):
+            assert f(moved).sharding == first
+            with jax.default_device(jax.devices()[3]):
+                assert f(jnp.ones(2)).sharding == first
+        """
+    )
+
+
 def test_a_tree_of_shardings_that_does_not_fit_is_refused():
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with pytest.raises(sl.ArgumentError, match=r"in_shardings.*\n.*arguments are a tuple of 1"):

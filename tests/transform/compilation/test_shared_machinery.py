@@ -3,10 +3,13 @@
 import sys
 import threading
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import statelens as sl
+from tests.helpers import profiled_by
 
 
 class Counter(sl.nn.Module):
@@ -139,3 +142,37 @@ def test_a_check_of_a_program_in_a_program_raises_its_own_error():
     for outer in (first, second, first):
         with pytest.raises(ValueError, match=r"^x is 3\.0$"):
             outer(3.0)
+
+
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"in_shardings": DEVICE}, {"out_shardings": DEVICE}, {"donate_states": "x"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_later_call_goes_straight_to_the_program(options):
+    weight = sl.State(jnp.ones(3))
+
+    def scaled(model):
+        weight.value += 1.0
+        return {"x": model["x"] * weight.value}
+
+    f, model = sl.jit(scaled, **options), {"x": jnp.ones(3)}
+    for _ in range(4):
+        model = f(model)
+    called = functions_called(lambda: f(model))
+    assert any(name.endswith("Dispatch.call") for name in called)
+    assert not any(name.endswith(("JitFunction._call", "Program.run")) for name in called)
+    np.testing.assert_array_equal(weight.value, jnp.full(3, 6.0))
+
+
+def test_an_array_that_lies_right_is_not_placed_again():
+    f, x = sl.jit(lambda x, y: x + y, in_shardings=DEVICE), jax.device_put(jnp.ones(3), DEVICE)
+    for _ in range(3):
+        f(x, x)
+    places = []
+    with profiled_by(lambda frame, event, _: places.append(frame.f_code.co_name)):
+        f(x, x)
+    assert "device_put" not in places

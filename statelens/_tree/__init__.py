@@ -29,7 +29,16 @@ from ._flatten import (
     map_cells,
     sites,
 )
-from ._identity import PLAIN_TYPES, Identity, KeyIdentity, is_same, put_weakly, reference, weakly
+from ._identity import (
+    CONTAINERS,
+    PLAIN_TYPES,
+    Identity,
+    KeyIdentity,
+    is_same,
+    put_weakly,
+    reference,
+    weakly,
+)
 from ._index import Index
 from ._nested import PathNode, nest
 from ._parse import as_path, parse

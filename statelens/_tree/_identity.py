@@ -23,6 +23,9 @@ V = TypeVar("V")
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
 """The classes of plain values, which are alike where their type and their text are."""
 
+CONTAINERS = (list, dict, set, deque, bytearray)
+"""The classes of what has items, and may change in place."""
+
 
 def is_same(one: Any, other: Any) -> bool:
     """Says whether two values are one object, or plain values, or collections of these, alike.
@@ -50,7 +53,7 @@ def is_same(one: Any, other: Any) -> bool:
 def _changes_in_place(value: Any) -> bool:
     if isinstance(value, tuple):
         return any(map(_changes_in_place, value))
-    return isinstance(value, (list, dict, set, deque, bytearray))
+    return isinstance(value, CONTAINERS)
 
 
 def reference(value: Any, on_end: Callable[[Any], None] | None = None) -> Callable[[], Any]:

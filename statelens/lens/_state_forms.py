@@ -4,12 +4,12 @@ A gradient mirrors what was passed: a mapping by the same keys, a list a list, o
 gradient. `units_of` takes such a form apart and remembers how to put it together.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from .._errors import SelectionError, StateTypeError, StructureError
-from .._tree import Cell, Path, a_leaf, format
+from .._tree import Cell, Path, a_leaf, format, is_sortable
 from ._units import Unit, UnitMapping, View
 
 
@@ -77,7 +77,7 @@ class _Container(StateForm):
                 units += nested.units
             self._nested[key] = nested
         super().__init__(paths, units)
-        self.is_pytree = _is_sortable(self._nested) and all(
+        self.is_pytree = is_sortable(self._nested) and all(
             nested is None or nested.is_pytree for nested in self._nested.values()
         )
 
@@ -111,14 +111,6 @@ def _keys_of(container: Any) -> Collection[Any]:
     if isinstance(container, Mapping):
         return container.keys()
     return range(len(container)) if isinstance(container, (list, tuple)) else ()
-
-
-def _is_sortable(keys: Iterable[Any]) -> bool:
-    try:
-        sorted(keys)
-    except TypeError:
-        return False
-    return True
 
 
 def overlaid_values(units: Sequence[Unit], values: Sequence[Any]) -> dict[Any, Any]:

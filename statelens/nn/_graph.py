@@ -12,7 +12,7 @@ same structure.
 
 import copy
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax
 
 from .._tree import (
+    CONTAINERS,
     PLAIN_TYPES,
     Cell,
     GraphKey,
@@ -123,11 +124,6 @@ def _is_stop(value: Any) -> bool:
     return value is None or isinstance(value, (MutableNode, LensLeaf))
 
 
-# What has items that change in place, though JAX takes it for a leaf: a structure has those
-# that there were.
-_CONTAINERS = (list, dict, set, deque, bytearray)
-
-
 def _is_method(value: Any) -> bool:
     return isinstance(value, MethodType) and isinstance(value.__self__, MutableNode)
 
@@ -204,7 +200,9 @@ class _Walk:
                 self._cells[id(leaf)] = len(self.children)
             self.children.append(leaf)
             return Child(len(self.children) - 1)
-        return Static(type(leaf), copy.copy(leaf) if isinstance(leaf, _CONTAINERS) else leaf)
+        # Though JAX takes it for a leaf, it may change: a structure has the items that there were.
+        is_container = isinstance(leaf, CONTAINERS)
+        return Static(type(leaf), copy.copy(leaf) if is_container else leaf)
 
     def structure(self) -> Structure:
         records = [record for record in self._records if record is not None]
@@ -317,7 +315,7 @@ def _filled(leaves: tuple[Leaf, ...], nodes: list[Any], children: list[Any]) -> 
                 node = nodes[number]
                 yield node if function is None else MethodType(function, node)
             case Static(_, value):
-                yield copy.copy(value) if isinstance(value, _CONTAINERS) else value
+                yield copy.copy(value) if isinstance(value, CONTAINERS) else value
 
 
 def flatten_graph_with_keys(root: "Module") -> tuple[list[tuple[GraphKey, Any]], Structure]:

@@ -28,7 +28,7 @@ from ._kinds import (
 from ._ownership import own, owned
 from ._plain_jax import explain_untouched, run_in_own_trace
 from ._refusals import refuse_ended
-from ._state import State, is_alive, peek, store_all
+from ._state import State, copied, is_alive, peek, store_all
 from ._storage import ENDED, LazyValue
 from ._unfinished import UNFINISHED, refuse_unfinished
 

@@ -9,7 +9,6 @@ taken as `jax.jit` takes it, as it is when the function is traced.
 
 import operator
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._tree import (
+    CONTAINERS,
     MISSING,
     PLAIN_TYPES,
     Cell,
@@ -324,17 +324,13 @@ class Reads:
             if type(value) in PLAIN_TYPES or isinstance(value, _OWNERS) or id(value) in seen:
                 continue
             seen.add(id(value))
-            if isinstance(value, _CONTAINERS):
+            if isinstance(value, CONTAINERS):
                 self._containers[id(value)] = _Contents(value, self._end, inside)
-            if isinstance(value, (*_CONTAINERS, tuple, frozenset)):
+            if isinstance(value, (*CONTAINERS, tuple, frozenset)):
                 stack += _items_of(value)
             elif inside and (fields := fields_of(value)) is not None:
                 self._containers[id(value)] = _Fields(value, fields)
                 stack += fields.values()
-
-
-# What has items that change in place.
-_CONTAINERS = (list, dict, set, deque, bytearray)
 
 
 def _living(entries: Iterable[tuple[weakref.ref[Cell], Any]]) -> list[Cell]:
@@ -363,7 +359,7 @@ def _is_seen_through(value: Any) -> bool:
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive, nor what leads to it."""
     # A module of Equinox is a value: one that is made anew, and alike, is the same to `is_same`.
-    if isinstance(value, (*PLAIN_TYPES, Cell, *_CONTAINERS, tuple, frozenset, eqx.Module)):
+    if isinstance(value, (*PLAIN_TYPES, Cell, *CONTAINERS, tuple, frozenset, eqx.Module)):
         return lambda: value
     is_weak = isinstance(value, MutableNode) or fields_of(value) is not None
     return _weakly(value) if is_weak else lambda: value

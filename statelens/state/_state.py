@@ -304,7 +304,7 @@ class State(NoArray, Cell, Generic[T]):
             A state that shares nothing with this one: donating one leaves the other.
         """
         leaves, treedef = flatten_as_jax(self.value, name=self._description)
-        return self.with_value(treedef.unflatten(map(_copied, leaves)))
+        return self.with_value(treedef.unflatten(map(copied, leaves)))
 
     __copy__ = copy
 
@@ -340,7 +340,7 @@ def _identity(leaf: Any) -> Any:
     return leaf
 
 
-def _copied(leaf: Any) -> Any:
+def copied(leaf: Any) -> Any:
     """Returns an array that shares no memory with this one; anything else as it is."""
     return leaf.copy() if isinstance(leaf, (jax.Array, np.ndarray)) else leaf
 

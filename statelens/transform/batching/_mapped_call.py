@@ -13,6 +13,7 @@ import jax
 from ..._errors import ArgumentError, ArgumentTypeError, SelectionError
 from ..._tree import a_leaf
 from ...state import State
+from ...thread import is_pair
 from .._core import merge_static, split_static, split_value
 from ._devices import Devices
 from ._lanes import Lanes
@@ -149,7 +150,7 @@ class MappedCall:
         return list(groups.values()), parts, rest, [list(g.values()) for g in written.values()]
 
     def _pair(self, out: Any) -> tuple[Any, Any]:
-        if isinstance(out, tuple) and len(out) == 2:
+        if is_pair(out):
             return out
         raise ArgumentTypeError(
             f"asked {self._mapper.name} for out_states of a tree, by an unbound lens",

@@ -21,6 +21,7 @@ from ...state import (
     State,
     Writes,
     active_frame,
+    copied,
     current_trace,
     has_tracers,
     note_reads,
@@ -137,7 +138,7 @@ class Program:
             return fun(*inputs)
         if self._is_pending or current_trace() != TOP:
             # Tracers too: what a derivative traces has the state's own array in it.
-            states = jax.tree.map(_copied, inputs[0].states)
+            states = jax.tree.map(copied, inputs[0].states)
             inputs = inputs[0]._replace(states=states), *inputs[1:]
         if self._is_pending:
             return self._with_keys(fun(*inputs))
@@ -188,7 +189,7 @@ class Program:
         # From here to the end of the first run it is Python that receives what is computed.
         if self._backup is not None:
             with jax.ensure_compile_time_eval():
-                self._backup = [jax.tree.map(_copied, peek(cell)) for cell in self.donated]
+                self._backup = [jax.tree.map(copied, peek(cell)) for cell in self.donated]
 
     def keep(self, result: tuple[Any, ...]) -> None:
         """Stores what was written in the states themselves."""
@@ -382,10 +383,6 @@ class Replay:
 
     def _zeros(self, cell: State) -> list[Any]:
         return [jax.numpy.zeros(leaf.shape, leaf.dtype) for leaf in self._signatures[cell].types]
-
-
-def _copied(leaf: Any) -> Any:
-    return jax.numpy.copy(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 # Compiled, so that an interrupt meets none of JAX's own Python, which it may leave in pieces.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self, overload
 
-from .._errors import ArgumentTypeError, user_facing
+from .._errors import ArgumentTypeError, hide_own_frames, user_facing
 from .._tree import MutableNode, Path
 from ..lens import BoundLens, LensSpec, first_match, selector_of
 from ..state import State
@@ -16,13 +16,17 @@ class Operations(MutableNode):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls `update`, where a subclass defines it as its forward pass."""
-        if type(self).update is Operations.update:
-            raise ArgumentTypeError(
-                f"asked to call a {type(self).__name__}",
-                "the class has no forward pass",
-                "define __call__ in it",
-            )
-        return self.update(*args, **kwargs)
+        try:  # what `user_facing` does, without a frame that each layer would add
+            if type(self).update is Operations.update:
+                raise ArgumentTypeError(
+                    f"asked to call a {type(self).__name__}",
+                    "the class has no forward pass",
+                    "define __call__ in it",
+                )
+            return self.update(*args, **kwargs)
+        except Exception as error:
+            hide_own_frames(error)
+            raise
 
     @overload
     def states(self, only: LensSpec = ..., /) -> BoundLens[Any]: ...

@@ -163,8 +163,27 @@ def test_update_may_be_the_forward_pass_of_a_ported_class():
 
 
 def test_a_module_without_a_forward_pass_says_so():
-    with pytest.raises(sl.ArgumentTypeError, match="a Module\nthe class has no forward pass"):
+    with pytest.raises(
+        sl.ArgumentTypeError, match="a Module\nthe class has no forward pass"
+    ) as caught:
         sl.nn.Module()(1.0)
+    assert is_the_users(caught.traceback)
+
+
+def test_an_error_in_a_forward_pass_shows_none_of_our_frames():
+    class Ported(sl.nn.Module):
+        def update(self, x):
+            raise ValueError(f"not {x}")
+
+    model = Ported()
+    for call in (model, model.__call__, model.update):
+        with pytest.raises(ValueError, match=r"not 1\.0") as caught:
+            call(1.0)
+        assert is_the_users(caught.traceback)
+
+
+def is_the_users(traceback):
+    return all(entry.path.samefile(__file__) for entry in traceback)
 
 
 # repr.

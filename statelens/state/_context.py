@@ -30,7 +30,10 @@ def has_tracers(tree: Any) -> bool:
     # What a program gives is arrays in a tuple: to look up their classes is all it takes.
     if type(tree) is tuple and concrete_types.issuperset(map(type, tree)):
         return False
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree)
+    if concrete_types.issuperset(map(type, leaves)):
+        return False
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves if not is_concrete(leaf))
 
 
 concrete_types: set[type] = {bool, int, float, complex, np.ndarray}

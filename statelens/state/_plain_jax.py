@@ -21,6 +21,7 @@ import numpy as np
 from jax.extend.core import set_current_trace, take_current_trace
 
 from .._errors import StaleStateWarning, is_users
+from .._tree import is_numeric
 from ._context import current_trace
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def note_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
         own_trace: The trace in which our own transform runs the function, or `TOP`.
     """
     # A tree of labels or booleans in the shape of a model isn't read for its values.
-    leaves = [leaf for leaf in jax.tree.leaves(value) if isinstance(leaf, (jax.Array, np.ndarray))]
+    leaves = [leaf for leaf in jax.tree.leaves(value) if is_numeric(leaf) and not _is_flag(leaf)]
     if cell.is_at_home or not leaves or not _is_staged_in(own_trace):
         return
     reader = _users_frame()
@@ -82,6 +83,10 @@ def note_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
         reader.f_globals.get("__name__"),
         reader.f_globals.setdefault("__warningregistry__", {}),
     )
+
+
+def _is_flag(leaf: Any) -> bool:
+    return isinstance(leaf, (bool, np.bool_))
 
 
 def explain_untouched(cell: "State[Any]") -> str:

@@ -131,6 +131,37 @@ def test_a_read_in_a_trace_warns(transform, reads):
         fun(ONE)
 
 
+NUMBERS = {
+    "float": 2.0,
+    "int": 2,
+    "complex": 2j,
+    "numpy scalar": np.float32(2),
+    "numpy array": np.array(2.0),
+    "nested": {"rate": [2.0]},
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("transform", ["jit", "scan"])
+def test_a_number_of_python_or_numpy_that_is_read_in_a_trace_warns(transform, number):
+    state = sl.State(number)
+
+    def read(x):
+        return x * jnp.real(jax.tree.leaves(state.value)[0])
+
+    with pytest.warns(sl.StaleStateWarning, match="the value is a constant of the trace"):
+        TRACING[transform](read)(ONE)
+    with sl.overlay(), pytest.warns(sl.StaleStateWarning, match="is a constant of the trace"):
+        TRACING[transform](lambda x: read(x) + 1)(ONE)
+    sl.jit(TRACING[transform](lambda x: read(x) + 2))(ONE)
+
+
+@pytest.mark.parametrize("labels", [True, np.bool_(True), "slow", {"a": False, "b": "fast"}, None])
+def test_labels_and_flags_that_are_read_in_a_trace_do_not_warn(labels):
+    state = sl.State(labels)
+    jax.jit(lambda x: x + len(jax.tree.leaves(state.value)))(ONE)
+
+
 @pytest.mark.parametrize(
     ("transform", "reads"), crossed(RUNNING, READS, of_first=["grad"], of_second=["state"])
 )

@@ -25,6 +25,7 @@ from ._kinds import (
     params,
     trainable,
 )
+from ._lent import this_thread
 from ._ownership import own, owned
 from ._plain_jax import explain_untouched, run_in_own_trace
 from ._refusals import refuse_ended

@@ -15,13 +15,13 @@ import jax
 import jax.core
 import jax.tree_util as jtu
 
-from .._errors import ArgumentError, EndedFrameError, TracerLeakError
+from .._errors import ArgumentError
 from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
-from ._lent import Lent
+from ._lent import Lendings, Lent, this_thread
 from ._plain_jax import explain_reuse, note_read
-from ._refusals import refuse_frozen, refuse_leak
+from ._refusals import refuse_ended_frame, refuse_frozen, refuse_leak, refuse_write_inside
 from ._state import State, held_value, peek, refuse_states, store_all
 from ._storage import ENDED, Alias
 from ._unfinished import UNFINISHED, refuse_unfinished
@@ -104,6 +104,8 @@ class Frame:
         self.nodes: dict[int, ref[Any]] = {}
         self._written: dict[State, None] = {}
         self._lent: dict[State, Lent] = {}
+        # To plain transforms that run inside.
+        self._lendings = Lendings()
         # Made here too, to stand for other cells until the frame ends.
         self._aliases: list[State] = []
         self.frozen = frozen
@@ -158,13 +160,7 @@ class Frame:
     def require_open(self, asked: str, cell: State | None = None) -> None:
         """Refuses to go on in a frame that has ended, as a task that was started in it may."""
         if not self.is_open:
-            raise EndedFrameError(
-                asked if cell is None else f"{asked} {cell._description()}",
-                "this task, thread or generator was started in a transform or an overlay that has "
-                "ended since: what it would read is gone, and what it writes would be lost",
-                "start it outside of the transform or the overlay",
-                "contextvars.Context().run(...), in which it inherits nothing",
-            )
+            refuse_ended_frame(asked if cell is None else f"{asked} {cell._description()}")
 
     def _release(self, cell: State) -> None:
         """Lets go of a cell that was made in this frame; only traced values end with it."""
@@ -234,6 +230,8 @@ class Frame:
         """Notes that the function has read a cell."""
         if cell in self.touched:
             return
+        if this_thread.lendings:
+            this_thread.check((cell,))
         if self.reads is not None:
             self.reads.record_labels(cell)
         if cell not in self.values:
@@ -252,11 +250,16 @@ class Frame:
         value = self.values[cell] if cell in self.values else self.peek(cell)
         if value is ENDED:
             return value
-        if current_trace() != self.trace:
+        is_inside = current_trace() != self.trace
+        if is_inside:
             note_read(cell, value, self.trace)
-        if isinstance(value, (jax.Array, int, float)) or cell in self._lent:
+        if isinstance(value, (jax.Array, int, float)):
             return value
-        if cell in self._written or cell in self.made:
+        if is_inside and not cell.is_at_home:
+            return self._lendings.lend(cell, value)
+        if self._lendings:
+            self._lendings.check(cell, is_over=not is_inside)
+        if cell in self._lent or cell in self._written or cell in self.made:
             return value
         # What is changed in place is looked at again when the writes are taken out.
         lent = self._lent[cell] = Lent(value, cell._description)
@@ -274,6 +277,10 @@ class Frame:
     def check(self, cell: State) -> None:
         """Refuses a write that would be lost, or that would leak a traced value."""
         self.require_open("asked to assign a value to", cell)
+        if this_thread.lendings:
+            this_thread.check((cell,))
+        if self._lendings:
+            self._lendings.check(cell, is_over=True)
         self._check(cell)
 
     def _check(self, cell: State) -> None:
@@ -283,15 +290,7 @@ class Frame:
                 refuse_frozen(cell, format(frame.frozen[cell]))
             frame = None if cell in frame.made else frame.parent
         if current_trace() != self.trace and not cell.is_at_home:
-            raise TracerLeakError(
-                f"asked to assign a value to {cell!r}",
-                "a plain JAX transform is running inside a transform of statelens: it would "
-                "leave its tracer in the state, or lose the value",
-                "the transform of the same name that knows of states, such as statelens.jit, "
-                "statelens.transform.vmap or statelens.transform.scan",
-                "return the value from the inner function, and assign it outside",
-                "statelens.functionalize(inner, states), which JAX transforms take",
-            )
+            refuse_write_inside(cell)
 
     def write(self, cell: State, value: Any) -> None:
         """Sets the cell's value in this frame."""
@@ -311,6 +310,8 @@ class Frame:
 
     def writes(self) -> Writes:
         """Returns what was written so far to cells that were made outside this frame."""
+        if self._lendings:
+            self._lendings.check_all()
         for cell, lent in self._lent.items():
             if lent.has_changed():
                 self._check(cell)

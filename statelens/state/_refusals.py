@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._errors import (
     ArgumentTypeError,
+    EndedFrameError,
     FrozenTreeError,
     StateTypeError,
     TracerLeakError,
@@ -84,12 +85,36 @@ def refuse_ended(cell: "State[Any]") -> NoReturn:
     )
 
 
+def refuse_ended_frame(asked: str) -> NoReturn:
+    """Refuses to go on in a frame that has ended."""
+    raise EndedFrameError(
+        asked,
+        "this task, thread or generator was started in a transform or an overlay that has "
+        "ended since: what it would read is gone, and what it writes would be lost",
+        "start it outside of the transform or the overlay",
+        "contextvars.Context().run(...), in which it inherits nothing",
+    )
+
+
 def refuse_leak(cell: "State[Any]", value: Any) -> None:
     """Refuses a write inside a plain JAX transform, where no frame takes it out again."""
     # A traced value would leak; any other would be written once, while tracing, and never when
     # the compiled function runs, or into a copy that JAX throws away.
     if not cell.is_at_home and (current_trace() != TOP or has_tracers(value)):
         _refuse_write(f"asked to assign a value to {cell!r}")
+
+
+def refuse_write_inside(cell: "State[Any]") -> NoReturn:
+    """Refuses a write inside a plain JAX transform that runs in a frame."""
+    raise TracerLeakError(
+        f"asked to assign a value to {cell!r}",
+        "a plain JAX transform is running inside a transform of statelens: it would "
+        "leave its tracer in the state, or lose the value",
+        "the transform of the same name that knows of states, such as statelens.jit, "
+        "statelens.transform.vmap or statelens.transform.scan",
+        "return the value from the inner function, and assign it outside",
+        "statelens.functionalize(inner, states), which JAX transforms take",
+    )
 
 
 def refuse_change_in_place(cell: "State[Any]") -> NoReturn:

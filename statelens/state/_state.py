@@ -26,12 +26,11 @@ from .._errors import StateTypeError, hide_own_frames, user_facing
 from .._tree import Cell, flatten_as_jax, is_probed
 from ._context import TOP, active_frame, concrete_types, current_trace, has_tracers
 from ._dependencies import Readers
-from ._lent import Lent
+from ._lent import this_thread
 from ._plain_jax import note_read
 from ._refusals import (
     NoArray,
     read_tags,
-    refuse_change_in_place,
     refuse_ended,
     refuse_equality,
     refuse_leak,
@@ -99,7 +98,7 @@ class State(NoArray, Cell, Generic[T]):
 
     # What compiled functions read and write at each call is found faster in a slot. What
     # `State[int](0)` notes must not be among the attributes, which are part of the structure.
-    __slots__ = ("__orig_class__", "_home", "_label_readers", "_lent", "_value")
+    __slots__ = ("__orig_class__", "_home", "_label_readers", "_value")
 
     tag: frozenset[str]
 
@@ -115,7 +114,6 @@ class State(NoArray, Cell, Generic[T]):
             refuse_equality(cls)
         # Where the state was made; a traced value may be assigned there even without a frame.
         self._home = None if home == TOP else home
-        self._lent: Lent | None = None
         frame = active_frame.get()
         if frame is None:
             self.store(value)
@@ -134,26 +132,21 @@ class State(NoArray, Cell, Generic[T]):
             if frame is not None:
                 return self._alive(frame, frame.read(self))
             value = self._value
-            if type(value) not in concrete_types:  # as most are
+            # Most are one array of JAX, of which a copy need not be lent.
+            kind = type(value)
+            is_fixed = kind in concrete_types and kind is not np.ndarray
+            if not is_fixed:
+                if this_thread.lendings:
+                    this_thread.check((self,))
                 value = self._alive(frame, held_value(self))
-            if self._lent is not None or current_trace() != TOP:
-                return self._read_in_plain_jax(value)
-            return value
+            if current_trace() == TOP:
+                return value
+            note_read(self, value, TOP)
+            is_own = is_fixed or isinstance(value, jax.Array) or self.is_at_home
+            return value if is_own else this_thread.lendings.lend(self, value)
         except Exception as error:
             hide_own_frames(error)
             raise
-
-    def _read_in_plain_jax(self, value: T) -> T:
-        """Returns a value of which a plain transform may not change what lies in the cell."""
-        lent, self._lent = self._lent, None
-        if lent is not None and lent.has_changed():
-            refuse_change_in_place(self)
-        if current_trace() != TOP:
-            note_read(self, value, TOP)
-            if not (isinstance(value, (jax.Array, int, float)) or self.is_at_home):
-                self._lent = Lent(value, self._description)
-                return self._lent.copy
-        return value
 
     def look(self) -> T:
         """Returns the value for a look at its structure, shapes and dtypes.
@@ -181,6 +174,8 @@ class State(NoArray, Cell, Generic[T]):
         refuse_states(self, value)
         frame = active_frame.get()
         if frame is None:
+            if this_thread.lendings:
+                this_thread.check((self,))
             refuse_leak(self, value)
             self.store(value)
         else:
@@ -235,6 +230,8 @@ class State(NoArray, Cell, Generic[T]):
         if frame is not None:
             frame.write_all(cells, values)
             return
+        if this_thread.lendings:
+            this_thread.check(cells)
         for cell, value in zip(cells, values, strict=True):
             refuse_leak(cell, value)
         store_all(cells, values)

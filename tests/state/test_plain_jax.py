@@ -2,12 +2,15 @@
 
 import copy
 import functools
+import gc
 import inspect
 import pathlib
 import pickle
 import sys
+import threading
 import types
 import warnings
+import weakref
 
 import equinox as eqx
 import jax
@@ -317,6 +320,173 @@ def test_a_change_in_place_is_refused_at_once_where_the_state_is_read_again():
 
     with pytest.raises(sl.TracerLeakError, match="asked to change in place"):
         fun(ONE)
+
+
+def changed_in_a_trace(value, x=ONE):
+    """A state whose value plain JAX has changed in place."""
+    state = sl.State(value, name="tree")
+
+    @jax.jit
+    def fun(x):
+        if isinstance(state.value, np.ndarray):
+            state.value[...] = 7
+        else:
+            state.value["a"] = x
+        return x
+
+    fun(x)
+    return state
+
+
+NEXT = {
+    "read": lambda state: state.value,
+    "write": lambda state: setattr(state, "value", {"a": ONE}),
+    "assign": lambda state: sl.lens(...).bind({"s": state}).assign({"s": {"a": ONE}}, replace=True),
+    "flatten": lambda state: jax.tree.leaves(state),
+    "copy": lambda state: copy.copy(state),
+    "compiled": lambda state: sl.jit(lambda: jax.tree.map(jnp.sin, state.value))(),
+    "compiled write": lambda state: sl.jit(lambda: setattr(state, "value", {"a": ONE}))(),
+    "grad": lambda state: sl.grad(lambda x: x * jax.tree.leaves(state.value)[0])(ONE),
+    "vmap": lambda state: T.vmap(lambda x: x * jax.tree.leaves(state.value)[0])(X),
+    "scan": lambda state: T.scan(lambda c, _: (c * jax.tree.leaves(state.value)[0], None), ONE, X),
+    "overlay": lambda state: overlaid(lambda x: state.value, ONE),
+    "write in an overlay": lambda state: overlaid(lambda x: setattr(state, "value", x), ONE),
+}
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+@pytest.mark.parametrize("value", [{"a": ONE}, np.array(1.0)], ids=["dict", "numpy"])
+@pytest.mark.parametrize("comes_next", NEXT.values(), ids=NEXT)
+def test_a_change_in_place_is_refused_whatever_comes_next(comes_next, value):
+    state = changed_in_a_trace(value)
+    with pytest.raises(sl.TracerLeakError, match="in place what a State named 'tree' holds"):
+        comes_next(state)
+    comes_next(state)
+    assert (jax.tree.leaves(state.value)[0] == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+@pytest.mark.parametrize("value", [{"a": ONE}, np.array(1.0)], ids=["dict", "numpy"])
+def test_a_change_in_place_is_refused_by_a_program_that_has_run_before(value):
+    state = sl.State(value, name="tree")
+    compiled = sl.jit(lambda: jax.tree.leaves(state.value)[0] * 2)
+    for _ in range(3):
+        assert compiled() == 2
+
+    def change(x):
+        CHANGES["numpy"]({"n": state.value[None]}, x) if isinstance(value, np.ndarray) else (
+            state.value.update(a=x)
+        )
+        return x
+
+    for _ in range(2):
+        jax.jit(lambda x: change(x))(ONE)
+        with pytest.raises(sl.TracerLeakError, match="in place what a State named 'tree' holds"):
+            compiled()
+        assert compiled() == 2
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+def test_a_change_in_place_is_refused_though_the_state_was_read_again_before_it():
+    net = Net()
+
+    @jax.jit
+    def fun(x):
+        first = net.tree.value
+        jax.jit(lambda y: y * net.tree.value["a"][0][0])(x)
+        assert net.tree.value is first
+        first["a"] = x
+        return x
+
+    fun(ONE)
+    with pytest.raises(sl.TracerLeakError, match="asked to change in place"):
+        net.tree.value  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+def test_a_change_in_place_is_refused_in_the_thread_that_made_it():
+    state = sl.State({"a": ONE})
+    elsewhere = []
+
+    def look_elsewhere():
+        thread = threading.Thread(target=lambda: elsewhere.append(state.value))
+        thread.start()
+        thread.join()
+
+    @jax.jit
+    def fun(x):
+        state.value["a"] = x
+        look_elsewhere()
+        return x
+
+    fun(ONE)
+    look_elsewhere()
+    assert elsewhere == [{"a": 1}, {"a": 1}]
+    with pytest.raises(sl.TracerLeakError, match="asked to change in place"):
+        state.value  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+def test_what_is_shown_of_a_state_neither_refuses_a_change_nor_forgets_it():
+    state = changed_in_a_trace({"a": ONE})
+    assert repr(state) == "State({'a': weak_f32[]}, name='tree')"
+    with sl.overlay():
+        assert repr(state) == "State({'a': weak_f32[]}, name='tree')"
+    with pytest.raises(sl.TracerLeakError, match="asked to change in place"):
+        state.value  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+def test_a_read_in_a_trace_neither_leaks_nor_keeps_the_state():
+    def read():
+        state = sl.State({"a": ONE})
+        jax.jit(lambda x: x * state.value["a"])(ONE)
+        sl.jit(lambda: jax.jit(lambda x: x * state.value["a"])(ONE))()
+        return weakref.ref(state)
+
+    with jax.checking_leaks():
+        end = read()
+    gc.collect()
+    assert end() is None
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+def test_a_trace_sees_what_was_changed_in_place_outside_of_it():
+    state = sl.State({"a": ONE, "n": np.zeros(1)})
+    value = state.value
+    for now in (1.0, 3.0):
+        value["a"], value["n"][0] = jnp.array(now), now
+        for _ in range(2):
+            assert jax.jit(lambda x: x * state.value["a"] + state.value["n"][0])(ONE) == 2 * now
+    assert state.value is value
+
+
+def committed(fun, x):
+    with sl.overlay() as overlay:
+        out = fun(x)
+        overlay.commit()
+    return out
+
+
+@pytest.mark.filterwarnings("ignore::statelens.StaleStateWarning")
+@pytest.mark.parametrize("read_again", [False, True])
+@pytest.mark.parametrize("ours", ["grad", "vmap", "scan", "jit", "overlay"])
+@pytest.mark.parametrize("plain", ["jit", "grad", "vmap", "checkpoint"])
+def test_a_change_in_place_is_refused_inside_of_a_transform_of_ours(plain, ours, read_again):
+    state = sl.State({"a": ONE})
+    around = {**OURS, "jit": sl.jit, "overlay": lambda f: lambda x: committed(f, x)}[ours]
+
+    def change(x):
+        state.value["a"] = x
+        return x
+
+    def fun(x):
+        out = ALL[plain](lambda x: change(x))(x)
+        return jnp.sum(out) + (state.value["a"] if read_again else 0)
+
+    with pytest.raises(sl.TracerLeakError, match="asked to change in place"):
+        around(fun)(ONE)
+    assert state.value == {"a": 1}
 
 
 def test_a_body_with_a_trace_in_another_program_says_so():

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..._errors import hide_own_frames
-from ...state import State, active_frame, concrete_types, has_tracers, note_reads
+from ...state import (
+    State,
+    active_frame,
+    concrete_types,
+    has_tracers,
+    note_reads,
+    this_thread,
+)
 from .._core import PROGRAM_ERRORS, Arguments, UndeclaredStates, merge_output
 from ._arguments import Donated, Inputs, input_of, lay_out
 
@@ -55,6 +62,8 @@ class Dispatch:
                 or not reads.containers_unchanged()
             ):
                 return self._long_way(*args, **kwargs)
+            if this_thread.lendings:
+                this_thread.check(self._cells)
             values = tuple([cell._value for cell in self._cells])
             if (
                 self._takes_arrays

@@ -27,6 +27,7 @@ from ...state import (
     note_reads,
     peek,
     store_all,
+    this_thread,
 )
 from .._core import (
     PROGRAM_ERRORS,
@@ -125,6 +126,8 @@ class Program:
 
     def inputs(self, args: Any, kwargs: Any) -> Inputs:
         """Returns what the staged function is called with, for split arguments."""
+        if this_thread.lendings:
+            this_thread.check(self.taken)
         donated, kept = (
             tuple([input_of(peek(cell), cell) for cell in cells])
             for cells in (self.donated, self.kept)

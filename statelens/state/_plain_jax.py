@@ -91,12 +91,13 @@ def _is_flag(leaf: Any) -> bool:
 
 def explain_untouched(cell: "State[Any]") -> str:
     """Says in an error about a state that a function hasn't touched what may be behind that."""
+    untouched = "the function never read or wrote it"
     found = _traced_reads.get(id(cell))
     if found is None:
-        return "the function never read or wrote it"
+        return untouched
     return (
-        f"the function didn't run what reads it: {found[1]} was traced in another call, by plain "
-        f"JAX, which takes up its trace again here. {_REMEDY}"
+        f"{untouched}. It was read by {found[1]}, which plain JAX has traced in another call of a "
+        f"transform of statelens. If it takes up that trace again here: {_REMEDY}"
     )
 
 

@@ -507,6 +507,21 @@ def test_a_body_with_a_trace_in_another_program_says_so():
     assert "statelens.transform.scan" in notes
 
 
+def test_what_an_earlier_trace_has_read_is_only_a_guess_where_a_state_is_untouched():
+    weight = sl.ParamState(ONE, name="weight")
+
+    def body(c, x):
+        return c * weight.value, None
+
+    sl.jit(lambda: jax.lax.scan(body, ONE, jnp.zeros(2))[0])()
+    message = (
+        "the function never read or wrote it. It was read by 'body' .*, which plain JAX has traced "
+        "in another call of a transform of statelens. If it takes up that trace again here: use"
+    )
+    with pytest.raises(sl.UntouchedStateError, match=message):
+        sl.grad(lambda: jnp.zeros(()), grad_states=weight)()
+
+
 class Decay(sl.nn.Module):
     def __init__(self, rate):
         super().__init__()

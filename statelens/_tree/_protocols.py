@@ -38,6 +38,11 @@ class Cell(LensLeaf):
 
     @staticmethod
     @abc.abstractmethod
+    def read_all(cells: Sequence[Any]) -> list[Any]:
+        """Returns the values of several cells."""
+
+    @staticmethod
+    @abc.abstractmethod
     def write_all(cells: Sequence[Any], values: Sequence[Any]) -> None:
         """Assigns the values of several cells, or of none of them if one is refused."""
 

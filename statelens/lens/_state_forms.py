@@ -26,7 +26,8 @@ class StateForm:
 
     def values(self) -> list[Any]:
         """Reads the values of the states."""
-        return [unit.value for unit in self.units]
+        values = zip(self.units, self.cells[0].read_all(self.cells), strict=True)
+        return [whole if isinstance(unit, Cell) else unit.of(whole) for unit, whole in values]
 
     def overlaid(self, values: Sequence[Any]) -> dict[Any, Any]:
         """Returns for each cell the value in which the given values of its parts are put."""

@@ -1,7 +1,14 @@
 """Live units: a state, a view of a part of one, and a mapping of these by path."""
 
 import abc
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    ValuesView,
+)
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -89,6 +96,8 @@ class View:
 
 
 Unit: TypeAlias = Cell | View
+
+
 U_co = TypeVar("U_co", bound=Unit, covariant=True)
 
 
@@ -161,7 +170,13 @@ class UnitMapping(Mapping[Path, U_co]):
             >>> model.states().values_dict()
             {('scale',): Array([1., 1.], dtype=float32)}
         """
-        return {path: unit.value for path, unit in self.items()}
+        units = self.units()
+        cells = [unit if isinstance(unit, Cell) else unit.cell for unit in units.values()]
+        wholes = cells[0].read_all(cells) if cells else []
+        return {
+            path: whole if isinstance(unit, Cell) else unit.of(whole)
+            for (path, unit), whole in zip(units.items(), wholes, strict=True)
+        }
 
     @user_facing
     def paths(self) -> tuple[Path, ...]:

@@ -68,6 +68,9 @@ class Lendings(dict[int, tuple["ref[State[Any]]", Lent]]):
 
     def lend(self, cell: "State[Any]", value: Any) -> Any:
         """Returns a copy of a state's value, the same one as long as the value is the same."""
+        # Traced, or of a class that hasn't been met.
+        if isinstance(value, jax.Array):
+            return value
         self.check(cell, is_over=False)
         found = self.get(id(cell))
         if found is None or not found[1].equals(value):

@@ -74,6 +74,16 @@ def read_tags(tag: Any) -> frozenset[str]:
     return frozenset(tags)
 
 
+def refuse_state_inside(cell: "State[Any]", inner: Any) -> NoReturn:
+    """Refuses a state in the value of another one."""
+    raise StateTypeError(
+        f"asked for a {type(cell).__name__} of {inner!r}",
+        "a state's value is a pytree of arrays, without states in it",
+        "its value, as in State(other.value)",
+        "a plain list or dictionary of states, without a state around it",
+    )
+
+
 def refuse_ended(cell: "State[Any]") -> NoReturn:
     """Refuses to give the value of a state that ended with the call in which it was made."""
     raise TracerLeakError(

@@ -22,7 +22,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from .._errors import StateTypeError, hide_own_frames, user_facing
+from .._errors import hide_own_frames, user_facing
 from .._tree import Cell, flatten_as_jax, is_probed
 from ._context import TOP, active_frame, concrete_types, current_trace, has_tracers
 from ._dependencies import Readers
@@ -34,6 +34,7 @@ from ._refusals import (
     refuse_ended,
     refuse_equality,
     refuse_leak,
+    refuse_state_inside,
 )
 from ._storage import ENDED, Alias, LazyValue
 
@@ -133,8 +134,7 @@ class State(NoArray, Cell, Generic[T]):
                 return self._alive(frame, frame.read(self))
             value = self._value
             # Most are one array of JAX, of which a copy need not be lent.
-            kind = type(value)
-            is_fixed = kind in concrete_types and kind is not np.ndarray
+            is_fixed = (kind := type(value)) in concrete_types and kind is not np.ndarray
             if not is_fixed:
                 if this_thread.lendings:
                     this_thread.check((self,))
@@ -142,7 +142,7 @@ class State(NoArray, Cell, Generic[T]):
             if current_trace() == TOP:
                 return value
             note_read(self, value, TOP)
-            is_own = is_fixed or isinstance(value, jax.Array) or self.is_at_home
+            is_own = is_fixed or self.is_at_home
             return value if is_own else this_thread.lendings.lend(self, value)
         except Exception as error:
             hide_own_frames(error)
@@ -165,7 +165,7 @@ class State(NoArray, Cell, Generic[T]):
             refuse_ended(self)
         # Equinox's `set` makes a state that it is called on invalid: the cell keeps its own.
         if type(value) is eqx.nn.State:
-            return jax.tree.map(_identity, value)
+            return jax.tree.map(lambda leaf: leaf, value)
         return value
 
     @value.setter
@@ -208,6 +208,23 @@ class State(NoArray, Cell, Generic[T]):
         if readers is None:
             readers = self._label_readers = Readers()
         return readers
+
+    @staticmethod
+    def read_all(cells: Sequence["State[Any]"]) -> list[Any]:
+        """Reads the values of several states, as each by itself would be read.
+
+        Args:
+            cells: The states.
+
+        Returns:
+            One value for each.
+        """
+        if active_frame.get() is None and current_trace() == TOP:
+            values = [cell._value for cell in cells]
+            kinds = set(map(type, values))
+            if concrete_types >= kinds and np.ndarray not in kinds:
+                return values
+        return [cell.value for cell in cells]
 
     @staticmethod
     def write_all(cells: Sequence["State[Any]"], values: Sequence[Any]) -> None:
@@ -333,10 +350,6 @@ class State(NoArray, Cell, Generic[T]):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _identity(leaf: Any) -> Any:
-    return leaf
-
-
 def copied(leaf: Any) -> Any:
     """Returns an array that shares no memory with this one; anything else as it is."""
     return leaf.copy() if isinstance(leaf, (jax.Array, np.ndarray)) else leaf
@@ -359,12 +372,7 @@ def refuse_states(state: State[Any], value: Any) -> None:
         return
     for leaf in flatten_as_jax(value, Cell.__instancecheck__, state._description)[0]:
         if isinstance(leaf, Cell):
-            raise StateTypeError(
-                f"asked for a {type(state).__name__} of {leaf!r}",
-                "a state's value is a pytree of arrays, without states in it",
-                "its value, as in State(other.value)",
-                "a plain list or dictionary of states, without a state around it",
-            )
+            refuse_state_inside(state, leaf)
 
 
 def _make(cls: type, metadata: Any, value: Any, home: Any) -> Any:

@@ -118,6 +118,10 @@ READS = {
     "layer": lambda net: lambda x: x * net.layer.bias[0],
     "container": lambda net: lambda x: x * net.tree.value["a"][0][0],
     "held container": lambda net: lambda x: x * net.gains["a"][0][0],
+    "all values": lambda net: lambda x: x * net.states().values_dict()[("weight",)],
+    "all of a view": lambda net: (
+        lambda x: x * sl.lens("tree.a[0]").bind(net).values_dict()[("tree", "a", 0)][0]
+    ),
     "method": lambda net: net.scale,
     "compiled": lambda net: sl.jit(net.scale),
     "compiled, a pair": lambda net: lambda x: sl.jit(lambda x: (net.scale(x), x))(x)[0],
@@ -340,6 +344,7 @@ def changed_in_a_trace(value, x=ONE):
 
 NEXT = {
     "read": lambda state: state.value,
+    "read all": lambda state: sl.lens(...).bind({"s": state}).values_dict(),
     "write": lambda state: setattr(state, "value", {"a": ONE}),
     "assign": lambda state: sl.lens(...).bind({"s": state}).assign({"s": {"a": ONE}}, replace=True),
     "flatten": lambda state: jax.tree.leaves(state),

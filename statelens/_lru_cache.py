@@ -15,7 +15,7 @@ class LruCache(Generic[K, V]):
 
     def __init__(self, most: int):
         self.most = most
-        # Each with its own key, which is quicker to find again than one that equals it.
+        # Each with its own key, which is faster to find again than one that equals it.
         self._values: OrderedDict[K, tuple[K, V]] = OrderedDict()
         # Reentrant, since garbage may be collected while it is held, and evict values.
         self._lock = threading.RLock()

@@ -26,7 +26,7 @@ from .state import (
     State,
     active_frame,
     capture,
-    note_reads,
+    record_reads,
     refuse_unfinished,
 )
 
@@ -79,7 +79,7 @@ def functionalize(fun: Callable[P, R], states: Any) -> Callable[Concatenate[Any,
         overlaid = given.overlaid(given.flatten(values))
         met: list[State] = []
         captured = capture(fun, args, kwargs, Frame(overlaid, on_touch=met.append))
-        note_reads(met)
+        record_reads(met)
         writes = captured.writes
         final: dict[Any, Any] = {**overlaid, **dict(zip(writes.cells, writes.values, strict=True))}
         for cell in writes.cells:
@@ -169,7 +169,7 @@ def thread(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., A
             return out, inner
 
         captured = capture(run, args, kwargs, frame)
-        note_reads(captured.closed_over)
+        record_reads(captured.closed_over)
         captured.writes.commit()
         value, after = captured.out
         if not has_aux:
@@ -265,7 +265,7 @@ class overlay:
                 self._frame.close()
             finally:
                 self._frame.close()  # twice, since an interrupt may cut short the first attempt
-            note_reads(self._met)
+            record_reads(self._met)
         except Exception as error:
             hide_own_frames(error)
             raise

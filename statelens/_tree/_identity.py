@@ -86,10 +86,10 @@ class Weak:
         value: The object.
     """
 
-    __slots__ = ("_hash", "_look")
+    __slots__ = ("_hash", "_ref")
 
     def __init__(self, value: Any):
-        self._look = reference(value)
+        self._ref = reference(value)
         try:
             self._hash = hash(value)
         except TypeError:  # JAX doesn't ask for the hash of what a node says of itself
@@ -97,10 +97,10 @@ class Weak:
 
     def is_of(self, value: Any) -> bool:
         """Says whether it stands for this very object."""
-        return value is not None and self._look() is value
+        return value is not None and self._ref() is value
 
     def __eq__(self, other: object) -> bool:
-        mine = self._look()
+        mine = self._ref()
         if mine is None:
             return self is other
         return mine is other or bool(mine == other)

@@ -49,7 +49,7 @@ class Cell(LensLeaf):
     @property
     @abc.abstractmethod
     def _original(self) -> "Cell":
-        """The cell that this one stands for: itself, or one that it was made anew for."""
+        """The cell that this one stands for: itself, or one that it was made in place of."""
 
     @abc.abstractmethod
     def _description(self) -> str:
@@ -91,8 +91,8 @@ class MutableNode:
         """Returns an attribute, or the cell behind it, unrecorded; for None all names."""
 
     @abc.abstractmethod
-    def _keep(self, kept: Any, look: Callable[[], Any]) -> Any:
-        """Returns `kept`, or if that is None or out of date, an object with what `look` finds."""
+    def _keep(self, kept: Any, find: Callable[[], Any]) -> Any:
+        """Returns `kept`, or if that is None or out of date, an object with what `find` gives."""
         # What is found may not depend on values and labels of cells. It is in `.found`.
 
     @abc.abstractmethod

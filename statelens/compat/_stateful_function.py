@@ -88,7 +88,7 @@ class StatefulFunction(Generic[P, R]):
         Returns:
             The states that it reads or writes, and those that it writes.
         """
-        return self._look(args, kwargs)[1]
+        return self._shapes_and_states(args, kwargs)[1]
 
     @user_facing
     def out_shapes(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ class StatefulFunction(Generic[P, R]):
         Returns:
             The output, with a `jax.ShapeDtypeStruct` in the place of each array.
         """
-        return self._look(args, kwargs)[0]
+        return self._shapes_and_states(args, kwargs)[0]
 
     @user_facing
     def in_tree(self, *args: Any, **kwargs: Any) -> TreeDef:
@@ -128,7 +128,7 @@ class StatefulFunction(Generic[P, R]):
         Returns:
             The tree structure of ``(out, values)``.
         """
-        out, touched = self._look(args, kwargs)
+        out, touched = self._shapes_and_states(args, kwargs)
         return jax.tree.structure((out, [cell.value for cell in touched.read]))
 
     @user_facing
@@ -160,7 +160,9 @@ class StatefulFunction(Generic[P, R]):
         by_values = jax.make_jaxpr(lambda values, args, kwargs: call(args, kwargs, values))
         return cast(Jaxpr, by_values(values, positional, named))  # see `get_jaxpr`
 
-    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, TouchedStates]:
+    def _shapes_and_states(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, TouchedStates]:
         return shapes_and_states(self._fun, args, kwargs, self._static)
 
     def _staged(self, args: Any, kwargs: Any, only_written: bool) -> tuple[Any, Any]:
@@ -175,7 +177,7 @@ class StatefulFunction(Generic[P, R]):
     @user_facing
     def make_jaxpr(self, *args: Any, **kwargs: Any) -> Self:
         """Traces the function, which finds its errors; nothing is kept."""
-        self._look(args, kwargs)
+        self._shapes_and_states(args, kwargs)
         return self
 
     def get_states(self, *args: Any, **kwargs: Any) -> tuple[State, ...]:

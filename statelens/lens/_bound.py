@@ -64,10 +64,10 @@ class BoundLens(WritableMapping[U_co]):
             The units by path. The same dictionary may be given again: don't change it.
         """
         if not self._can_keep:
-            return self._look(required_by)
+            return self._search(required_by)
         # By the class: what an instance is asked for it looks up among its states first.
         keep = type(self.module)._keep
-        kept = keep(self.module, self._kept, lambda: self._look(required_by))
+        kept = keep(self.module, self._kept, lambda: self._search(required_by))
         # Whether it is an error that there is none depends on who asks.
         self._kept = kept if kept.found else None
         return kept.found
@@ -78,7 +78,7 @@ class BoundLens(WritableMapping[U_co]):
         is_kept = self.selector.whole_key_depth <= CacheKeyDepth.FREE_ARRAYS
         return is_kept and isinstance(self.module, MutableNode)
 
-    def _look(self, required_by: str | None) -> dict[Path, Any]:
+    def _search(self, required_by: str | None) -> dict[Path, Any]:
         return looking(self._found, required_by)
 
     def _found(self, required_by: str | None) -> dict[Path, Any]:

@@ -163,11 +163,11 @@ class Replacement:
         while len(seen) < len(self._mutables):
             for node in [self._mutables[key] for key in self._mutables if key not in seen]:
                 seen.add(id(node))
-                self._look_inside(node)
+                self._update_inside(node)
         self._write_all()
         return out
 
-    def _look_inside(self, node: Any) -> None:
+    def _update_inside(self, node: Any) -> None:
         for name, value in node._attributes().items():
             new = self._at(value, Place.of(value, Place(id(node), None), (name,)), in_place=True)
             if new is not value:

@@ -139,7 +139,7 @@ _selections: LruCache[Hashable, list[_Version]] = LruCache(1024)
 def _select(selector: Selector, tree: Any, leaves: list[Any], treedef: TreeDef) -> Selection:
     """Returns what a selector selects in a flattened tree, computed once for each structure."""
     key = (selector, treedef)
-    seen = _look(selector.whole_key_depth, leaves, treedef)
+    seen = _seen_in(selector.whole_key_depth, leaves, treedef)
     try:
         versions = _selections.get(key) or []
         for version in versions:
@@ -166,7 +166,7 @@ def _weakened(part: Any) -> Any:
     return weakly(part) if callable(part) or isinstance(part, PyTreeDef) else part
 
 
-def _look(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen:
+def _seen_in(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen:
     """Looks at a flattened tree as deeply as a selection depends on it."""
     structures, types, cells, arrays = [treedef], list(map(type, leaves)), [], leaves
     if [kind for kind in set(types) if issubclass(kind, Cell)]:

@@ -19,13 +19,13 @@ class CachedLookup:
 
     # To find a module's states takes a walk over all of it, and programs ask for one at a time.
 
-    def __init__(self, look: Callable[[], Any]):
+    def __init__(self, find: Callable[[], Any]):
         self._reads = Reads()
         outer = active_reads()
         try:
             frame = Frame(reads=self._reads)
             with closing(frame), frame:
-                self.found = look()
+                self.found = find()
         finally:
             if outer is not None:
                 outer.update(self._reads)

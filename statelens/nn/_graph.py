@@ -60,13 +60,13 @@ class Static(NamedTuple):
     value: Any
 
 
-class Look(NamedTuple):
-    """A leaf at which a bound lens looks, wherever it belongs."""
+class Borrowed(NamedTuple):
+    """A leaf that a bound lens holds, wherever it belongs."""
 
     at: Child | Reference | Static
 
 
-Leaf: TypeAlias = Child | Reference | Static | Look
+Leaf: TypeAlias = Child | Reference | Static | Borrowed
 
 
 class Attribute(NamedTuple):
@@ -206,24 +206,24 @@ class _Walk:
 
     def structure(self) -> Structure:
         records = [record for record in self._records if record is not None]
-        return Structure(tuple(map(self._settled, records) if self._has_held else records))
+        return Structure(tuple(map(self._resolved, records) if self._has_held else records))
 
-    def _settled(self, record: Record) -> Record:
+    def _resolved(self, record: Record) -> Record:
         """Returns a record in which what is looked at is what it is in the graph."""
         attributes = [
-            each._replace(leaves=tuple(map(self._settled_leaf, each.leaves)))
+            each._replace(leaves=tuple(map(self._resolved_leaf, each.leaves)))
             for each in record.attributes
         ]
         return record._replace(attributes=tuple(attributes))
 
-    def _settled_leaf(self, leaf: Any) -> Leaf:
+    def _resolved_leaf(self, leaf: Any) -> Leaf:
         if not isinstance(leaf, Held):
             return leaf
         owner = leaf.owner
         if id(owner) in self._nodes:
-            return Look(Reference(self._nodes[id(owner)]))
+            return Borrowed(Reference(self._nodes[id(owner)]))
         number = self._cells.get(id(owner))
-        return Look(Static(type(owner), owner) if number is None else Child(number))
+        return Borrowed(Static(type(owner), owner) if number is None else Child(number))
 
 
 _NOTHING = Structure(())
@@ -288,7 +288,7 @@ def _is_as_before(leaf: Leaf, value: Any, children: dict[int, Any], nodes: dict[
             return known and nodes.setdefault(number, node) is node
         case Static(kind, static):
             return type(value) is kind and bool(value == static)
-        case Look(at):
+        case Borrowed(at):
             return isinstance(value, Held) and _is_as_before(at, value.owner, children, nodes)
 
 
@@ -308,7 +308,7 @@ def unflatten_graph(structure: Structure, children: Any) -> Any:
 
 def _filled(leaves: tuple[Leaf, ...], nodes: list[Any], children: list[Any]) -> Iterator[Any]:
     for leaf in leaves:
-        match leaf.at if isinstance(leaf, Look) else leaf:
+        match leaf.at if isinstance(leaf, Borrowed) else leaf:
             case Child(number):
                 yield children[number]
             case Reference(number, function):

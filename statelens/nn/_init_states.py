@@ -1,4 +1,4 @@
-"""States that are made anew for each batch or sequence, as recurrent and spiking models do."""
+"""States that are made again for each batch or sequence, as recurrent and spiking models do."""
 
 from typing import Any, TypeVar
 

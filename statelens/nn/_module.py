@@ -151,7 +151,7 @@ class Module(Operations, abc.ABC):
                 if cell is not None or name in attributes:
                     frame.reads.record(self, name, cell or attributes[name], inside=True)
                 elif name == "__dict__":
-                    self._look_at_all()
+                    self._record_all()
                 elif not hasattr(Module, name):
                     # What is found in the class, or nowhere, may be set here before the next call.
                     frame.reads.record(self, name, MISSING)
@@ -233,7 +233,7 @@ class Module(Operations, abc.ABC):
     def _cell_of(self, name: Any) -> Cell | None:
         return _hidden_in(self).get(name)
 
-    def _look_at_all(self) -> dict[str, Any]:
+    def _record_all(self) -> dict[str, Any]:
         names = self._read_attribute(None)
         found = {name: self._read_attribute(name) for name in names}
         reads = active_reads()
@@ -245,13 +245,13 @@ class Module(Operations, abc.ABC):
 
     def _attributes(self) -> dict[str, Any]:
         """Returns the attributes as they read, in the order in which they are visited."""
-        found = self._look_at_all()
+        found = self._record_all()
         for name, cell in _hidden_in(self).items():
             found[name] = open_hidden(cell)
         return found
 
-    def _keep(self, kept: CachedLookup | None, look: Callable[[], Any]) -> CachedLookup:
-        return kept if kept is not None and kept.is_valid() else CachedLookup(look)
+    def _keep(self, kept: CachedLookup | None, find: Callable[[], Any]) -> CachedLookup:
+        return kept if kept is not None and kept.is_valid() else CachedLookup(find)
 
     def _hidden_cells(self) -> dict[Path, Cell]:
         return {

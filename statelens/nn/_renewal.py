@@ -1,8 +1,9 @@
 """Attributes that stay what they are when they are set, but for their values.
 
 An array of an Equinox layer is behind a hidden state, which stays. And where a transform runs, the
-states of a module can't change, only their values: a state that is made anew there, as `init_state`
-makes it, gives its value to the one that is there, and stands for that until the call ends.
+states of a module can't change, only their values: a state that is made again there, as
+`init_state` makes it, gives its value to the one that is there, and stands for that until the call
+ends.
 """
 
 from collections.abc import Container

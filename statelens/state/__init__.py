@@ -15,7 +15,7 @@ from ._context import (
     this_frame,
 )
 from ._dependencies import Readers, Reads
-from ._frame import Captured, Frame, Writes, capture, note_reads
+from ._frame import Captured, Frame, Writes, capture, record_reads
 from ._kinds import (
     BatchState,
     HiddenState,

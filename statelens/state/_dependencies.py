@@ -65,12 +65,12 @@ class _Read(NamedTuple):
 
 class _Name(NamedTuple):
     name: str
-    look: Callable[[], Any]
+    find: Callable[[], Any]
     value: Callable[[], Any]
 
     def leads_elsewhere(self) -> bool:
         value = self.value()
-        return value is None or self.look() is not value  # it is None if it is gone
+        return value is None or self.find() is not value  # it is None if it is gone
 
 
 class _Contents:
@@ -183,10 +183,10 @@ class Reads:
         """Records what leads to states by another way than attributes.
 
         Args:
-            names: Names, what each leads to, and what looks there again.
+            names: Names, what each leads to, and what finds it again.
             lists: Lists and other containers of nothing but states and modules.
         """
-        self._names = [_Name(name, look, _weakly(value, self._end)) for name, value, look in names]
+        self._names = [_Name(name, find, _weakly(value, self._end)) for name, value, find in names]
         for container in lists:
             self._record_containers(container, inside=False)
 
@@ -201,9 +201,9 @@ class Reads:
         known = self._labels.get(id(cell))
         if known is None or known[0]() is not cell:
             cell._readers.add(None, self)
-            self._note_labels(cell)
+            self._rerecord_labels(cell)
 
-    def _note_labels(self, cell: Cell) -> None:
+    def _rerecord_labels(self, cell: Cell) -> None:
         self._labels[id(cell)] = weakref.ref(cell), dict(vars(cell))
         for value in vars(cell).values():
             self._record_containers(value, inside=True)
@@ -223,7 +223,7 @@ class Reads:
         for cell in touched:
             self._cell_types.pop(id(cell), None)
         for cell in _living(self._labels.values()):
-            self._note_labels(cell)
+            self._rerecord_labels(cell)
         for known in list(self._containers.values()):
             self._record_containers(known.container, known.inside)
         self._has_ended = False
@@ -270,7 +270,7 @@ class Reads:
                 new = f"another {type(now).__name__}" if new == was else new
                 changes.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
         changes += [
-            f"the name {name.name!r} leads to another {type(name.look()).__name__}"
+            f"the name {name.name!r} leads to another {type(name.find()).__name__}"
             for name in self._names
             if name.leads_elsewhere()
         ]
@@ -358,7 +358,7 @@ def _is_seen_through(value: Any) -> bool:
 
 def _reference(value: Any) -> Callable[[], Any]:
     """Refers to a module weakly: a program must not keep a model alive, nor what leads to it."""
-    # A module of Equinox is a value: one that is made anew, and alike, is the same to `is_same`.
+    # A module of Equinox is a value: one that is made again, and alike, is the same to `is_same`.
     if isinstance(value, (*PLAIN_TYPES, Cell, *CONTAINERS, tuple, frozenset, eqx.Module)):
         return lambda: value
     is_weak = isinstance(value, MutableNode) or fields_of(value) is not None

@@ -20,7 +20,7 @@ from .._tree import MutableNode, Path, TreeDef, flatten, format, is_array
 from ._context import TOP, active_frame, current_trace, has_tracers
 from ._dependencies import Reads
 from ._lent import Lendings, Lent, this_thread
-from ._plain_jax import explain_reuse, note_read
+from ._plain_jax import explain_reuse, record_read
 from ._refusals import refuse_ended_frame, refuse_frozen, refuse_leak, refuse_write_inside
 from ._state import State, held_value, peek, refuse_states, store_all
 from ._storage import ENDED, Alias
@@ -252,7 +252,7 @@ class Frame:
             return value
         is_inside = current_trace() != self.trace
         if is_inside:
-            note_read(cell, value, self.trace)
+            record_read(cell, value, self.trace)
         if isinstance(value, (jax.Array, int, float)):
             return value
         if is_inside and not cell.is_at_home:
@@ -390,10 +390,10 @@ def _opened(out: Any, frame: Frame) -> tuple[list[Any], TreeDef | None, dict[Sta
     return leaves, treedef, {cell: frame.peek(cell) for cell in leaves if isinstance(cell, State)}
 
 
-def note_reads(cells: Iterable[State]) -> None:
+def record_reads(cells: Iterable[State]) -> None:
     """Notes that a program has taken the values of states, in whatever trace is running."""
     frame = active_frame.get()
     own_trace = TOP if frame is None else frame.trace
     if current_trace() != own_trace:
         for cell in cells:
-            note_read(cell, peek(cell), own_trace)
+            record_read(cell, peek(cell), own_trace)

@@ -47,7 +47,7 @@ def _run_in_own_trace(run: Callable[[], T]) -> T:
     return run()
 
 
-def note_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
+def record_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
     """Warns of a value that is read in a plain trace, or remembers where, if it is traced.
 
     Args:
@@ -103,8 +103,8 @@ def explain_untouched(cell: "State[Any]") -> str:
 
 def explain_reuse(error: Exception) -> None:
     """Adds to an error about a tracer that has ended what may have kept it."""
-    for look, place in list(_traced_reads.values())[-_MOST_NOTES:]:
-        cell = look()
+    for cell_of, place in list(_traced_reads.values())[-_MOST_NOTES:]:
+        cell = cell_of()
         if cell is None:
             continue
         name = f"the state {cell.name!r}" if cell.name else f"a {type(cell).__name__}"

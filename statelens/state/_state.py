@@ -27,7 +27,7 @@ from .._tree import Cell, flatten_as_jax, is_probed
 from ._context import TOP, active_frame, concrete_types, current_trace, has_tracers
 from ._dependencies import Readers
 from ._lent import this_thread
-from ._plain_jax import note_read
+from ._plain_jax import record_read
 from ._refusals import (
     NoArray,
     read_tags,
@@ -141,7 +141,7 @@ class State(NoArray, Cell, Generic[T]):
                 value = self._alive(frame, held_value(self))
             if current_trace() == TOP:
                 return value
-            note_read(self, value, TOP)
+            record_read(self, value, TOP)
             is_own = is_fixed or self.is_at_home
             return value if is_own else this_thread.lendings.lend(self, value)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""States that are made anew by `init_state`, outside of transforms and inside."""
+"""States that are made again by `init_state`, outside of transforms and inside."""
 
 import jax.numpy as jnp
 import pytest

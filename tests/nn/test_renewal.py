@@ -1,4 +1,4 @@
-"""States that are made anew where a transform runs stand for those that are there."""
+"""States that are made again where a transform runs stand for those that are there."""
 
 import enum
 from typing import Any

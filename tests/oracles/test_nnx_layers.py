@@ -103,7 +103,7 @@ def test_a_stream_in_a_scan_and_split_for_lanes():
     def their_lanes(rngs, x):
         return x + jax.random.normal(rngs.noise(), (3,))
 
-    # A stream that is split starts with one key for each lane, and counts anew.
+    # A stream that is split starts with one key for each lane, and counts from zero.
     found = their_lanes(rngs, X)
     keys = jax.random.split(stream(), 4)
     lanes = Stream(keys)

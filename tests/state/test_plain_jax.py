@@ -599,7 +599,7 @@ def test_a_solver_of_diffrax_takes_a_method():
             assert np.isclose(fun(1.0), (1 - 0.1 * rate) ** 10)
 
 
-def test_a_write_of_a_method_that_plain_jax_has_made_anew_is_refused():
+def test_a_write_of_a_method_that_plain_jax_has_made_again_is_refused():
     decay = Decay(1.0)
     with pytest.raises(sl.TracerLeakError, match="asked to assign a value to State"):
         eqx.filter_jit(lambda method, y: method(y))(decay.counted, ONE)

@@ -18,7 +18,7 @@ import jax.extend.core
 
 from ..._errors import SelectionError
 from ..._lru_cache import LruCache
-from ...state import State, active_frame, is_alive, note_reads, run_in_own_trace
+from ...state import State, active_frame, is_alive, record_reads, run_in_own_trace
 from ._reachable import code_of, owners_of
 
 T = TypeVar("T")
@@ -85,11 +85,11 @@ class Attempt:
             jaxpr, out = jax.make_jaxpr(lambda: run_in_own_trace(run), return_shape=True)()
         except Exception:
             # With the right states it may not fail.
-            self._settle()
+            self._raise_undeclared()
             raise
         finally:
             self._is_staged = False
-        self._settle()
+        self._raise_undeclared()
         leaves = jax.extend.core.jaxpr_as_fun(jaxpr)()
         return jax.tree.structure(out).unflatten(leaves)
 
@@ -112,9 +112,9 @@ class Attempt:
     def _restart(self, cells: Iterable[State]) -> None:
         self._undeclared = tuple(cells)
         if not self._is_staged:
-            self._settle()
+            self._raise_undeclared()
 
-    def _settle(self) -> None:
+    def _raise_undeclared(self) -> None:
         if self._undeclared is not None:
             raise UndeclaredStates(self._owner, self._undeclared)
 
@@ -139,7 +139,7 @@ def discover(run: Callable[[Attempt], T], name: str, function: Callable[..., Any
     asked = f"asked {name} for the states that its function writes"
     attempt, result = retry(attempted, owner, asked, "run")
     _hints.put(key, tuple(map(weakref.ref, attempt.found)))
-    note_reads(attempt.touched)
+    record_reads(attempt.touched)
     frame = active_frame.get()
     # Those that weren't met too, whose values have been looked up: they are in what was traced.
     for cell in attempt.cells if frame is not None else ():

@@ -51,12 +51,12 @@ class Step(NamedTuple):
     Attributes:
         name: By what name.
         value: What it leads to.
-        look: Looks where it leads now; None if it leads there for ever.
+        find: Finds where it leads now; None if it leads there for ever.
     """
 
     name: str
     value: Any
-    look: Callable[[], Any] | None = None
+    find: Callable[[], Any] | None = None
 
 
 def reachable(roots: list[Any]) -> list[State]:
@@ -81,7 +81,7 @@ class Followed(NamedTuple):
     """What led from functions to states and modules.
 
     Attributes:
-        names: The names that did, what each leads to, and what looks there again.
+        names: The names that did, what each leads to, and what finds it again.
         containers: The containers that did, and that hold nothing but states and modules.
     """
 
@@ -115,8 +115,8 @@ def follow(targets: Container[int], roots: list[Any]) -> Followed:
             leading.append(source)
             if uniform[source]:
                 found.containers.append(seen[source])
-            elif step.look is not None:
-                found.names.append((step.name, step.value, step.look))
+            elif step.find is not None:
+                found.names.append((step.name, step.value, step.find))
     return found
 
 
@@ -152,8 +152,8 @@ def _of_another(node: Any) -> Iterable[Step]:
 def _of_object(node: Any) -> Iterable[Step]:
     yield from _of_mapping(getattr(node, "__dict__", {}))
     for name in _slots(type(node)):
-        look = functools.partial(getattr, node, name, MISSING)
-        yield Step(name, look(), look)
+        find = functools.partial(getattr, node, name, MISSING)
+        yield Step(name, find(), find)
     yield from named_in(node)
 
 
@@ -226,14 +226,14 @@ def _named_in_code(function: FunctionType) -> Iterator[Step]:
         yield from _steps_by(name, functools.partial(globals_.get, name, MISSING), names)
 
 
-def _steps_by(name: str, look: Callable[[], Any], inner_names: Iterable[str]) -> Iterator[Step]:
-    value = look()
-    yield Step(name, value, look)
+def _steps_by(name: str, find: Callable[[], Any], inner_names: Iterable[str]) -> Iterator[Step]:
+    value = find()
+    yield Step(name, value, find)
     # Of the attributes of a module or a class, those that the code may mean.
     if isinstance(value, (ModuleType, type)) and not is_foreign(_module_of(value)):
         for inner in inner_names:
-            inner_look = functools.partial(vars(value).get, inner, MISSING)
-            yield Step(f"{name}.{inner}", inner_look(), inner_look)
+            find_inner = functools.partial(vars(value).get, inner, MISSING)
+            yield Step(f"{name}.{inner}", find_inner(), find_inner)
 
 
 def _module_of(value: ModuleType | type) -> str:

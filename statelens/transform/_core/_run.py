@@ -22,8 +22,8 @@ from ...state import (
     Writes,
     capture,
     concrete_types,
-    note_reads,
     peek,
+    record_reads,
     refuse_ended,
 )
 from ._split import all_static, split_static
@@ -159,7 +159,7 @@ def commit(out: Any, writes: Writes, touched: Iterable[State] = ()) -> Any:
     To be called in the trace of the call, where the states that the function has closed over
     may be constants.
     """
-    note_reads(touched)
+    record_reads(touched)
     Writes(writes.cells, tuple(map(merge_static, writes.values))).commit()
     return merge_static(out)
 

@@ -15,7 +15,7 @@ from ...state import (
     active_frame,
     concrete_types,
     has_tracers,
-    note_reads,
+    record_reads,
     this_thread,
 )
 from .._core import PROGRAM_ERRORS, Arguments, UndeclaredStates, merge_output
@@ -88,7 +88,7 @@ class Dispatch:
                 return self._program.finish(result)
             # Before anything is stored: nodes of other libraries may refuse to be made.
             if type(out) not in concrete_types:
-                note_reads(self._cells)
+                record_reads(self._cells)
                 out = merge_output(self._program.output(result))
             if values and not self._donated:  # where it donates, that is done
                 self._program.keep(result)

@@ -188,7 +188,7 @@ class JitFunction(Generic[P, R]):
         Returns:
             What `jax.jit(f).trace` gives, with ``.jaxpr`` and ``.lower()``.
         """
-        program, traced = self._look(args, kwargs)
+        program, traced = self._program_and_trace(args, kwargs)
         return AheadOfTime(traced, program, self.split, repr(self))
 
     @user_facing
@@ -215,10 +215,12 @@ class JitFunction(Generic[P, R]):
         Returns:
             The output with a `jax.ShapeDtypeStruct` in place of each array.
         """
-        program, traced = self._look(args, kwargs)
+        program, traced = self._program_and_trace(args, kwargs)
         return merge_static(program.output(traced.out_info))
 
-    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Any]:
+    def _program_and_trace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Program, Any]:
         args, kwargs = self.split(args, kwargs)
         return self._discover(
             args, kwargs, lambda program, traced: traced or _traced(program, args, kwargs)

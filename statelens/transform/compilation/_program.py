@@ -24,8 +24,8 @@ from ...state import (
     copied,
     current_trace,
     has_tracers,
-    note_reads,
     peek,
+    record_reads,
     store_all,
     this_thread,
 )
@@ -253,7 +253,7 @@ class Program:
         """Commits what a call has written, and gives what it has returned."""
         # Before anything is committed: nodes of other libraries may refuse to be made.
         out = merge_output(self.output(result))
-        note_reads(self.taken)
+        record_reads(self.taken)
         frame = active_frame.get()
         if frame is not None:
             for cell in self._layout(result).touched:

@@ -161,7 +161,7 @@ class Checking:
 
 @jax.tree_util.register_pytree_node_class
 class Telling(Converting):
-    """A node of which one leaf is made anew each time that it is flattened."""
+    """A node of which one leaf is made again each time that it is flattened."""
 
     def tree_flatten(self):
         return (self.x, self.__class__.__name__ + "!"), None

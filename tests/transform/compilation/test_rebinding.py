@@ -1,4 +1,4 @@
-"""A name that led a compiled function to its states is followed: a model made anew is seen."""
+"""A name that led a compiled function to its states is followed: a model made again is seen."""
 
 import collections
 import dataclasses

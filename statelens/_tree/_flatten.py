@@ -40,17 +40,17 @@ _is_none = functools.partial(operator.is_, None)
 _LEAF = jtu.tree_structure(0)
 
 
-def flatten(tree: Any) -> tuple[list[Any], TreeDef]:
-    """Flattens a tree down to cells, other leaves and `None`."""
+def flatten(tree: Any, name: Callable[[], str] | None = None) -> tuple[list[Any], TreeDef]:
+    """Flattens a tree, which errors call by a name, down to cells, other leaves and `None`."""
     if is_array(tree):
         return [tree], _LEAF
     # To ask an Equinox module for its class costs two Python calls.
     if not issubclass(type(tree), (LensLeaf, MutableNode)):
         # Most trees have nothing to stop at, and JAX goes through them without asking Python.
-        flat = _flatten_plainly(tree, _is_none)
+        flat = _flatten_plainly(tree, _is_none, name)
         if flat is not None:
             return flat
-    return flatten_as_jax(tree, _is_leaf)
+    return flatten_as_jax(tree, _is_leaf, name)
 
 
 def _is_leaf(node: Any) -> bool:
@@ -58,7 +58,9 @@ def _is_leaf(node: Any) -> bool:
 
 
 def _flatten_plainly(
-    tree: Any, is_leaf: Callable[[Any], Any] | None = None
+    tree: Any,
+    is_leaf: Callable[[Any], Any] | None = None,
+    name: Callable[[], str] | None = None,
 ) -> tuple[list[Any], TreeDef] | None:
     """Flattens a tree without cells and mutable nodes; gives None for any other."""
     # (An error from within would end it early, but makes JAX lose count of its recursion.)
@@ -68,7 +70,7 @@ def _flatten_plainly(
     except Exception:
         # A node that flattens cells by itself may choke on what they give to a probe.
         if not probe.met:
-            refuse_unsortable(tree)
+            refuse_unsortable(tree, name)
             raise
         return None
     return None if probe.met else flat
@@ -89,25 +91,31 @@ def _are_leaves(nodes: Sequence[Any]) -> bool:
     return all(_is_leaf(node) or jtu.all_leaves([node]) for node in one_of_each.values())
 
 
-def flatten_with_path(tree: Any) -> tuple[list[Path], list[Any], TreeDef]:
+def flatten_with_path(
+    tree: Any, name: Callable[[], str] | None = None
+) -> tuple[list[Path], list[Any], TreeDef]:
     """Flattens a tree as `flatten` does, with the first path of each leaf."""
-    paths, leaves, treedef = _flatten_with_paths(tree)
+    paths, leaves, treedef = _flatten_with_paths(tree, name)
     return [first for first, *_ in paths], leaves, treedef
 
 
-def _flatten_with_paths(tree: Any) -> tuple[list[tuple[Path, ...]], list[Any], TreeDef]:
+def _flatten_with_paths(
+    tree: Any, name: Callable[[], str] | None = None
+) -> tuple[list[tuple[Path, ...]], list[Any], TreeDef]:
     """Flattens a tree as `flatten` does, with all paths of each leaf."""
-    entries, treedef = _flatten_with_keys(tree)
+    entries, treedef = _flatten_with_keys(tree, name)
     paths = [from_jax(keys) for keys, _ in entries]
     _refuse_same_path([first for first, *_ in paths], entries)
     return paths, [leaf for _, leaf in entries], treedef
 
 
-def _flatten_with_keys(tree: Any) -> tuple[list[tuple[Any, Any]], TreeDef]:
+def _flatten_with_keys(
+    tree: Any, name: Callable[[], str] | None = None
+) -> tuple[list[tuple[Any, Any]], TreeDef]:
     try:
         return jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)
     except ValueError:
-        refuse_unsortable(tree)
+        refuse_unsortable(tree, name)
         raise
 
 
@@ -197,7 +205,7 @@ def atoms(unit: Any) -> list[tuple[Path, Any]]:
     """Lists the leaves inside a unit with their paths inside it."""
     if not isinstance(unit, Cell):
         return [((), unit)]
-    paths, leaves, _ = flatten_with_path(unit.look())
+    paths, leaves, _ = flatten_with_path(unit.look(), unit._description)
     return [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if leaf is not None]
 
 

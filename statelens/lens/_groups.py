@@ -147,7 +147,7 @@ def _atoms_of(entry: Entry, unit: Any) -> list[Entry]:
     """Lists the leaves in a cell one by one; anything else is its own only one."""
     if entry.atom is not None or not isinstance(unit, Cell):
         return [entry]
-    paths, leaves, _ = flatten_with_path(unit.look())
+    paths, leaves, _ = flatten_with_path(unit.look(), unit._description)
     return [
         entry._replace(path=entry.path + inner, atom=atom, inner=inner)
         for atom, (inner, leaf) in enumerate(zip(paths, leaves, strict=True))

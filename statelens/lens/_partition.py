@@ -102,7 +102,7 @@ def label(
         every = by_place.get((position, None), other)
         if not isinstance(leaf, Cell):
             return None if leaf is None else every
-        atoms, inside = flatten(leaf.look())
+        atoms, inside = flatten(leaf.look(), leaf._description)
         return leaf.with_value(
             inside.unflatten(
                 None if x is None else by_place.get((position, atom), every)

@@ -91,8 +91,8 @@ def like(path: Path, old: Any, new: Any) -> Any:
     """Refuses a value that differs in structure, shapes or dtypes; makes a number an array."""
     if new is old or (is_array(old) and _are_alike([old], [new])):
         return new
-    olds, old_structure = flatten(old)
-    news, new_structure = flatten(new)
+    olds, old_structure = flatten(old, lambda: f"what is at '{format(path)}'")
+    news, new_structure = flatten(new, lambda: f"the value for '{format(path)}'")
     if old_structure != new_structure:
         _refuse_change(path, "structure", old_structure, new_structure)
     for position, (before, after) in enumerate(zip(olds, news, strict=True)):

@@ -178,7 +178,7 @@ def _seen_in(depth: CacheKeyDepth, leaves: list[Any], treedef: TreeDef) -> _Seen
                 if depth >= CacheKeyDepth.LABELS:
                     cells.append(leaf.metadata)
                 if depth >= CacheKeyDepth.VALUES:
-                    inner, structure = flatten(leaf.look())
+                    inner, structure = flatten(leaf.look(), leaf._description)
                     structures.append(structure)
                     cells.append(list(map(type, inner)))
                     arrays += inner if depth >= CacheKeyDepth.ARRAYS else []
@@ -206,7 +206,7 @@ def _select_uncached(selector: Selector, tree: Any) -> Selection:
 def _parts(site: Site, coverage: Parts) -> list[Entry]:
     if not isinstance(site.unit, Cell):
         return [Entry(site.paths[0], site.positions, None, (), coverage[()])]
-    paths = flatten_with_path(site.unit.look())[0]
+    paths = flatten_with_path(site.unit.look(), site.unit._description)[0]
     return [
         Entry(site.paths[0] + inner, site.positions, position, inner, coverage[inner])
         for position, inner in enumerate(paths)

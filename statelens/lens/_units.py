@@ -67,12 +67,12 @@ class View:
 
     def of(self, whole: Any) -> Any:
         """Returns this part of a value of the state."""
-        leaf = flatten(whole)[0][self._atom(whole)]
+        leaf = flatten(whole, self.cell._description)[0][self._atom(whole)]
         return leaf if self.index is None else self.index.read(leaf)
 
     def put(self, whole: Any, part: Any) -> Any:
         """Returns a value of the state with another part in the place of this one."""
-        leaves, treedef = flatten(whole)
+        leaves, treedef = flatten(whole, self.cell._description)
         atom = self._atom(whole)
         leaves[atom] = part if self.index is None else self.index.write(leaves[atom], part)
         return treedef.unflatten(leaves)
@@ -81,7 +81,7 @@ class View:
         return [self.cell]
 
     def _atom(self, whole: Any) -> int:
-        paths = flatten_with_path(whole)[0]
+        paths = flatten_with_path(whole, self.cell._description)[0]
         if self.inner in paths:
             return paths.index(self.inner)
         raise PathError(

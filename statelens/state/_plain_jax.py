@@ -21,7 +21,7 @@ import numpy as np
 from jax.extend.core import set_current_trace, take_current_trace
 
 from .._errors import StaleStateWarning, is_users
-from .._tree import is_numeric
+from .._tree import flatten_as_jax, is_numeric
 from ._context import current_trace
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def record_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
         own_trace: The trace in which our own transform runs the function, or `TOP`.
     """
     # A tree of labels or booleans in the shape of a model isn't read for its values.
-    leaves = [leaf for leaf in jax.tree.leaves(value) if is_numeric(leaf) and not _is_flag(leaf)]
+    leaves = flatten_as_jax(value, name=cell._description)[0]
+    leaves = [leaf for leaf in leaves if is_numeric(leaf) and not _is_flag(leaf)]
     if cell.is_at_home or not leaves or not _is_staged_in(own_trace):
         return
     reader = _users_frame()

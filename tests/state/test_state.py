@@ -297,9 +297,37 @@ def test_keys_that_do_not_sort_are_named_with_their_state():
         state.copy()
     with pytest.raises(sl.StructureError, match=r"in argument 0, that at \.value"):
         sl.jit(lambda state: state.value["a"])(state)
+    with pytest.raises(sl.StructureError, match="a dictionary in a State named 'gains'"):
+        jax.jit(lambda x: state.value["a"])(1.0)
     module = sl.nn.Module()
     module.state = state
     assert "4 in State" in repr(module)
+
+
+def test_keys_that_do_not_sort_are_named_with_the_path_of_their_state():
+    state = sl.State({"a": jnp.ones(2)}, name="gains")
+    states = sl.lens(...).bind({"w": state})
+    with pytest.raises(sl.StructureError, match="a dictionary in the value for 'w'"):
+        states.assign({"w": {1: jnp.ones(2), "a": jnp.ones(2)}})
+    state.value[1] = jnp.ones(2)
+    with pytest.raises(sl.StructureError, match="a dictionary in what is at 'w'"):
+        states.assign({"w": {"a": jnp.ones(2)}})
+    with pytest.raises(sl.StructureError, match="a dictionary in 'gains'"):
+        sl.grad(lambda: 0.0, state)()
+
+
+def test_keys_that_do_not_sort_are_named_with_the_state_of_a_view():
+    state = sl.State({"a": jnp.ones(2)}, name="gains")
+    (view,) = sl.lens("gains.a").bind({"gains": state}).units().values()
+    state.value[1] = jnp.ones(2)
+    for use in (
+        lambda: view.value,
+        lambda: setattr(view, "value", jnp.zeros(2)),
+        lambda: sl.grad(lambda: 0.0, {"a": view})(),
+        lambda: sl.lens("gains.a").bind({"gains": state}).count(),
+    ):
+        with pytest.raises(sl.StructureError, match="a dictionary in a State named 'gains'"):
+            use()
 
 
 def test_a_state_that_a_trace_puts_into_a_value_in_place_is_refused():

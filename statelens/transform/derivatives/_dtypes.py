@@ -89,7 +89,10 @@ class Differentiable:
 
     def check(self, label: Callable[[], str], value: Any) -> None:
         """Refuses a pytree with a leaf that has no derivative."""
-        for number, leaf in enumerate([value] if is_array(value) else flatten_as_jax(value)[0]):
+        leaves = (
+            [value] if is_array(value) else flatten_as_jax(value, name=lambda: repr(label()))[0]
+        )
+        for number, leaf in enumerate(leaves):
             dtype = None if isinstance(leaf, jax.Ref) else getattr(leaf, "dtype", None)
             if dtype is None and isinstance(leaf, (bool, int, float, complex)):
                 dtype = jnp.result_type(leaf)

@@ -7,7 +7,7 @@ knows nothing of states beyond the protocol that a cell fulfils.
 
 from ._bound_method import METHODS, BoundMethod
 from ._expression import matches_expression, read_expression
-from ._fields import FOREIGN, fields_of
+from ._fields import fields_of, is_foreign, reads_own_fields, slots_of
 from ._flatten import (
     Site,
     TreeDef,

@@ -33,7 +33,7 @@ def fields_of(value: Any) -> dict[str, Any] | None:
     fields = dict(getattr(value, "__dict__", {}))
     for name in _cached(cls):
         fields.pop(name, None)
-    for name, slot in _slots(cls).items():
+    for name, slot in slots_of(cls).items():
         try:
             fields[name] = slot.__get__(value)
         except AttributeError:
@@ -45,10 +45,17 @@ def fields_of(value: Any) -> dict[str, Any] | None:
 def _has_fields(cls: type) -> bool:
     if issubclass(cls, (SimpleNamespace, Namespace, UserDict, UserList)):
         return True
-    if _is_foreign(cls) or issubclass(cls, (type, enum.Enum)):
+    if is_foreign(cls.__module__) or issubclass(cls, (type, enum.Enum)):
         return False
     # What says what it equals, and has a hash, is a value such as a unit or a mesh.
     return cls.__hash__ in (None, object.__hash__) or dataclasses.is_dataclass(cls)
+
+
+@functools.lru_cache(maxsize=4096)
+def reads_own_fields(cls: type) -> bool:
+    """Says whether objects of a class have fields that code of another's making reads."""
+    kinds = {base.__module__ for base in cls.__mro__ if is_foreign(base.__module__)}
+    return not kinds <= {"builtins", "abc", "typing", "types", "argparse", "enum"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -59,15 +66,16 @@ def _cached(cls: type) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _slots(cls: type) -> dict[str, MemberDescriptorType]:
+def slots_of(cls: type) -> dict[str, MemberDescriptorType]:
     """Gives the slots of a class by name."""
     return {
         name: slot
         for base in cls.__mro__
         for name, slot in vars(base).items()
-        if isinstance(slot, MemberDescriptorType) and not _is_foreign(base)
+        if isinstance(slot, MemberDescriptorType) and not is_foreign(base.__module__)
     }
 
 
-def _is_foreign(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] in FOREIGN
+def is_foreign(module: str | None) -> bool:
+    """Says whether a module is not of the user's making, and knows nothing of states."""
+    return (module or "").partition(".")[0] in FOREIGN

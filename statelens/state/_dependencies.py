@@ -27,6 +27,17 @@ from .._tree import (
     is_same,
     put_weakly,
 )
+from ._contents import (
+    ALL_FIELDS,
+    CONTAINERS,
+    ContainerRead,
+    FieldsRead,
+    is_plain,
+    items_of,
+    named_fields,
+    weakly,
+)
+from ._links import Link, Links
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -63,64 +74,6 @@ class _Read(NamedTuple):
     inside: bool
 
 
-class _Name(NamedTuple):
-    name: str
-    find: Callable[[], Any]
-    value: Callable[[], Any]
-
-    def leads_elsewhere(self) -> bool:
-        value = self.value()
-        return value is None or self.find() is not value  # it is None if it is gone
-
-
-class _Contents:
-    """What was in a container; what is gone from there may end."""
-
-    def __init__(self, container: Any, on_end: Callable[[Any], None], inside: bool):
-        self.container = container
-        self.inside = inside
-        self._items = [_weakly(item, on_end) for item in _items_of(container)]
-
-    def are_still_there(self) -> bool:
-        """Says whether the container has the very items that it had."""
-        now = _items_of(self.container)
-        # One that has ended gives None, which `Reads` knows of.
-        before = [item() for item in self._items]
-        return len(now) == len(before) and all(map(operator.is_, now, before))
-
-
-class _Fields:
-    """What was in a plain object, which may lead to the model and isn't kept alive."""
-
-    inside = True
-
-    def __init__(self, owner: Any, fields: dict[str, Any]):
-        self._owner = _weakly(owner)
-        self._fields = {name: _weakly(value) for name, value in fields.items()}
-
-    @property
-    def container(self) -> Any:
-        """The object; None if it is gone."""
-        return self._owner()
-
-    def are_still_there(self) -> bool:
-        """Says whether the object has the very fields that it had."""
-        owner = self.container
-        if owner is None:  # what is gone can't have changed
-            return True
-        now = fields_of(owner) or {}
-        if now.keys() != self._fields.keys():
-            return False
-        return all(_is_what_it_was(ref, now[name]) for name, ref in self._fields.items())
-
-
-_are_still_there = operator.methodcaller("are_still_there")
-
-
-def _is_what_it_was(ref: Callable[[], Any], now: Any) -> bool:
-    return is_same(ref(), now) and not (now is None and isinstance(ref, weakref.ref))
-
-
 class Reads:
     """The attributes that were read, with their values.
 
@@ -139,9 +92,13 @@ class Reads:
         self.on_end = None
         self._has_ended = False
         self._attributes: dict[Hashable, _Read] = {}
-        self._containers: dict[int, _Contents | _Fields] = {}
-        # Names that led to states, and what they led to.
-        self._names: list[_Name] = []
+        # Containers and plain objects there, with what was in them.
+        self._containers: dict[int, ContainerRead | FieldsRead] = {}
+        # What led to states by other ways.
+        self._links = Links()
+        # The names in the code that was traced, once they are known, and so far.
+        self._names: frozenset[str] = ALL_FIELDS
+        self._names_met: frozenset[str] = frozenset()
         # Cells that were looked at, with the structure, shapes and dtypes of their values.
         self._cell_types: dict[int, tuple[weakref.ref[Cell], Hashable]] = {}
         # Cells that were met, with their names, tags and further attributes.
@@ -174,21 +131,18 @@ class Reads:
         return [node for node in found if node is not None]
 
     @property
-    def values(self) -> list[Any]:
-        """The values that attributes had, but for states, modules and plain values."""
-        found = [read.value() for read in self._attributes.values() if read.name is not None]
-        return [value for value in found if not isinstance(value, (*_OWNERS, *PLAIN_TYPES))]
+    def roots(self) -> list[Callable[[], Any]]:
+        """What gives the values that attributes had; some may be gone."""
+        return [read.value for read in self._attributes.values() if read.name is not None]
 
-    def follow(self, names: Iterable[tuple[str, Any, Callable[[], Any]]], lists: list[Any]) -> None:
-        """Records what leads to states by another way than attributes.
+    def follow(self, roots: Iterable[Callable[[], Any]], links: Iterable[Link]) -> None:
+        """Records what leads to states by other ways than attributes.
 
         Args:
-            names: Names, what each leads to, and what finds it again.
-            lists: Lists and other containers of nothing but states and modules.
+            roots: What gives the objects that the links start from, or None for one that is gone.
+            links: The links.
         """
-        self._names = [_Name(name, find, _weakly(value, self._end)) for name, value, find in names]
-        for container in lists:
-            self._record_containers(container, inside=False)
+        self._links = Links(roots, links, self._end)
 
     def record_type(self, cell: Cell, value: Any) -> None:
         """Records that the structure, shapes and dtypes of a cell's value were looked at."""
@@ -214,18 +168,26 @@ class Reads:
             read = self._attributes.pop((id(node), name))
             self.record(node, name, value, inside=read.inside)
 
-    def finish_trace(self, touched: Iterable[Cell]) -> None:
+    def finish_trace(self, touched: Iterable[Cell], names: frozenset[str]) -> None:
         """Takes things as they are when a trace ends.
 
         What it did to containers is done; and the cells that it touched are inputs of the
         program, so that JAX itself sees to their structure, shapes and dtypes.
+
+        Args:
+            touched: The cells.
+            names: The names of the fields of plain objects that its code may have read.
         """
+        self._names_met |= names
+        self._names = self._names_met
+        self._containers.clear()
+        for read in list(self._attributes.values()):
+            if read.name is not None:
+                self._record_containers(read.value(), read.inside)
         for cell in touched:
             self._cell_types.pop(id(cell), None)
         for cell in _living(self._labels.values()):
             self._rerecord_labels(cell)
-        for known in list(self._containers.values()):
-            self._record_containers(known.container, known.inside)
         self._has_ended = False
 
     def _end(self, _: Any) -> None:
@@ -242,8 +204,9 @@ class Reads:
             node = read.node()
             if node is not None:
                 node._readers.add(read.name, self)
-        for known in list(other._containers.values()):
-            self._record_containers(known.container, known.inside)
+            if read.name is not None:
+                self._record_containers(read.value(), read.inside)
+        self._names_met |= other._names_met
         # Where this trace runs, they may have other values: it looks for itself.
         for cell in _living(other._cell_types.values()):
             cell.look()
@@ -269,11 +232,9 @@ class Reads:
                 of, was, new = type(node).__name__, _described(before), _described(now)
                 new = f"another {type(now).__name__}" if new == was else new
                 changes.append(f"the attribute {name!r} of a {of} was {was}, and is {new}")
-        changes += [
-            f"the name {name.name!r} leads to another {type(name.find()).__name__}"
-            for name in self._names
-            if name.leads_elsewhere()
-        ]
+        if (link := self._links.first_change()) is not None:
+            name, now = link
+            changes.append(f"the name {name!r} leads to another {type(now).__name__}")
         return changes
 
     def _changed(self) -> Iterator[tuple[MutableNode | Cell, str | None, Any, Any]]:
@@ -295,9 +256,9 @@ class Reads:
 
     def leads_to_the_same(self) -> bool:
         """Says whether names and containers lead to what they led to."""
-        if self._has_ended or any(map(_Name.leads_elsewhere, self._names)):
+        if self._has_ended or self._links.first_change() is not None:
             return False
-        return all(map(_are_still_there, self._containers.values()))
+        return all(map(_is_unchanged, self._containers.values()))
 
     def containers_unchanged(self) -> bool:
         """Says whether what isn't an attribute leads where it did, to cells of such values."""
@@ -318,31 +279,34 @@ class Reads:
         return all(_is_seen_through(read.value()) for read in self._attributes.values())
 
     def _record_containers(self, value: Any, inside: bool) -> None:
-        stack, seen = [value], set[int]()
+        stack, seen, places = [value], set[int](), _MOST_PLAIN
         while stack:
             value = stack.pop()
             if type(value) in PLAIN_TYPES or isinstance(value, _OWNERS) or id(value) in seen:
                 continue
             seen.add(id(value))
-            if isinstance(value, CONTAINERS):
-                self._containers[id(value)] = _Contents(value, self._end, inside)
             if isinstance(value, (*CONTAINERS, tuple, frozenset)):
-                stack += _items_of(value)
-            elif inside and (fields := fields_of(value)) is not None:
-                self._containers[id(value)] = _Fields(value, fields)
+                items = items_of(value)
+                if is_data := is_plain(items):
+                    places -= isinstance(value, CONTAINERS)
+                else:
+                    stack += items
+                if isinstance(value, CONTAINERS) and not (is_data and places < 0):
+                    self._containers[id(value)] = ContainerRead(value, self._end)
+            elif inside and (fields := named_fields(value, self._names)) is not None:
+                self._containers[id(value)] = FieldsRead(value, fields, self._names)
                 stack += fields.values()
+
+
+# Of containers with nothing but plain values there may be many: rows of a table, say.
+_MOST_PLAIN = 1_000
+
+_is_unchanged = operator.methodcaller("is_unchanged")
 
 
 def _living(entries: Iterable[tuple[weakref.ref[Cell], Any]]) -> list[Cell]:
     """Lists the cells that are still there."""
     return [cell for ref, _ in list(entries) if (cell := ref()) is not None]
-
-
-def _items_of(container: Any) -> list[Any]:
-    """Lists what is in a container, and of a dictionary the keys too."""
-    if isinstance(container, dict):
-        return [*container.keys(), *container.values()]
-    return list(container)
 
 
 def _is_seen_through(value: Any) -> bool:
@@ -352,7 +316,7 @@ def _is_seen_through(value: Any) -> bool:
     if hasattr(type(value), "_reachable"):
         return True
     if type(value) in (list, dict) or isinstance(value, tuple):
-        return all(map(_is_seen_through, _items_of(value)))
+        return all(map(_is_seen_through, items_of(value)))
     return jtu.all_leaves([value])
 
 
@@ -362,15 +326,7 @@ def _reference(value: Any) -> Callable[[], Any]:
     if isinstance(value, (*PLAIN_TYPES, Cell, *CONTAINERS, tuple, frozenset, eqx.Module)):
         return lambda: value
     is_weak = isinstance(value, MutableNode) or fields_of(value) is not None
-    return _weakly(value) if is_weak else lambda: value
-
-
-def _weakly(value: Any, on_end: Callable[[Any], None] | None = None) -> Callable[[], Any]:
-    """Refers to an object weakly, where it can be."""
-    try:
-        return weakref.ref(value, on_end)
-    except TypeError:
-        return lambda: value
+    return weakly(value) if is_weak else lambda: value
 
 
 def _described(value: Any) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import operator
 import types
 import weakref
 from typing import Any
@@ -143,6 +144,139 @@ def test_what_does_not_change_is_compiled_once():
     assert len(traces) == 2  # the class had it first
 
 
+@dataclasses.dataclass
+class Run:
+    """What a program reads, beside what changes at each step."""
+
+    factor: float = 2.0
+    step: int = 0
+    history: list = dataclasses.field(default_factory=list)
+    inner: Any = None
+
+    def log(self, loss):
+        self.step += 1
+        self.history.append(loss)
+        self.last = loss
+
+    @property
+    def scale(self):
+        return self.factor
+
+    def scaled(self, x):
+        return x * self._scale()
+
+    def _scale(self):
+        return self.factor
+
+
+def scale_by_name(run):
+    name = "".join(["fac", "tor"])
+    return getattr(run, name)
+
+
+READS = {
+    "a field": lambda run: run.factor,
+    "a property": lambda run: run.scale,
+    "a method": lambda run: run.scaled(1.0),
+    "a method of its class": lambda run: Run.scaled(run, 1.0),
+    "a method, bound later": lambda run: (lambda fun: fun(1.0))(run.scaled),
+    "another function": lambda run: factor_of(run),
+    "a function in a list": lambda run: ACCESSORS[0](run),
+    "a name that is made": scale_by_name,
+    "the dictionary of fields": lambda run: vars(run)["factor"],
+    "all fields": lambda run: dataclasses.asdict(run)["factor"],
+    "a copy": lambda run: dataclasses.replace(run).factor,
+    "a pattern": lambda run: factor_by_pattern(run),
+    "a default": lambda run: factor_if_any(run),
+    "a getter": lambda run: operator.attrgetter("factor")(run),
+}
+
+
+def factor_of(run):
+    return (lambda: run.factor)()
+
+
+ACCESSORS = [factor_of]
+
+
+def factor_by_pattern(run):
+    match run:
+        case Run(factor=factor):
+            return factor
+
+
+def factor_if_any(run):
+    return 0.0 if not hasattr(run, "factor") else scale_by_name(run)
+
+
+class Reader(Model):
+    def __init__(self, read, run):
+        super().__init__(run)
+        self.read = read
+
+    def __call__(self, x):
+        return x * self.read(self.config) * self.weight.value
+
+
+@pytest.mark.parametrize("within", [lambda run: run, lambda run: Run(inner=[run])])
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_field_is_seen_however_it_is_read(read, within):
+    run = Run()
+    inner = (lambda one: one.inner[0]) if within(run) is not run else (lambda one: one)
+    fun = sl.jit(Reader(lambda one: read(inner(one)), within(run)))
+    assert fun(ONE) == 2
+    run.factor = 3.0
+    assert fun(ONE) == 3
+
+
+@pytest.mark.parametrize("name", ["a field", "a property", "a method", "another function"])
+def test_a_field_that_nobody_reads_may_change_at_each_step(name):
+    run = Run()
+    fun, traces = counted(Reader(READS[name], run))
+    for _ in range(3):
+        run.log(fun(ONE))
+        run.inner = Run()
+    assert len(traces) == 1
+    run.factor = 3.0
+    assert fun(ONE) == 3
+
+
+def test_of_a_field_that_is_read_what_nobody_reads_may_change_too():
+    model = Model(Options())
+    model.config.inner = Run()
+    traces = []
+
+    @sl.jit
+    def fun(x):
+        traces.append(1)
+        return x * model.config.inner.factor
+
+    for step in range(3):
+        assert fun(ONE) == 2
+        model.config.inner.log(step)
+    assert len(traces) == 1
+
+
+def test_a_compiled_function_in_another_one_may_read_a_field_that_the_other_does_not_name():
+    model = Model(Run())
+    inner = {"fun": sl.jit(lambda x: x * model.config.factor)}
+    fun = sl.jit(lambda x: inner["fun"](x) + model.config.step)
+    assert fun(ONE) == 2
+    model.config.factor = 3.0
+    assert fun(ONE) == 3
+
+
+def test_numbers_in_a_long_list_are_seen():
+    model = Model(Options())
+    model.log = [0.0] * 2_000 + [(1.0,)]
+    fun = sl.jit(lambda x: x + model.log[1_500])
+    assert fun(ONE) == 1
+    model.log[1_500] = 1.0
+    assert fun(ONE) == 2
+    model.log[1_500] = True
+    assert fun(ONE) == 2
+
+
 def test_fields_of_objects_that_nobody_reads_do_not_matter():
     model = Model(Options())
     model.log = types.SimpleNamespace(losses=[])
@@ -235,8 +369,11 @@ def test_objects_may_refer_to_one_another_and_to_the_model():
     assert fun(ONE) == 3
 
 
-def test_a_program_keeps_neither_the_object_nor_the_model():
+@pytest.mark.parametrize("leads_back", [False, True])
+def test_a_program_keeps_neither_the_object_nor_the_model(leads_back):
     model = Model(Options())
+    if leads_back:
+        model.config.model = model
     models = [model]
     fun = sl.jit(lambda x: models[0](x))
     fun(ONE)

@@ -7,6 +7,7 @@ lies in the other rooms.
 
 from ._decorator import Decorator
 from ._discovery import Attempt, UndeclaredStates, discover, retry
+from ._field_names import field_names
 from ._options import (
     Choice,
     applied,

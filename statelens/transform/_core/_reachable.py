@@ -8,19 +8,21 @@ The names that led there are followed from then on: where one leads elsewhere, a
 """
 
 import functools
+import operator
 import weakref
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
+from itertools import islice
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import numpy as np
 
-from ..._tree import FOREIGN, METHODS, MISSING, MutableNode, cells, format
-from ...state import State
+from ..._tree import METHODS, MISSING, PLAIN_TYPES, MutableNode, cells, format, is_foreign, slots_of
+from ...state import Link, State
 
 FUNCTIONS = (FunctionType, *METHODS, functools.partial)
 
@@ -41,7 +43,7 @@ _ENDS = (
     ModuleType,
 )
 
-# A walk that is longer than that costs more than the second trace that it saves.
+# To look further for states costs more than the second trace that it saves.
 _MOST_OBJECTS = 20_000
 
 
@@ -51,12 +53,14 @@ class Step(NamedTuple):
     Attributes:
         name: By what name.
         value: What it leads to.
-        find: Finds where it leads now; None if it leads there for ever.
+        look: Looks where it leads now, given the object, which it doesn't keep alive.
+        is_fixed: Whether it leads there for ever.
     """
 
     name: str
     value: Any
-    find: Callable[[], Any] | None = None
+    look: Callable[[Any], Any]
+    is_fixed: bool = False
 
 
 def reachable(roots: list[Any]) -> list[State]:
@@ -66,7 +70,7 @@ def reachable(roots: list[Any]) -> list[State]:
     stack = list(reversed(roots))
     while stack and len(seen) < _MOST_OBJECTS:
         node = stack.pop()
-        steps_of = _steps_from(type(node))
+        steps_of = steps_from(type(node))
         if steps_of is _no_steps or id(node) in seen:
             continue
         seen.add(id(node))
@@ -77,27 +81,18 @@ def reachable(roots: list[Any]) -> list[State]:
     return list(states)
 
 
-class Followed(NamedTuple):
-    """What led from functions to states and modules.
+def follow(targets: Container[int], roots: list[Any]) -> list[Link]:
+    """Finds what leads from functions to states and modules, which are given by id.
 
-    Attributes:
-        names: The names that did, what each leads to, and what finds it again.
-        containers: The containers that did, and that hold nothing but states and modules.
+    A link says where the object comes from that it starts at: a root, or an earlier link.
     """
-
-    names: list[tuple[str, Any, Callable[[], Any]]]
-    containers: list[Any]
-
-
-def follow(targets: Container[int], roots: list[Any]) -> Followed:
-    """Finds what leads from functions to states and modules, which are given by id."""
     # Kept while this lasts, so that no other object takes an id.
     seen: dict[int, Any] = {}
-    led_by: dict[int, list[tuple[int, Step]]] = {}
-    stack = list(roots)
-    while stack and len(seen) < _MOST_OBJECTS:
-        node = stack.pop()
-        steps_of = _steps_from(type(node))
+    steps: list[tuple[int, Step]] = []
+    queue = deque(roots)
+    while queue:
+        node = queue.popleft()
+        steps_of = steps_from(type(node))
         if steps_of is _no_steps or id(node) in seen:
             continue
         seen[id(node)] = node
@@ -105,19 +100,37 @@ def follow(targets: Container[int], roots: list[Any]) -> Followed:
         if steps_of is None or isinstance(node, MutableNode):
             continue
         for step in steps_of(node):
-            led_by.setdefault(id(step.value), []).append((id(node), step))
-            stack.append(step.value)
-    found = Followed([], [])
-    leading = [each for each in seen if each in targets]
-    uniform = {each: _holds_states_only(node) for each, node in seen.items()}
-    while leading:
-        for source, step in led_by.pop(leading.pop(), ()):
-            leading.append(source)
-            if uniform[source]:
-                found.containers.append(seen[source])
-            elif step.find is not None:
-                found.names.append((step.name, step.value, step.find))
-    return found
+            if _may_lead(step.value):
+                steps.append((id(node), step))
+                queue.append(step.value)
+    leading = _leading_to(targets, seen, steps)
+    sources = {id(root): place for place, root in reversed(list(enumerate(roots)))}
+    links: list[Link] = []
+    for source, step in steps:
+        # What was met first comes first, so that it is known where each step starts.
+        if id(step.value) in leading and not _holds_states_only(seen[source]):
+            sources.setdefault(id(step.value), len(roots) + len(links))
+            is_uniform = _holds_states_only(step.value)
+            links.append(
+                Link(step.name, sources[source], step.look, step.value, step.is_fixed, is_uniform)
+            )
+    return links
+
+
+def _leading_to(
+    targets: Container[int], seen: Iterable[int], steps: list[tuple[int, Step]]
+) -> set[int]:
+    sources: dict[int, list[int]] = {}
+    for source, step in steps:
+        sources.setdefault(id(step.value), []).append(source)
+    stack = [each for each in seen if each in targets]
+    leading = set[int]()
+    while stack:
+        each = stack.pop()
+        if each not in leading:
+            leading.add(each)
+            stack += sources.get(each, ())
+    return leading
 
 
 def _holds_states_only(node: Any) -> bool:
@@ -127,13 +140,22 @@ def _holds_states_only(node: Any) -> bool:
     )
 
 
+def _may_lead(value: Any) -> bool:
+    """Says whether a value isn't plain data, of which there may be much."""
+    cls = type(value)
+    if cls in (list, tuple, dict, set, frozenset, deque):
+        items = value.values() if cls is dict else value
+        return any(steps_from(kind) is not _no_steps for kind in set(map(type, items)))
+    return steps_from(cls) is not _no_steps
+
+
 @functools.lru_cache(maxsize=4096)
-def _steps_from(cls: type) -> Callable[[Any], Iterable[Step]] | None:
+def steps_from(cls: type) -> Callable[[Any], Iterable[Step]] | None:
     """Returns what lists the steps from objects of a class; None for states."""
     if issubclass(cls, State):
         return None
     if hasattr(cls, "_reachable"):  # classes of this library know best
-        return lambda node: [Step("", value) for value in node._reachable()]
+        return _of_reachable
     for kinds, steps in _STEPS:
         if issubclass(cls, kinds):
             return steps
@@ -144,96 +166,160 @@ def _no_steps(node: Any) -> Iterable[Step]:
     return ()
 
 
+def _of_reachable(node: Any) -> Iterable[Step]:
+    for number, value in enumerate(node._reachable()):
+        yield Step("", value, functools.partial(_reached, number), is_fixed=True)
+
+
+def _reached(number: int, node: Any) -> Any:
+    return _item(number, node._reachable())
+
+
 def _of_another(node: Any) -> Iterable[Step]:
-    attributes = getattr(node, "__dict__", {})
-    return _of_mapping(attributes) if "__wrapped__" in attributes else ()
+    return _of_fields(node) if "__wrapped__" in getattr(node, "__dict__", {}) else ()
 
 
 def _of_object(node: Any) -> Iterable[Step]:
-    yield from _of_mapping(getattr(node, "__dict__", {}))
-    for name in _slots(type(node)):
-        find = functools.partial(getattr, node, name, MISSING)
-        yield Step(name, find(), find)
+    yield from _of_fields(node)
+    for name, slot in slots_of(type(node)).items():
+        look = functools.partial(_in_slot, slot)
+        yield Step(name, look(node), look)
     yield from named_in(node)
 
 
-@functools.lru_cache(maxsize=4096)
-def _slots(cls: type) -> tuple[str, ...]:
-    names = [getattr(base, "__slots__", ()) for base in cls.__mro__]
-    listed = [name for each in names for name in ([each] if isinstance(each, str) else each)]
-    return tuple(name for name in listed if not name.startswith("__"))
+def _in_slot(slot: Any, node: Any) -> Any:
+    try:
+        return slot.__get__(node)
+    except AttributeError:
+        return MISSING
+
+
+def _of_fields(node: Any) -> Iterable[Step]:
+    for name, value in list(getattr(node, "__dict__", {}).items()):
+        yield Step(str(name), value, functools.partial(_in_field, name))
+
+
+def _in_field(name: str, node: Any) -> Any:
+    return getattr(node, "__dict__", {}).get(name, MISSING)
 
 
 def _of_mapping(node: Mapping[Any, Any]) -> Iterable[Step]:
-    for key, value in node.items():
-        yield Step(str(key), value, functools.partial(node.get, key, MISSING))
+    for number, (key, value) in enumerate(node.items()):
+        if _may_lead(value):
+            # Other keys might lead back to what they stand for, and are not kept.
+            is_plain = isinstance(key, PLAIN_TYPES)
+            look = functools.partial(_entry, key) if is_plain else functools.partial(_nth, number)
+            yield Step(str(key), value, look)
+
+
+def _entry(key: Any, node: Mapping[Any, Any]) -> Any:
+    return node.get(key, MISSING)
+
+
+def _nth(number: int, node: Mapping[Any, Any]) -> Any:
+    return next(islice(node.values(), number, None), MISSING)
 
 
 def _of_items(node: Iterable[Any]) -> Iterable[Step]:
-    return [Step("", item) for item in node]
+    for number, item in enumerate(node):
+        if _may_lead(item):
+            yield Step(f"[{number}]", item, functools.partial(_item, number))
 
 
-def _of_sequence(node: Any) -> Iterable[Step]:
-    return [
-        Step(f"[{number}]", item, functools.partial(_item, node, number))
-        for number, item in enumerate(node)
-    ]
+def _item(number: int, node: Iterable[Any]) -> Any:
+    return next(islice(node, number, None), MISSING)
 
 
-def _item(node: Any, number: int) -> Any:
-    return node[number] if number < len(node) else MISSING
+def _of_weak_reference(node: Callable[[], Any]) -> Iterable[Step]:
+    return [Step("", node(), operator.call, is_fixed=True)]
 
 
 _STEPS: list[tuple[Any, Callable[[Any], Iterable[Step]]]] = [
     (_ENDS, _no_steps),
     (FUNCTIONS, lambda node: named_in(node)),
     (Mapping, _of_mapping),
-    ((list, deque), _of_sequence),
-    ((tuple, set, frozenset), _of_items),
-    (weakref.ref, lambda node: [Step("", node())]),
+    ((list, deque, tuple, set, frozenset), _of_items),
+    (weakref.ref, _of_weak_reference),
     (MutableNode, _of_object),
-    ((SimpleNamespace, Namespace), lambda node: _of_mapping(vars(node))),
+    ((SimpleNamespace, Namespace), _of_fields),
 ]
 
 
 def named_in(function: Any) -> Iterator[Step]:
     """Gives what a function reaches in one step."""
     if isinstance(function, METHODS):
-        yield Step("__self__", function.__self__)
-        yield Step("__func__", function.__func__)
+        yield from map(functools.partial(_attribute, function), ("__self__", "__func__"))
     elif isinstance(function, functools.partial):
-        yield Step("func", function.func)
-        yield from (Step(f"args[{number}]", arg) for number, arg in enumerate(function.args))
-        yield from _of_mapping(function.keywords)
+        yield _attribute(function, "func")
+        yield from _parts(function, "args", lambda partial: partial.args)
+        yield from _parts(function, "keywords", lambda partial: partial.keywords.values())
     elif isinstance(function, FunctionType):
         if not is_foreign(function.__module__):
             yield from _named_in_code(function)
         if "__wrapped__" in vars(function):
-            yield Step("__wrapped__", vars(function)["__wrapped__"])
-    elif isinstance(call := _call_of(function), FunctionType):
-        yield Step("__call__", call)
+            yield _attribute(function, "__wrapped__")
+    elif isinstance(_call_of(function), FunctionType):
+        yield Step("__call__", _call_of(function), _call_of, is_fixed=True)
+
+
+def _attribute(node: Any, name: str) -> Step:
+    look = operator.attrgetter(name)
+    return Step(name, look(node), look, is_fixed=True)
+
+
+def _parts(node: Any, name: str, parts_of: Callable[[Any], Iterable[Any]]) -> Iterator[Step]:
+    for number, part in enumerate(parts_of(node)):
+        yield Step(f"{name}[{number}]", part, functools.partial(_part, parts_of, number))
+
+
+def _part(parts_of: Callable[[Any], Iterable[Any]], number: int, node: Any) -> Any:
+    return _item(number, parts_of(node))
 
 
 def _named_in_code(function: FunctionType) -> Iterator[Step]:
     code, names = function.__code__, _names(function.__code__)
-    closure = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    for name, cell in closure:
-        yield from _steps_by(name, functools.partial(_contents, cell), names)
-    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    yield from (Step("__defaults__", value) for value in defaults)
-    globals_ = function.__globals__
+    for number, name in enumerate(code.co_freevars):
+        yield from _steps_by(function, name, functools.partial(_in_cell, number), names)
+    yield from _parts(function, "__defaults__", _defaults)
     for name in names:
-        yield from _steps_by(name, functools.partial(globals_.get, name, MISSING), names)
+        yield from _steps_by(function, name, functools.partial(_in_globals, name), names)
 
 
-def _steps_by(name: str, find: Callable[[], Any], inner_names: Iterable[str]) -> Iterator[Step]:
-    value = find()
-    yield Step(name, value, find)
+def _defaults(function: FunctionType) -> Iterable[Any]:
+    return (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+
+
+def contents_of_cells(function: FunctionType) -> list[Any]:
+    """Lists what a function closes over."""
+    return [_in_cell(number, function) for number in range(len(function.__code__.co_freevars))]
+
+
+def _in_cell(number: int, function: FunctionType) -> Any:
+    try:
+        return (function.__closure__ or ())[number].cell_contents
+    except ValueError:  # it isn't assigned yet
+        return MISSING
+
+
+def _in_globals(name: str, function: FunctionType) -> Any:
+    return function.__globals__.get(name, MISSING)
+
+
+def _steps_by(
+    function: FunctionType, name: str, look: Callable[[Any], Any], inner_names: Iterable[str]
+) -> Iterator[Step]:
+    value = look(function)
+    yield Step(name, value, look)
     # Of the attributes of a module or a class, those that the code may mean.
     if isinstance(value, (ModuleType, type)) and not is_foreign(_module_of(value)):
         for inner in inner_names:
-            find_inner = functools.partial(vars(value).get, inner, MISSING)
-            yield Step(f"{name}.{inner}", find_inner(), find_inner)
+            if inner in vars(value):
+                inner_look = functools.partial(_within, look, inner)
+                yield Step(f"{name}.{inner}", vars(value)[inner], inner_look)
+
+
+def _within(look: Callable[[Any], Any], name: str, function: FunctionType) -> Any:
+    return getattr(look(function), "__dict__", {}).get(name, MISSING)
 
 
 def _module_of(value: ModuleType | type) -> str:
@@ -249,11 +335,6 @@ def _names(code: CodeType) -> tuple[str, ...]:
 def inner_codes(code: CodeType) -> list[CodeType]:
     """Lists the code of the functions that are made in a function."""
     return [part for part in code.co_consts if isinstance(part, CodeType)]
-
-
-def is_foreign(module: str | None) -> bool:
-    """Says whether a module is not of the user's making, and knows nothing of states."""
-    return (module or "").partition(".")[0] in FOREIGN
 
 
 def code_of(function: Callable[..., Any]) -> CodeType | None:
@@ -278,7 +359,7 @@ def owners_of(function: Callable[..., Any]) -> list[State | MutableNode]:
     """Lists the states and modules that a function is, is bound to, or names itself."""
     found: list[Any] = []
     for layer in _unwrapped(function):
-        steps_of = _steps_from(type(layer))
+        steps_of = steps_from(type(layer))
         found += [layer, *(step.value for step in (steps_of(layer) if steps_of else ()))]
     return [each for each in found if isinstance(each, (State, MutableNode))]
 
@@ -299,10 +380,3 @@ def _unwrapped(function: Any) -> Iterator[Any]:
         yield function
         function = function.func if isinstance(function, functools.partial) else function.__func__
     yield function
-
-
-def _contents(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it isn't assigned yet
-        return MISSING

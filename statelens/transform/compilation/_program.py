@@ -37,6 +37,7 @@ from .._core import (
     as_partitioned,
     can_raise,
     commit,
+    field_names,
     follow,
     merge_output,
     raise_failed_check,
@@ -302,9 +303,11 @@ class Program:
         fun, restored_args, restored_kwargs = self.host.restore(args, kwargs)
         self.host.on_trace(self, (values, restored_args, restored_kwargs))
         captured = run(fun, restored_args, restored_kwargs, values=values, reads=self.reads)
-        self.reads.finish_trace(captured.touched)
-        targets = {id(node) for node in (*self.touched, *captured.touched, *self.reads.nodes)}
-        self.reads.follow(*follow(targets, [fun, *self.reads.values]))
+        nodes = *self.touched, *captured.touched, *self.reads.nodes
+        roots = [lambda: fun, *self.reads.roots]
+        met = [root() for root in roots]
+        self.reads.finish_trace(captured.touched, field_names((*met, *nodes)))
+        self.reads.follow(roots, follow(set(map(id, nodes)), met))
         self._is_new_trace = True
         touched = captured.closed_over
         if not values.keys() >= set(touched) or not set(self.donated) <= set(captured.writes.cells):

@@ -118,11 +118,11 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     seen[id(value)] = value
     # What a function itself assigns, a count of its runs say, is not what it depends on.
     own = _stored_names(value.__code__) if isinstance(value, FunctionType) else ()
-    for name, each, _ in named_in(value):
-        if name not in own:
-            yield _stand_in(each)
-            if "." not in name:
-                yield from _parts(each, seen)
+    for step in named_in(value):
+        if step.name not in own:
+            yield _stand_in(step.value)
+            if "." not in step.name:
+                yield from _parts(step.value, seen)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -35,6 +35,19 @@ class Slotted:
         return self.model(x)
 
 
+class Private:
+    __slots__ = ("__model",)
+
+    def __init__(self, model):
+        self.set(model)
+
+    def set(self, model):
+        self.__model = model
+
+    def __call__(self, x):
+        return self.__model(x)
+
+
 @dataclasses.dataclass
 class Trainer:
     model: object
@@ -115,6 +128,112 @@ def by_slots(model):
     return slotted, lambda new: setattr(slotted, "model", new)
 
 
+def by_private_slots(model):
+    private = Private(model)
+    return private, private.set
+
+
+def by_a_tuple(model):
+    models = 0, (model,)
+
+    def rebind(new):
+        nonlocal models
+        models = 0, (new,)
+
+    return (lambda x: models[1][0](x)), rebind
+
+
+def by_a_list_made_anew(model):
+    models = [model, model]
+
+    def rebind(new):
+        nonlocal models
+        models = [new, new]
+
+    return (lambda x: models[1](x)), rebind
+
+
+def by_a_dictionary_made_anew(model):
+    models = {"step": 0, "net": model}
+
+    def rebind(new):
+        nonlocal models
+        models = {"step": 0, "net": new}
+
+    return (lambda x: models["net"](x)), rebind
+
+
+def by_a_function_made_anew(model):
+    def made(model):
+        return lambda x: model(x)
+
+    apply = made(model)
+
+    def rebind(new):
+        nonlocal apply
+        apply = made(new)
+
+    return (lambda x: apply(x)), rebind
+
+
+def by_a_plain_object_that_its_model_leads_to(model):
+    def led_to(model):
+        trainer = Trainer(model)
+        if model is not None:
+            model.trainer = trainer
+        return trainer
+
+    trainer = led_to(model)
+
+    def rebind(new):
+        nonlocal trainer
+        trainer = led_to(new)
+
+    return (lambda x: trainer.model(x)), rebind
+
+
+def by_slots_made_anew(model):
+    slotted = Slotted(model)
+
+    def rebind(new):
+        nonlocal slotted
+        slotted = Slotted(new)
+
+    return (lambda x: slotted.model(x)), rebind
+
+
+def by_a_default(model):
+    def fun(x, model=model):
+        return model(x)
+
+    return fun, lambda new: setattr(fun, "__defaults__", (new,))
+
+
+def by_a_keyword_of_a_partial(model):
+    fun = functools.partial(lambda x, model: model(x), model=model)
+    return (lambda x: fun(x)), lambda new: fun.keywords.update(model=new)
+
+
+def beside_rows(model):
+    rows = [(number,) for number in range(30_000)]
+
+    def rebind(new):
+        nonlocal model
+        model = new
+
+    return (lambda x: model(x) + 0 * len(rows)), rebind
+
+
+def beside_rows_by_name(model):
+    rows = [{"id": number, "text": [""]} for number in range(30_000)]
+
+    def rebind(new):
+        nonlocal model
+        model = new
+
+    return (lambda x: model(x) + 0 * len(rows)), rebind
+
+
 def by_a_method(model):
     trainer = Trainer(model)
     return trainer.__call__, lambda new: setattr(trainer, "model", new)
@@ -137,7 +256,7 @@ def by_another_compiled_function(model):
     return (lambda x: inner(x)), rebind
 
 
-WAYS = [value for name, value in list(globals().items()) if name.startswith("by_")]
+WAYS = [value for name, value in list(globals().items()) if name.startswith(("by_", "beside_"))]
 TRANSFORMS = {
     "jit": sl.jit,
     "grad in jit": lambda f: sl.jit(sl.grad(lambda x: 0.5 * f(x) ** 2)),
@@ -183,6 +302,21 @@ def test_what_the_name_led_to_is_let_go(way):
     f(2.0)
     gc.collect()
     assert gone() is None
+
+
+# But for a default, which the signature of the compiled function has too.
+@pytest.mark.parametrize("way", [way for way in WAYS if way is not by_a_default])
+def test_so_it_is_before_the_function_is_called_again(way):
+    model = Model(1.0)
+    fun, rebind = way(model)
+    f = sl.jit(fun)
+    assert f(2.0) == 3
+    gone = weakref.ref(model), weakref.ref(model.w)
+    del model
+    rebind(None)
+    gc.collect()
+    gc.collect()  # the program ends with the model, and the state with the program
+    assert [each() for each in gone] == [None, None]
 
 
 def test_training_goes_on_with_the_new_model():

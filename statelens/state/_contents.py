@@ -85,10 +85,11 @@ class FieldsRead:
         now = named_fields(owner, self._names) or {}
         if now.keys() != self._fields.keys():
             return False
-        return all(_is_what_it_was(ref, now[name]) for name, ref in self._fields.items())
+        return all(is_what_it_was(ref, now[name]) for name, ref in self._fields.items())
 
 
-def _is_what_it_was(ref: Callable[[], Any], now: Any) -> bool:
+def is_what_it_was(ref: Callable[[], Any], now: Any) -> bool:
+    """Says whether there still is what there was, which may be gone."""
     return is_same(ref(), now) and not (now is None and isinstance(ref, weakref.ref))
 
 

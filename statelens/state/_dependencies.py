@@ -33,6 +33,7 @@ from ._contents import (
     ContainerRead,
     FieldsRead,
     is_plain,
+    is_what_it_was,
     items_of,
     named_fields,
     weakly,
@@ -244,7 +245,7 @@ class Reads:
             # A module that is gone can't have changed.
             if node is not None:
                 before, now = read.value(), node._read_attribute(read.name)
-                if not is_same(before, now):
+                if not is_what_it_was(read.value, now):
                     yield node, read.name, before, now
         for ref, labels in list(self._labels.values()):
             cell = ref()
@@ -325,7 +326,7 @@ def _reference(value: Any) -> Callable[[], Any]:
     # A module of Equinox is a value: one that is made again, and alike, is the same to `is_same`.
     if isinstance(value, (*PLAIN_TYPES, Cell, *CONTAINERS, tuple, frozenset, eqx.Module)):
         return lambda: value
-    is_weak = isinstance(value, MutableNode) or fields_of(value) is not None
+    is_weak = isinstance(value, MutableNode) or callable(value) or fields_of(value) is not None
     return weakly(value) if is_weak else lambda: value
 
 

@@ -331,6 +331,16 @@ def test_what_is_only_kept_so_as_not_to_be_computed_again_does_not_matter(config
     assert len(traces) == 1
 
 
+def test_a_function_that_becomes_none_is_seen():
+    model = Model(Options())
+    model.log = lambda x: x
+    fun = sl.jit(lambda x: x if model.log is None else model.log(x) + 1)
+    assert fun(ONE) == 2
+    model.log = None
+    gc.collect()
+    assert fun(ONE) == 1
+
+
 def test_what_the_function_itself_sets_is_done():
     model = Model(types.SimpleNamespace(scale=2.0, calls=0))
 
@@ -369,11 +379,25 @@ def test_objects_may_refer_to_one_another_and_to_the_model():
     assert fun(ONE) == 3
 
 
-@pytest.mark.parametrize("leads_back", [False, True])
-def test_a_program_keeps_neither_the_object_nor_the_model(leads_back):
+LEADING_BACK = {
+    "not at all": lambda model: None,
+    "by a field": lambda model: setattr(model.config, "model", model),
+    "by a list": lambda model: setattr(model.config, "models", [0, model]),
+    "by an object": lambda model: setattr(model.config, "inner", Data(model)),
+    "by a closure": lambda model: setattr(model.config, "fun", lambda: model),
+    "by a function": lambda model: setattr(model, "config", with_scale(lambda: model)),
+}
+
+
+def with_scale(fun):
+    fun.scale = 2.0
+    return fun
+
+
+@pytest.mark.parametrize("lead_back", LEADING_BACK.values(), ids=LEADING_BACK)
+def test_a_program_keeps_neither_the_object_nor_the_model(lead_back):
     model = Model(Options())
-    if leads_back:
-        model.config.model = model
+    lead_back(model)
     models = [model]
     fun = sl.jit(lambda x: models[0](x))
     fun(ONE)

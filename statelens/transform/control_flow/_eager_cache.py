@@ -8,6 +8,7 @@ same function and shapes gathers, runs and commits, and doesn't run Python code 
 import dis
 import functools
 import hashlib
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -26,6 +27,8 @@ from ..compilation import JitFunction
 _PLAIN = (*PLAIN_TYPES, np.generic)
 _CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _MOST_NESTED = 8
+# Where a program has no constant of more bytes, what is larger has given it its shape, if anything.
+_MOST_BYTES = 1 << 16
 
 
 def staged(
@@ -65,6 +68,7 @@ class _Program:
         self._references = references
         self._options = options
         self._traces = 0
+        self._most_bytes = float(_MOST_BYTES)
         self._snapshot: list[Any] | None = None
         self._compiled = JitFunction(self)
 
@@ -77,41 +81,46 @@ class _Program:
 
     def is_current(self) -> bool:
         """Says whether all that was traced is what it was."""
-        now = _snapshot(self._reachable())
+        now = _snapshot(self._reachable(), self._most_bytes)
         return self._snapshot is not None and _are_same(self._snapshot, now)
 
     def run(self, *operands: Any) -> Any:
         """Runs the program, which is traced where it has to be."""
         before = self._traces
         try:
-            return self._compiled(*operands)
+            result = self._compiled(*operands)
+            if self._traces > before:
+                constants = self._compiled.trace(*operands).jaxpr.consts
+                if any(each.nbytes > _MOST_BYTES for each in constants):
+                    self._most_bytes = math.inf
+            return result
         finally:
             if self._traces > before:
                 # As a trace has left it: what it has appended to a list, say, is done.
-                self._snapshot = _snapshot(self._reachable())
+                self._snapshot = _snapshot(self._reachable(), self._most_bytes)
 
 
 programs: LruCache[Hashable, _Program] = LruCache(256)
 """The programs by what they run; each ends with its functions."""
 
 
-def _snapshot(functions: tuple[Callable[..., Any], ...]) -> list[Any]:
+def _snapshot(functions: tuple[Callable[..., Any], ...], most_bytes: float) -> list[Any]:
     """Lists what a trace takes over from Python: what the names in functions stand for."""
     # And what is inside of that: the items of lists and dictionaries, the attributes of an object,
     # the names in another function. What lies deeper is taken as JAX takes it, as it was when the
     # function was traced.
     seen: dict[int, Any] = {}
-    return [part for function in functions for part in _parts(function, seen)]
+    return [part for function in functions for part in _parts(function, seen, most_bytes)]
 
 
 def _are_same(before: list[Any], now: list[Any]) -> bool:
     return len(before) == len(now) and all(map(is_same, before, now))
 
 
-def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+def _parts(value: Any, seen: dict[int, Any], most_bytes: float) -> Iterator[Any]:
     """Lists what is in a value, and what functions depend on, as what can be compared."""
     if not isinstance(value, FUNCTIONS):
-        yield from map(_stand_in, _attributes_of(value))
+        yield from (_stand_in(each, most_bytes) for each in _attributes_of(value))
     if _is_end(type(value)) or id(value) in seen:
         return
     # Kept while this lasts, so that no other object takes the id.
@@ -120,9 +129,9 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     own = _stored_names(value.__code__) if isinstance(value, FunctionType) else ()
     for step in named_in(value):
         if step.name not in own:
-            yield _stand_in(step.value)
+            yield _stand_in(step.value, most_bytes)
             if "." not in step.name:
-                yield from _parts(step.value, seen)
+                yield from _parts(step.value, seen, most_bytes)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -147,20 +156,28 @@ def _stored_names(code: CodeType) -> frozenset[str]:
     return frozenset(own.union(*map(_stored_names, inner_codes(code))))
 
 
-def _stand_in(value: Any, nested: int = _MOST_NESTED) -> Any:
+def _stand_in(value: Any, most_bytes: float, nested: int = _MOST_NESTED) -> Any:
     """Gives what stands for a value in a comparison, without keeping it alive."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, _CONTAINERS) and nested:
         items = (*value, *value.values()) if isinstance(value, dict) else value
-        return weakref.ref(type(value)), tuple([_stand_in(item, nested - 1) for item in items])
+        return weakref.ref(type(value)), tuple(
+            [_stand_in(item, most_bytes, nested - 1) for item in items]
+        )
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         # It may have been changed in place.
-        return value.shape, str(value.dtype), hashlib.blake2b(value.tobytes()).digest()
+        is_compared = value.nbytes <= most_bytes
+        return value.shape, str(value.dtype), _digest(value) if is_compared else weakref.ref(value)
     try:
         return weakref.ref(value)  # two of one object are the same
     except TypeError:
         return weakref.ref(type(value)) if isinstance(value, _CONTAINERS) else value
+
+
+def _digest(array: np.ndarray) -> bytes:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return hashlib.blake2b(content).digest()
 
 
 def _identity(function: Callable[..., Any]) -> Hashable:

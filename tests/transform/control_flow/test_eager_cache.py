@@ -243,6 +243,33 @@ def test_one_of_numpys_that_stays_as_it_was_means_no_other_trace():
     assert len(runs) == 1
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_a_large_one_that_is_a_constant_is_seen_too(name):
+    array = np.ones(20_000, np.float32)
+
+    def body(x):
+        return (x + array).max()
+
+    assert CALLS[name](body) == 1
+    array[:] = 7
+    assert CALLS[name](body) == 7
+
+
+def test_of_a_large_one_that_gives_its_shape_only_the_content_is_not_looked_at():
+    array, runs = np.ones(20_000), []
+
+    def body(x):
+        runs.append(1)
+        return x + len(array)
+
+    for number in range(3):
+        array[:] = number
+        assert T.for_loop(body, jnp.zeros(1)) == 20_000
+    assert len(runs) == 1
+    array = np.ones(10_000)
+    assert T.for_loop(body, jnp.zeros(1)) == 10_000
+
+
 def test_a_list_that_leads_to_itself_is_no_trouble():
     ring: list = [2.0]
     ring.append(ring)

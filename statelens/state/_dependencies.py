@@ -2,7 +2,8 @@
 
 States and arguments are inputs of a compiled function. The attributes of a module that are no
 states (``model.training``, a list of layers) are part of the program, so the program is good as
-long as they are what they were. Only what was read is remembered. Other names (globals, closures,
+long as they are what they were. Only what was read is remembered; of plain objects there, the fields
+whose names the traced code has. Other names (globals, closures,
 attributes of other objects) are followed where they led to states; what else they stand for is
 taken as `jax.jit` takes it, as it is when the function is traced.
 """
@@ -294,8 +295,11 @@ class Reads:
                     stack += items
                 if isinstance(value, CONTAINERS) and not (is_data and places < 0):
                     self._containers[id(value)] = ContainerRead(value, self._end)
-            elif inside and (fields := named_fields(value, self._names)) is not None:
-                self._containers[id(value)] = FieldsRead(value, fields, self._names)
+            elif inside and fields_of(value) is not None:
+                # Of a node of a tree JAX reads all.
+                names = self._names if jtu.all_leaves([value]) else ALL_FIELDS
+                fields = named_fields(value, names) or {}
+                self._containers[id(value)] = FieldsRead(value, fields, names)
                 stack += fields.values()
 
 

@@ -11,6 +11,7 @@ import types
 import weakref
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -189,6 +190,16 @@ READS = {
     "a pattern": lambda run: factor_by_pattern(run),
     "a default": lambda run: factor_if_any(run),
     "a getter": lambda run: operator.attrgetter("factor")(run),
+    "a getter that was made before": lambda run: get_factor(run),
+    "a function by another name": lambda run: alike(run).factor,
+    "a class in a dictionary": lambda run: CLASSES["lookup"](run).factor(),
+    "a layer of Equinox's": lambda run: Layer(run)(),
+    "an operator of a layer": lambda run: Layer(run) * 1.0,
+    "a function that caches": lambda run: cached_factor(Held(run)),
+    "a function that dispatches": lambda run: dispatched(run),
+    "a partial method": lambda run: Lookup(run).partial(),
+    "a derivative": lambda run: jax.grad(lambda x: x * factor_of(run))(1.0),
+    "a rule of JAX's": lambda run: jax.grad(lambda x: ruled(Held(run), x))(1.0),
 }
 
 
@@ -199,6 +210,58 @@ def factor_of(run):
 ACCESSORS = [factor_of]
 
 
+get_factor = operator.attrgetter("factor")
+alike = dataclasses.replace
+
+
+class Held:
+    def __init__(self, run):
+        self.run = run
+
+
+class Lookup(Held):
+    def factor(self):
+        return self._factor(0)
+
+    def _factor(self, _):
+        return self.run.factor
+
+    partial = functools.partialmethod(_factor, 0)
+
+
+CLASSES = {"lookup": Lookup}
+
+
+class Layer(eqx.Module):
+    run: Run
+
+    def __call__(self):
+        return self.run.factor
+
+    def __mul__(self, other):
+        return self.run.factor * other
+
+
+@functools.lru_cache
+def cached_factor(held):
+    return held.run.factor
+
+
+@functools.singledispatch
+def dispatched(run):
+    raise NotImplementedError
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def ruled(held, x):
+    return x
+
+
+@ruled.defjvp
+def _(held, primals, tangents):
+    return primals[0], held.run.factor * tangents[0]
+
+
 def factor_by_pattern(run):
     match run:
         case Run(factor=factor):
@@ -207,6 +270,11 @@ def factor_by_pattern(run):
 
 def factor_if_any(run):
     return 0.0 if not hasattr(run, "factor") else scale_by_name(run)
+
+
+@dispatched.register
+def _(run: Run):
+    return run.factor
 
 
 class Reader(Model):

@@ -7,6 +7,7 @@ an object, if that method's name stands in such code too.
 
 import dis
 import functools
+import operator
 import sys
 from collections.abc import Container, Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
@@ -19,22 +20,13 @@ from ._reachable import contents_of_cells, inner_codes, steps_from
 # By these a field may be read whose name stands nowhere in the code.
 _READERS = frozenset(
     {
-        "asdict",
-        "astuple",
         "attrgetter",
-        "copy",
-        "dataclasses",
-        "deepcopy",
         "dir",
-        "fields",
         "getattr",
-        "replace",
         "vars",
     }
 )
-_ATTRIBUTE_READERS = frozenset(
-    {"__dict__", "__getattribute__", "__getstate__", "attrgetter", "deepcopy"}
-)
+_ATTRIBUTE_READERS = frozenset({"__dict__", "__getattribute__", "__getstate__", "attrgetter"})
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
 _VARIABLES = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "IMPORT_NAME", "IMPORT_FROM")
 
@@ -57,6 +49,8 @@ def field_names(roots: Iterable[Any]) -> frozenset[str]:
             if id(node) in seen:
                 continue
             seen[id(node)] = node
+            if _reads_any(node):
+                return ALL_FIELDS
             if isinstance(node, (type, ModuleType)):
                 classes[node] = None
                 continue
@@ -71,12 +65,23 @@ def field_names(roots: Iterable[Any]) -> frozenset[str]:
                 else:
                     names |= _names_in(node.__code__)
                     stack += _imported(node)
+            elif is_foreign(type(node).__module__):
+                # What wraps a function, such as a method of a module of Equinox's.
+                stack += filter(callable, getattr(node, "__dict__", {}).values())
             else:
                 classes[type(node)] = None
         if "__dict__" in names or functions > _MOST_FUNCTIONS:
             return ALL_FIELDS
         stack += [each for cls in classes for each in _members(cls, names) if id(each) not in seen]
     return frozenset(names)
+
+
+def _reads_any(node: Any) -> bool:
+    """Says whether an object may read fields of others by any name."""
+    if isinstance(node, (operator.attrgetter, operator.methodcaller)):
+        return True
+    name = getattr(node, "__name__" if isinstance(node, ModuleType) else "__module__", None)
+    return name in ("copy", "dataclasses") and (callable(node) or isinstance(node, ModuleType))
 
 
 def _members(owner: type | ModuleType, names: Container[str]) -> Iterator[Any]:
@@ -106,10 +111,12 @@ def _functions_in(member: Any) -> Iterator[Any]:
 
 def _is_implicit(name: str, member: Any) -> bool:
     """Says whether a method may be called though nothing names it."""
+    if not name.startswith("__") or name in ("__repr__", "__str__"):
+        return False
     # What `dataclasses` makes reads all fields, and is seldom meant.
-    code = getattr(member, "__code__", None)
-    is_made = getattr(member, "__wrapped__", None) or getattr(code, "co_filename", "") == "<string>"
-    return name.startswith("__") and name not in ("__repr__", "__str__") and not is_made
+    return not isinstance(member, FunctionType) or not (
+        is_foreign(member.__module__) or member.__code__.co_filename == "<string>"
+    )
 
 
 @functools.lru_cache(maxsize=4096)

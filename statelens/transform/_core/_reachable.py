@@ -145,8 +145,12 @@ def _may_lead(value: Any) -> bool:
     cls = type(value)
     if cls in (list, tuple, dict, set, frozenset, deque):
         items = value.values() if cls is dict else value
-        return any(steps_from(kind) is not _no_steps for kind in set(map(type, items)))
-    return steps_from(cls) is not _no_steps
+        return not all(map(_is_data, set(map(type, items))))
+    return not _is_data(cls)
+
+
+def _is_data(cls: type) -> bool:
+    return steps_from(cls) is _no_steps and not issubclass(cls, (type, ModuleType))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,7 +5,7 @@ what a traced function writes, until its transform has succeeded and commits it.
 read of mutable modules is recorded, so that a program is known to be stale when that changes.
 """
 
-from ._contents import ALL_FIELDS
+from ._contents import ALL_FIELDS, Link
 from ._context import (
     TOP,
     active_frame,
@@ -27,7 +27,6 @@ from ._kinds import (
     trainable,
 )
 from ._lent import this_thread
-from ._links import Link
 from ._ownership import own, owned
 from ._plain_jax import explain_untouched, run_in_own_trace
 from ._refusals import refuse_ended

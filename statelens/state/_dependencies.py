@@ -2,10 +2,10 @@
 
 States and arguments are inputs of a compiled function. The attributes of a module that are no
 states (``model.training``, a list of layers) are part of the program, so the program is good as
-long as they are what they were. Only what was read is remembered; of plain objects there, the fields
-whose names the traced code has. Other names (globals, closures,
-attributes of other objects) are followed where they led to states; what else they stand for is
-taken as `jax.jit` takes it, as it is when the function is traced.
+long as they are what they were. Only what was read is remembered; of plain objects there, what the
+traced code has a name for. Other names (globals, closures, attributes of other objects) are
+followed where they led to states; what else they stand for is taken as `jax.jit` takes it, as it is
+when the function is traced.
 """
 
 import operator
@@ -33,13 +33,14 @@ from ._contents import (
     CONTAINERS,
     ContainerRead,
     FieldsRead,
+    Link,
+    Links,
     is_plain,
     is_what_it_was,
     items_of,
     named_fields,
     weakly,
 )
-from ._links import Link, Links
 
 # Modules first: to be asked for what they are not is expensive for them.
 _OWNERS = (MutableNode, Cell)
@@ -170,7 +171,7 @@ class Reads:
             read = self._attributes.pop((id(node), name))
             self.record(node, name, value, inside=read.inside)
 
-    def finish_trace(self, touched: Iterable[Cell], names: frozenset[str]) -> None:
+    def finish_trace(self, touched: Iterable[Cell], names: Callable[[], frozenset[str]]) -> None:
         """Takes things as they are when a trace ends.
 
         What it did to containers is done; and the cells that it touched are inputs of the
@@ -178,10 +179,11 @@ class Reads:
 
         Args:
             touched: The cells.
-            names: The names of the fields of plain objects that its code may have read.
+            names: Gives the names of fields of plain objects that its code may have read.
         """
-        self._names_met |= names
-        self._names = self._names_met
+        if any(isinstance(known, FieldsRead) for known in self._containers.values()):
+            self._names_met |= names()
+            self._names = self._names_met
         self._containers.clear()
         for read in list(self._attributes.values()):
             if read.name is not None:

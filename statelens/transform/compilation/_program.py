@@ -306,7 +306,7 @@ class Program:
         nodes = *self.touched, *captured.touched, *self.reads.nodes
         roots = [lambda: fun, *self.reads.roots]
         met = [root() for root in roots]
-        self.reads.finish_trace(captured.touched, field_names((*met, *nodes)))
+        self.reads.finish_trace(captured.touched, lambda: field_names((*met, *nodes)))
         self.reads.follow(roots, follow(set(map(id, nodes)), met))
         self._is_new_trace = True
         touched = captured.closed_over

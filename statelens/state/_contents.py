@@ -8,14 +8,10 @@ an object that leads back to it.
 
 import operator
 import weakref
-from collections import deque
 from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from .._tree import MISSING, PLAIN_TYPES, fields_of, is_same, reads_own_fields
-
-CONTAINERS = (list, dict, set, deque, bytearray)
-"""What has items that change in place."""
 
 ALL_FIELDS = frozenset({"__dict__"})
 """The names in code that may read any field of an object."""

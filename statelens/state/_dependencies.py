@@ -30,7 +30,6 @@ from .._tree import (
 )
 from ._contents import (
     ALL_FIELDS,
-    CONTAINERS,
     ContainerRead,
     FieldsRead,
     Link,

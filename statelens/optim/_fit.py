@@ -13,7 +13,7 @@ import numpy as np
 from .._errors import ArgumentError, ArgumentTypeError, user_facing
 from .._tree import a_leaf, is_array
 from ..state import LongTermState, State
-from ..transform.compilation import jit
+from ..transform.compilation import JitFunction, jit
 from ..transform.control_flow import for_loop, load_tqdm
 from ._train_step import TrainStep
 
@@ -71,7 +71,8 @@ class _States:
     """Steps of states."""
 
     def __init__(self, step: TrainStep):
-        self.one, self.many = step.jitted, step.jitted_scan
+        self.one: JitFunction[..., Any] = step.jitted
+        self.many: JitFunction[..., Any] = step.jitted_scan
 
     def carry(self) -> Any:
         raise ArgumentError(
@@ -112,8 +113,10 @@ class _Trees:
             self._carry.value = [leaf if is_array(leaf) else None for leaf in leaves]
             return tuple(out) if len(out) > 1 else out[0]
 
-        self.one = jit(advance, donate_states=True)
-        self.many = jit(lambda *batches: for_loop(advance, *batches), donate_states=True)
+        self.one: JitFunction[..., Any] = jit(advance, donate_states=True)
+        self.many: JitFunction[..., Any] = jit(
+            lambda *batches: for_loop(advance, *batches), donate_states=True
+        )
 
     def carry(self) -> Any:
         pairs = zip(self._carry.value, self._statics, strict=True)

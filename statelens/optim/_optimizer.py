@@ -69,7 +69,9 @@ class Optimizer(Module):
     def __init__(self, transformation: optax.GradientTransformation, only: LensSpec | Any):
         super().__init__()
         transformation = as_transformation(transformation, "an Optimizer")
-        self.transformation = optax.with_extra_args_support(transformation)
+        self.transformation: optax.GradientTransformationExtraArgs = optax.with_extra_args_support(
+            transformation
+        )
         self._states = StateFocus(only) if is_bound(only) else None
         self._lens = None if is_bound(only) else lens(only)
         if self._states is not None:

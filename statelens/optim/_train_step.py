@@ -12,7 +12,7 @@ import optax
 from .._errors import ArgumentTypeError, StructureError, check_callable, user_facing
 from .._tree import Cell, Path, a_leaf, flatten_with_path, format
 from ..thread import thread
-from ..transform.compilation import jit
+from ..transform.compilation import JitFunction, jit
 from ..transform.control_flow import for_loop, scan
 from ..transform.derivatives import grad
 from ._ema import Ema
@@ -30,6 +30,10 @@ class TrainStep:
         jitted_scan: Several steps, over batches that are stacked, likewise; it gives the outputs
             stacked.
     """
+
+    run: Callable[..., Any]
+    jitted: JitFunction[..., Any]
+    jitted_scan: JitFunction[..., Any]
 
     def __init__(
         self,

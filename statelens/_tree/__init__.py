@@ -42,7 +42,7 @@ from ._identity import (
 from ._index import Index
 from ._nested import PathNode, nest
 from ._parse import as_path, parse
-from ._path import GraphKey, Path, ancestors, closest, format, from_jax, resolve
+from ._path import GraphKey, Path, ancestors, closest, closest_names, format, from_jax, resolve
 from ._pattern import Pattern, format_pattern, is_named, matches, scan_pattern, split_index
 from ._protocols import MISSING, Cell, LensLeaf, MutableNode, is_probed, looking, open_hidden
 from ._scanner import Scanner

@@ -203,5 +203,9 @@ def not_a_path(given: Any, to_do: str) -> PathError:
 
 def closest(path: str, candidates: Iterable[Path]) -> list[str]:
     """Returns the written forms nearest to a path, best first."""
-    written = [format(candidate) for candidate in candidates]
-    return difflib.get_close_matches(path, written, n=3, cutoff=0.4)
+    return closest_names(path, map(format, candidates))
+
+
+def closest_names(name: str, names: Iterable[str]) -> list[str]:
+    """Returns the names nearest to one, best first."""
+    return difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)

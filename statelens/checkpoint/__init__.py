@@ -9,7 +9,7 @@ from ._checkpoints import Checkpoints
 from ._encoding import Spec
 from ._file import Header, read_header
 from ._report import Mismatch, Report
-from ._rules import Rule
+from ._rules import Rule, UnusedRule
 from ._save_load import load, save
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Report",
     "Rule",
     "Spec",
+    "UnusedRule",
     "load",
     "read_header",
     "save",

@@ -11,7 +11,7 @@ from ._encoding import NUMBERS, Spec, bytes_of, encode, spec_of, to_host
 from ._names import Slot, Target
 from ._placing import misfit, placed
 from ._report import Mismatch, Report
-from ._rules import Conversion, Rule, by_file
+from ._rules import Conversion, Rule, by_file, of_file, unused
 
 
 class Source(Protocol):
@@ -71,13 +71,18 @@ class Loading:
         self._made: dict[int, Any] = {}
         self._mismatched: dict[int, Mismatch] = {}
         self._unexpected: list[str] = []
+        self._renamed: dict[str, str] = {}
         numbers = {name: n for n, slot in enumerate(self._slots) for name in slot.names}
-        for conversion in by_file(rules, source.specs):
+        conversions = by_file(rules, source.specs)
+        self._unused = unused(rules, conversions, source.specs, of_file)
+        for conversion in conversions:
             present = [name for name in conversion.files if name in source.specs]
             wanted = {i: numbers[x] for i, x in enumerate(conversion.names) if x in numbers}
             if not wanted:
                 if conversion.names and target.names.isdisjoint(conversion.names):
                     self._unexpected += present
+                    if conversion.rule is not None:
+                        self._renamed |= dict.fromkeys(present, conversion.names[0])
             elif conversion.load is not None:
                 self._make(conversion, present, wanted)
             else:
@@ -140,6 +145,8 @@ class Loading:
             tuple(slot.path for slot in missing.values()),
             tuple(unexpected),
             tuple(self._mismatched[number] for number in sorted(self._mismatched)),
+            self._unused,
+            tuple((name, self._renamed[name]) for name in unexpected if name in self._renamed),
         )
 
     def _compare_structure(self, missing: dict[int, Slot]) -> list[str]:

@@ -1,9 +1,11 @@
 """What fits and what doesn't between a file and a tree, all of it at once."""
 
+import re
 from typing import NamedTuple
 
 from .._errors import CheckpointError
 from .._tree import Path, closest, format
+from ._rules import UnusedRule
 
 
 class Mismatch(NamedTuple):
@@ -34,17 +36,21 @@ class Report(NamedTuple):
         missing: Paths for which the file has nothing.
         unexpected: Names in the file for which there is no path.
         mismatched: Leaves whose arrays in the file differ from what is in the tree.
+        unused: Rules that hold for no name in the file.
+        renamed: Unexpected names, each with the path that a rule gives it, which isn't there.
     """
 
     loaded: tuple[Path, ...]
     missing: tuple[Path, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[Mismatch, ...]
+    unused: tuple[UnusedRule, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     @property
     def fits(self) -> bool:
-        """Whether each leaf has got its value, and each array of the file its place."""
-        return not (self.missing or self.unexpected or self.mismatched)
+        """Whether each leaf has its value, each array of the file its place, each rule a use."""
+        return not (self.missing or self.unexpected or self.mismatched or self.unused)
 
     def __str__(self) -> str:
         return "\n".join(self._lines(None)) or f"all {len(self.loaded)} arrays fit"
@@ -55,15 +61,29 @@ class Report(NamedTuple):
         unexpected = self.unexpected[:most]
         # To compare all with all takes long.
         missing = self.missing if len(unexpected) * len(self.missing) <= _MOST_COMPARED else ()
+        renamed = dict(self.renamed)
         for name in unexpected:
-            near = closest(name, missing)
+            path = renamed.get(name)
+            near = closest(name if path is None else path, missing)
+            given = "" if path is None else f", for which a rule gives '{path}': there is none"
             like = f" (like '{near[0]}'?)" if near else ""
-            lines.append(f"unexpected in the file: {name!r}{like}")
+            lines.append(f"unexpected in the file: {name!r}{given}{like}")
+        lines += [f"unused rule: {unused}" for unused in self.unused[:most]]
         return lines
 
 
 _MOST_SHOWN = 10
 _MOST_COMPARED = 10_000
+
+
+def _casts(report: Report) -> tuple[str, ...]:
+    """Says how to cast, if arrays differ by dtype."""
+    for mismatch in report.mismatched:
+        sides = [re.fullmatch(r"(\w+)\[.*\]", x) for x in (mismatch.found, mismatch.expected)]
+        if mismatch.what == "dtype" and sides[0] and sides[1]:
+            load = f"load=lambda x: x.astype({sides[1][1]!r})"
+            return (f'rename=Rule("**", "**", {load}), which casts; a name in place of "**"',)
+    return ()
 
 
 def refuse(file: str, report: Report) -> CheckpointError:
@@ -72,6 +92,7 @@ def refuse(file: str, report: Report) -> CheckpointError:
         "missing": report.missing,
         "unexpected": report.unexpected,
         "mismatched": report.mismatched,
+        "unused": report.unused,
     }
     counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
     lines = report._lines(_MOST_SHOWN)
@@ -81,6 +102,7 @@ def refuse(file: str, report: Report) -> CheckpointError:
         "\n".join(lines + [f"and {more} more, in error.report"] * bool(more)),
         "rename={'name in the file': 'path in the tree'}, where names differ; None for a path "
         "leaves a name out",
+        *_casts(report),
         "lens=..., for a part of the tree; lens=sl.arrays, for arrays without Python's numbers",
         "strict=False, which loads what fits, and gives the report beside the tree",
     )

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from .._errors import ArgumentError, ArgumentTypeError, check_callable, user_facing
+from .._tree import closest_names
 
 Rename: TypeAlias = "Mapping[str, str | tuple[str, ...] | None] | Iterable[Rule] | Rule | None"
 """Rules: a mapping from patterns of names in the file to patterns of paths, or `Rule`s."""
@@ -213,19 +214,99 @@ def rules_of(rename: Rename) -> tuple[Rule, ...]:
     return rules
 
 
+Side: TypeAlias = Callable[[Rule], tuple[Template, ...]]
+
+
+def of_file(rule: Rule) -> tuple[Template, ...]:
+    """The side of the file."""
+    return rule.files
+
+
+def of_path(rule: Rule) -> tuple[Template, ...]:
+    """The side of the tree."""
+    return rule.paths
+
+
 def by_file(rules: tuple[Rule, ...], names: Iterable[str]) -> list[Conversion]:
     """Says where the arrays of a file go; the first rule that matches a name holds for it."""
-    return _conversions(rules, names, lambda rule: rule.files)
+    return _conversions(rules, names, of_file)
 
 
 def by_path(rules: tuple[Rule, ...], names: Iterable[str]) -> list[Conversion]:
     """Says what the arrays of a tree are called; the first rule that matches holds."""
-    return _conversions(rules, names, lambda rule: rule.paths)
+    return _conversions(rules, names, of_path)
 
 
-def _conversions(
-    rules: tuple[Rule, ...], names: Iterable[str], side: Callable[[Rule], tuple[Template, ...]]
-) -> list[Conversion]:
+class UnusedRule(NamedTuple):
+    """A rule that was given, and that no name was left for.
+
+    Attributes:
+        rule: The rule.
+        why: An earlier rule that has taken its names, or the names that are there.
+    """
+
+    rule: Rule
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.rule.file!r} -> {self.rule.path!r}: {self.why}"
+
+
+def unused(
+    rules: tuple[Rule, ...],
+    conversions: Iterable[Conversion],
+    names: Iterable[str],
+    side: Side,
+) -> tuple[UnusedRule, ...]:
+    """Lists the rules that hold for no name on a side, and says why.
+
+    One that narrower rules have left nothing is for all the others, of which there are none.
+    """
+    used = {id(conversion.rule) for conversion in conversions}
+    left = [rule for rule in rules if id(rule) not in used]
+    names = list(names) if left else []
+    is_compared = len(left) * len(names) <= _MOST_COMPARED
+    found: list[UnusedRule] = []
+    for rule in left:
+        takers = {
+            name: rules[_first_match(rules, name, side)[0]]
+            for name in names
+            if _matches(rule, name, side)
+        }
+        if not takers:
+            found.append(UnusedRule(rule, _no_match(rule, names if is_compared else [], side)))
+        for name, taker in takers.items():
+            if not _is_narrower(taker, rule, side):
+                texts = ", ".join(repr(template.text) for template in side(taker))
+                why = f"{name!r} is taken by an earlier rule; put it before that for {texts}"
+                found.append(UnusedRule(rule, why))
+                break
+    return tuple(found)
+
+
+_MOST_COMPARED = 10_000
+
+
+def _matches(rule: Rule, name: str, side: Side) -> bool:
+    return any(template.match(name) is not None for template in side(rule))
+
+
+def _is_narrower(one: Rule, other: Rule, side: Side) -> bool:
+    def covers(wide: Rule, narrow: Rule) -> bool:
+        # A pattern's text is a name like those that it matches.
+        return all(_matches(wide, template.text, side) for template in side(narrow))
+
+    return covers(other, one) and not covers(one, other)
+
+
+def _no_match(rule: Rule, names: list[str], side: Side) -> str:
+    near = [name for template in side(rule) for name in closest_names(template.text, names)]
+    shown = ", ".join(map(repr, dict.fromkeys(near or names[:3])))
+    known = f"; the {'closest names' if near else 'names'} are {shown}" if shown else ""
+    return f"no name matches{known}"
+
+
+def _conversions(rules: tuple[Rule, ...], names: Iterable[str], side: Side) -> list[Conversion]:
     found: dict[Any, Conversion] = {}
     for name in names:
         number, captures = _first_match(rules, name, side)
@@ -242,7 +323,7 @@ def _conversions(
 
 
 def _first_match(
-    rules: tuple[Rule, ...], name: str, side: Callable[[Rule], tuple[Template, ...]]
+    rules: tuple[Rule, ...], name: str, side: Side
 ) -> tuple[int, dict[str, str] | None]:
     for number, rule in enumerate(rules):
         for template in side(rule):

@@ -13,9 +13,9 @@ from ..lens import BoundLens, LensSpec
 from ._encoding import spec_of, to_host
 from ._file import File, Tensor, check_metadata, write_file
 from ._loading import Joined, Loading, Source, are_equal, listed, outputs
-from ._names import Target, is_all, refuse_unsavable, slots_of
+from ._names import Slot, Target, is_all, refuse_unsavable, slots_of
 from ._report import Report, refuse
-from ._rules import Conversion, Rename, by_path, rules_of
+from ._rules import Conversion, Rename, Rule, UnusedRule, by_path, of_path, rules_of, unused
 
 T = TypeVar("T")
 Files: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -48,10 +48,12 @@ def save(
         lens: What of the tree is saved. Python's numbers are, if that is all of it, or if the
             lens takes them in: ``lens=sl.arrays`` saves none.
         metadata: Text by text, to be read by `read_header`.
-        rename: Other names in the file: the rules by which `load` reads it.
+        rename: Other names in the file: the rules by which `load` reads it. Each holds for
+            something in the tree, whether or not the lens selects it.
 
     Raises:
         CheckpointError: A leaf can't be saved: a traced or donated array, or one of Python objects.
+            Or a rule holds for nothing, by its path or since an earlier one has taken all of it.
         CheckpointFileError: The file can't be written.
         PathError: The lens' pattern matches nothing.
         MissingPackageError: safetensors isn't installed: ``pip install 'statelens[io]'``.
@@ -74,7 +76,19 @@ def tensors_of(tree: Any, spec: LensSpec, rename: Rename) -> dict[str, Tensor]:
     refuse_unsavable(slots, "save")
     leaves = {name: slot.leaf for slot in slots for name in slot.names}
     tensors: dict[str, Tensor] = {}
-    for conversion in by_path(rules_of(rename), [slot.names[0] for slot in slots]):
+    rules = rules_of(rename)
+    conversions, wrong = _ruled(rules, slots)
+    if wrong and (isinstance(tree, BoundLens) or not is_all(spec)):
+        # What a lens leaves out may have rules.
+        whole = tree.module if isinstance(tree, BoundLens) else tree
+        _, wrong = _ruled(rules, slots_of(whole, ..., "save"))
+    if wrong:
+        raise CheckpointError(
+            f"asked to save a tree by {len(rules)} rules, of which {len(wrong)} hold for nothing",
+            "\n".join(map(str, wrong)),
+            "rules for paths that are there, those for a few paths before those for many",
+        )
+    for conversion in conversions:
         for name, tensor in _converted(conversion, leaves):
             if name in tensors:
                 raise CheckpointError(
@@ -84,6 +98,14 @@ def tensors_of(tree: Any, spec: LensSpec, rename: Rename) -> dict[str, Tensor]:
                 )
             tensors[name] = tensor
     return tensors
+
+
+def _ruled(rules: tuple[Rule, ...], slots: list[Slot]) -> tuple[list[Conversion], list[UnusedRule]]:
+    """Says what leaves are called in the file, and which rules for paths hold for none of them."""
+    names = [slot.names[0] for slot in slots]
+    conversions = by_path(rules, names)
+    wrong = unused(rules, conversions, names, of_path)
+    return conversions, [each for each in wrong if each.rule.paths]
 
 
 def _converted(conversion: Conversion, leaves: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
@@ -165,15 +187,17 @@ def load(
         rename: Other names in the file. ``{"encoder.**": "backbone.**"}`` says of names in the
             file which paths in the tree they mean, None for none; a `Rule` may have
             functions for arrays that differ. A name that no rule matches means itself.
-        strict: Whether all has to fit. Otherwise what fits is loaded.
+        strict: Whether all has to fit, and each rule to hold for something in the file. Otherwise
+            what fits is loaded.
 
     Returns:
         The tree; with ``strict=False``, the tree and a `Report` of what didn't fit.
 
     Raises:
-        CheckpointError: Something is missing, unexpected, or of another shape or dtype; the
-            message lists all of it, as does the error's ``report``, and nothing was assigned. Or
-            it is no whole safetensors file. Python's numbers are missing in no file of others.
+        CheckpointError: Something is missing, unexpected, or of another shape or dtype, or a rule
+            is unused; the message lists all of it, as does the error's ``report``, and nothing
+            was assigned. Or it is no whole safetensors file. Python's numbers are missing in no
+            file of others.
         CheckpointFileError: There is no such file, or it can't be read.
         PathError: The lens' pattern matches nothing.
         MissingPackageError: safetensors isn't installed: ``pip install 'statelens[io]'``.

@@ -1,5 +1,7 @@
 """Rules that rename: which name means which path, both ways."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,3 +276,116 @@ def test_functions_of_rules_are_functions():
 def test_two_arrays_of_one_name_are_refused(file):
     with pytest.raises(sl.CheckpointError, match="asked to save 'b' as 'a'\nanother array has"):
         save(file, {"a": jnp.ones(1), "b": jnp.ones(1)}, rename={"a": "b"})
+
+
+# Rules that hold for nothing.
+
+TYPO = Rule("fc.weigth", "fc.weight", np.transpose, np.transpose)
+SHADOWED = [Rule("**", "net.**"), Rule("fc.weight", "net.fc.weight", np.transpose, np.transpose)]
+
+
+@pytest.mark.parametrize(
+    ("rename", "says"),
+    [
+        (TYPO, r"1 unused\n.*'fc\.weigth' -> 'fc\.weight': no name .* names are 'fc\.weight'"),
+        ({"fc.weigth": None}, r"'fc\.weigth' -> None: no name matches"),
+        (
+            {"**": "**", "fc.weight": None},
+            r"'fc\.weight' is taken .* put it before that for '\*\*'",
+        ),
+    ],
+    ids=["typo", "none", "shadowed"],
+)
+def test_an_unused_rule_is_refused(file, rename, says):
+    save_file({"fc.weight": np.arange(4.0).reshape(2, 2)}, file)
+    like = {"fc": {"weight": np.zeros((2, 2))}}
+    with pytest.raises(sl.CheckpointError, match=says):
+        load(file, like, rename=rename)
+    assert (like["fc"]["weight"] == 0).all()
+    _, report = load(file, like, rename=rename, strict=False)
+    assert not report.fits
+    assert len(report.unused) == 1
+
+
+def test_a_shadowed_rule_is_refused_both_ways(file):
+    save_file({"fc.weight": np.arange(4.0).reshape(2, 2)}, file)
+    like = {"net": {"fc": {"weight": np.zeros((2, 2))}}}
+    with pytest.raises(sl.CheckpointError, match=r"'fc\.weight' is taken by an earlier rule; put"):
+        load(file, like, rename=SHADOWED)
+    loaded = load(file, like, rename=SHADOWED[::-1])
+    np.testing.assert_array_equal(loaded["net"]["fc"]["weight"], [[0, 2], [1, 3]])
+    with pytest.raises(sl.CheckpointError, match=r"1 hold for nothing\n.*'net\.fc\.weight' is tak"):
+        save(file, like, rename=SHADOWED)
+
+
+def test_a_rule_for_all_others_may_have_none(file):
+    save_file({"a.w": np.arange(2.0)}, file)
+    narrow = Rule("a.{n}", "b.{n}", np.flip, np.flip)
+    tree = load(file, {"b": {"w": np.zeros(2)}}, rename=[narrow, Rule("**", "**")])
+    np.testing.assert_array_equal(tree["b"]["w"], [1, 0])
+    save(file, tree, rename=[narrow, Rule("**", "**")])
+    np.testing.assert_array_equal(load_file(file)["a.w"], [0, 1])
+    for same in (Rule("a.{n}", "b.{n}"), Rule("a.*", "b.*")):
+        with pytest.raises(sl.CheckpointError, match=r"'a\.w' is taken by an earlier rule"):
+            load(file, tree, rename=[same, narrow])
+
+
+def test_a_rule_for_no_path_is_refused_when_saving(file):
+    tree = {"layers": [jnp.ones(1), jnp.ones(1)]}
+    with pytest.raises(sl.CheckpointError, match=r"no name matches; the closest .* 'layers\[1\]'"):
+        save(file, tree, rename={"x": "layers[-1]"})
+    assert not file.exists()
+    # Names to be left out have no path.
+    save(file, tree, rename={"rotary.**": None})
+
+
+def test_rules_for_what_a_lens_leaves_out_are_used(file):
+    model = sl.nn.Module()
+    model.a, model.b = sl.ParamState(jnp.ones(1)), sl.ParamState(jnp.ones(2))
+    rename = {"x": "a", "y": "b"}
+    save(file, model, rename=rename)
+    for like, lens in [(model, "a"), (model.states("a"), ...), ({"a": jnp.ones(1)}, "a")]:
+        load(file, like, lens=lens, rename=rename)
+    save(file, model, lens="a", rename=rename)
+    assert load_file(file).keys() == {"x"}
+    save(file, model.states("b"), rename=rename)
+    assert load_file(file).keys() == {"y"}
+    with pytest.raises(sl.CheckpointError, match=r"'z' -> 'c': no name matches"):
+        save(file, model, lens="a", rename={"z": "c"})
+
+
+def test_rules_of_several_files_are_used_in_one_of_them(tmp_path):
+    files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    for name, file in zip("ab", files, strict=True):
+        save_file({f"{name}.w": np.ones(1)}, file)
+    rules = {"a.**": "x.**", "b.**": "y.**"}
+    like = {"x": {"w": np.zeros(1)}, "y": {"w": np.zeros(1)}}
+    assert load(files, like, rename=rules)["y"]["w"] == 1
+    with pytest.raises(sl.CheckpointError, match=r"'c\.\*\*' -> 'z\.\*\*': no name matches"):
+        load(files, like, rename={**rules, "c.**": "z.**"})
+
+
+@pytest.mark.parametrize("path", ["layers[-1]", "layer[1]", "layers.1"])
+def test_a_path_that_a_rule_gives_and_that_is_not_there_is_named(file, path):
+    save_file({"x": np.ones(1), "layers[0]": np.ones(1)}, file)
+    like = {"layers": [np.zeros(1), np.zeros(1)]}
+    says = rf"'x', for which a rule gives '{re.escape(path)}': there is none \(like 'layers\[1\]'"
+    with pytest.raises(sl.CheckpointError, match=says) as error:
+        load(file, like, rename={"x": path})
+    assert error.value.report.renamed == (("x", path),)
+
+
+def test_a_dtype_that_differs_is_cast_as_the_error_says(file):
+    save(file, {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.bfloat16)})
+    like = {"w": jnp.zeros(2), "b": jnp.zeros(2)}
+    with pytest.raises(sl.CheckpointError, match="2 mismatched") as error:
+        load(file, like)
+    said = re.search(r"rename=(Rule\(.*?\)\)), which casts", str(error.value))
+    assert said is not None
+    loaded = load(file, like, rename=eval(said[1], {"Rule": Rule}))
+    assert loaded["w"].dtype == np.float32
+    assert (loaded["w"] == 1).all()
+    # Where no dtype differs, nothing is said of casts.
+    with pytest.raises(sl.CheckpointError) as error:
+        load(file, {**like, "w": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros(2, jnp.bfloat16)})
+    assert "casts" not in str(error.value)

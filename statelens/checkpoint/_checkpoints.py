@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 import jax
+from jax.experimental import multihost_utils
 
 from .._errors import (
     ArgumentError,
@@ -125,7 +126,6 @@ class Checkpoints:
         self._metric = best
         self._sign = 1 if mode == "min" else -1
         self._engine = _engine(engine)
-        self._saved: int | None = None
 
     def __repr__(self) -> str:
         return f"Checkpoints({self.folder!r}, steps={self.steps()})"
@@ -160,7 +160,8 @@ class Checkpoints:
         """Saves a tree as the checkpoint of a step, and removes what isn't kept.
 
         Args:
-            step: A number from 0 on. A checkpoint of that step that is there is replaced.
+            step: A number from 0 on, no less than the last one. A checkpoint of that step that is
+                there is replaced.
             tree: Whatever `checkpoint.save` takes.
             metrics: Numbers by name, that of ``best`` among them.
             lens: What of the tree is saved.
@@ -168,15 +169,11 @@ class Checkpoints:
 
         Raises:
             ArgumentError: The step isn't a number from 0 on, or the metric of ``best`` is missing.
-            CheckpointError: A leaf can't be saved.
+            CheckpointError: A leaf can't be saved. Or there are checkpoints of later steps, as if a
+                run has gone back: `drop_after` deletes those.
             CheckpointFileError: The checkpoint can't be written.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ArgumentError(
-                f"asked to save the checkpoint of step {step!r}",
-                "checkpoints are told apart by their steps",
-                "an integer from 0 on; int(step) of an array",
-            )
+        _check_step(step, "save the checkpoint of")
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         if self._metric is not None and self._metric not in numbers:
             raise ArgumentError(
@@ -193,22 +190,60 @@ class Checkpoints:
                 error.strerror or str(error),
                 "a folder that can be made and written to",
             ) from error
+        # What is being written may be of a later step.
+        self._engine.wait()
+        later = list(self._listed(step + 1))
+        if later:
+            raise CheckpointError(
+                f"asked to save the checkpoint of step {step}",
+                f"{self.folder} has those of steps {later}, from which a run would be resumed",
+                f"checkpoints.drop_after({step}), which deletes them, of a run that has gone back",
+                "another folder, for another run",
+            )
         self._engine.write(self.path(step), tree, lens, entries)
-        self._saved = step
-        self._remove_others()
+        self._remove_others(step)
 
-    def _remove_others(self) -> None:
+    @user_facing
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps: those of a run that goes on from an earlier one.
+
+        Args:
+            step: The last one that is left, whether it is there or not.
+
+        Raises:
+            ArgumentError: The step isn't a number from 0 on.
+
+        Example:
+            >>> import tempfile, jax.numpy as jnp, statelens as sl
+            >>> folder = tempfile.TemporaryDirectory()
+            >>> checkpoints = sl.checkpoint.Checkpoints(folder.name)
+            >>> for step in range(3):
+            ...     checkpoints.save(step, {"w": jnp.full(2, step)})
+            >>> checkpoints.drop_after(0)
+            >>> checkpoints.steps()
+            (0,)
+            >>> folder.cleanup()
+        """
+        _check_step(step, "drop the checkpoints after")
+        self.wait()
+        if jax.process_index() == 0:
+            # The last one first: what is left, if the process dies, is a run up to some step.
+            for later in reversed(self._named(step + 1)):
+                _remove(self.path(later))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"drop_after {self.folder}")
+
+    def _remove_others(self, writing: int | None = None) -> None:
         if jax.process_index() != 0:
             return
         listed = self._listed()
         last = list(listed) if self._keep is None else list(listed)[-self._keep :]
-        # A run that has gone back saves steps that aren't the last.
-        for step in listed.keys() - {self._saved, self._best_of(listed), *last}:
+        for step in listed.keys() - {self._best_of(listed), *last}:
             _remove(self.path(step))
         for name in os.listdir(self.folder):
             # What was begun by a process that died, or failed; not what is being written now.
             begun = _BEGUN.fullmatch(name)
-            if begun and int(begun[1]) != self._saved:
+            if begun and int(begun[1]) != writing:
                 _remove(os.path.join(self.folder, name))
         sync_folder(self.folder)
 
@@ -217,14 +252,18 @@ class Checkpoints:
         """Returns the steps whose checkpoints are there, whole, in order."""
         return tuple(self._listed())
 
-    def _listed(self) -> dict[int, dict[str, str]]:
-        """Returns the metadata of the checkpoints that are whole, by step, in order."""
+    def _named(self, first: int) -> list[int]:
+        """Returns the steps from one on that have a file or a folder, in order."""
         if not os.path.isdir(self.folder):
-            return {}
+            return []
         names = (os.path.splitext(name) for name in os.listdir(self.folder))
         found = [_NAME.fullmatch(stem) for stem, suffix in names if suffix == self._engine.suffix]
+        return sorted(int(match[1]) for match in found if match and int(match[1]) >= first)
+
+    def _listed(self, first: int = 0) -> dict[int, dict[str, str]]:
+        """Returns the metadata of the checkpoints that are whole, by step, in order."""
         listed = {}
-        for step in sorted(int(match[1]) for match in found if match):
+        for step in self._named(first):
             # It may just have been removed.
             with (
                 contextlib.suppress(CheckpointError),
@@ -317,6 +356,15 @@ class Checkpoints:
         """Returns when all that was saved is there; of safetensors files, at once."""
         if self._engine.wait():
             self._remove_others()
+
+
+def _check_step(step: Any, to_do: str) -> None:
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ArgumentError(
+            f"asked to {to_do} step {step!r}",
+            "checkpoints are told apart by their steps",
+            "an integer from 0 on; int(step) of an array",
+        )
 
 
 def _metrics(metadata: dict[str, str]) -> dict[str, float]:

@@ -80,12 +80,43 @@ def test_a_loss_that_is_never_a_number_has_no_best(make):
     assert checkpoints.steps() == (0,)
 
 
-def test_a_run_that_went_back_keeps_what_it_saves(make):
-    with make(keep=2) as checkpoints:
+def test_a_run_that_goes_back_says_so_before_it_saves(make):
+    with make(keep=3, best="loss") as checkpoints:
         for step in (10, 20, 30):
+            checkpoints.save(step, tree(step), metrics={"loss": -step})
+        # The last one may not yet be there.
+        with pytest.raises(sl.CheckpointError, match=r"steps \[20, 30\](.|\n)*drop_after\(15\)"):
+            checkpoints.save(15, tree(15), metrics={"loss": 0})
+    assert checkpoints.steps() == (10, 20, 30)
+    with make(keep=2, best="loss") as again:
+        again.drop_after(15)
+        assert again.steps() == (10,)
+        for step in (15, 16):
+            again.save(step, tree(-step), metrics={"loss": step})
+    assert again.steps() == (10, 15, 16)
+    assert again.latest() == 16
+    assert again.best() == 10
+    assert again.restore(tree(0))["w"][0] == -16
+
+
+def test_the_last_of_what_is_being_saved_may_be_dropped(make):
+    with make() as checkpoints:
+        for step in (1, 2):
             checkpoints.save(step, tree(step))
-        checkpoints.save(15, tree(15))
-    assert checkpoints.steps() == (15, 20, 30)
+        checkpoints.drop_after(1)
+        checkpoints.save(1, tree(7))
+    assert checkpoints.steps() == (1,)
+    assert checkpoints.restore(tree(0))["w"][0] == 7
+    assert len(os.listdir(checkpoints.folder)) == 1
+
+
+def test_a_later_one_that_is_not_whole_is_no_later_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "step_00000003.safetensors").touch()
+    checkpoints.save(2, tree(2))
+    assert checkpoints.steps() == (2,)
+    checkpoints.drop_after(2)
+    assert not (tmp_path / "step_00000003.safetensors").exists()
 
 
 def test_a_step_is_replaced(make):
@@ -193,6 +224,8 @@ def test_steps_that_are_not_there(make):
 def test_a_step_is_an_integer(tmp_path, step):
     with pytest.raises(sl.ArgumentError, match="an integer from 0 on"):
         Checkpoints(tmp_path).save(step, tree(1))
+    with pytest.raises(sl.ArgumentError, match="an integer from 0 on"):
+        Checkpoints(tmp_path).drop_after(step)
 
 
 @pytest.mark.parametrize(

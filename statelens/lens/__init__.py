@@ -13,6 +13,7 @@ from ._groups import groups
 from ._lens import Lens, lens, partition
 from ._nodes import Nodes, nodes
 from ._partition import combine, split
+from ._places import nodes_in
 from ._predicates import arrays, at, dtype, inexact, name, ndim, size, tagged
 from ._replace import added, read_all, replace_in, values_of
 from ._selection import focus_on

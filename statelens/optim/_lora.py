@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import user_facing
-from ..lens import LensSpec, nodes
+from ..lens import LensSpec, nodes, nodes_in
 from ..lens import lens as make_lens
 from ..transform._core import parse_count
 
@@ -42,7 +42,9 @@ class LowRank(eqx.Module):
 
     def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
         """Applies the layer, and adds what the product makes of the input."""
-        return self.base(x, key=key) + self.scale * (self.b @ (self.a @ x))
+        y = self.base(x, key=key)
+        # What is a "scalar" to Equinox has no axis.
+        return y + self.scale * (self.b @ (self.a @ jnp.atleast_1d(x))).reshape(y.shape)
 
     def merged(self) -> eqx.nn.Linear:
         """Returns the layer alone, with the product added to its weight."""
@@ -89,7 +91,7 @@ def lora(model: Tree, lens: LensSpec, rank: int, key: Any, *, scale: float = 1.0
     """
     parse_count(rank, "rank", "lora")
     layers = nodes(make_lens(eqx.nn.Linear) & lens)
-    paths = layers.paths(model)
+    paths = [met.path for met in nodes_in(layers.selector, model, "lora")]
     keys = dict(zip(paths, jax.random.split(key, len(paths)), strict=True))
     return layers.update(
         model, lambda path, layer: LowRank(layer, rank, keys[path], scale), with_path=True

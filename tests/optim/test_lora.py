@@ -155,6 +155,20 @@ def test_layers_that_are_stacked_for_a_scan():
     assert x.shape == (3,)
 
 
+@pytest.mark.parametrize(("n_in", "n_out"), [("scalar", 2), (3, "scalar"), ("scalar", "scalar")])
+def test_layers_of_scalars(n_in, n_out):
+    model = eqx.nn.MLP(n_in, n_out, 4, 1, key=KEY)
+    x = jnp.ones(() if n_in == "scalar" else n_in)
+    adapted = sl.optim.lora(model, ..., 2, KEY)
+    np.testing.assert_array_equal(adapted(x), model(x))
+    adapted = sl.lens(ADAPTERS).update(adapted, lambda x: x + 0.5)
+    again = sl.optim.lora(adapted, ..., 2, KEY)
+    assert adapted(x).shape == model(x).shape
+    assert not np.allclose(adapted(x), model(x))
+    np.testing.assert_allclose(again(x), adapted(x), rtol=1e-6)
+    np.testing.assert_allclose(sl.optim.merge(adapted)(x), adapted(x), rtol=1e-5)
+
+
 def test_another_dtype_stays():
     model = sl.lens(...).cast({"l": eqx.nn.Linear(2, 2, key=KEY)}, jnp.bfloat16)
     model = sl.optim.lora(model, ..., 1, KEY)
@@ -163,9 +177,11 @@ def test_another_dtype_stays():
 
 
 def test_what_is_no_linear_layer_is_refused_with_what_there_is():
-    with pytest.raises(sl.SelectionError, match=r"asked paths for nodes(.|\n)*Linear \(3\)"):
+    with pytest.raises(sl.SelectionError, match=r"asked lora for nodes(.|\n)*Linear \(3\)"):
         sl.optim.lora(mlp(), "activation", 1, KEY)
-    with pytest.raises(sl.PathError, match=r"nodes at 'layer', where (.|\n)*'layers'"):
+    with pytest.raises(
+        sl.PathError, match=r"asked lora for nodes at 'layer', where (.|\n)*'layers'"
+    ):
         sl.optim.lora(mlp(), "layer", 1, KEY)
     with pytest.raises(sl.SelectionError, match="@<LowRank>"):
         sl.optim.merge(mlp())

@@ -47,7 +47,7 @@ def scale_grad(lens: Any, factor: Any) -> Any:
     Args:
         lens: What `lens` takes; or states, as in ``model.states("encoder.**")``.
         factor: By what the gradients are multiplied: a number, which may be traced. -1 reverses
-            them; 0 is `stop_gradient`.
+            them.
 
     Returns:
         For a lens, a function of a tree, which gives the tree. For states, a context manager: in

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.tree_util as jtu
 
 from ..._errors import ArgumentError
+from ..._tree import format, from_jax
 from ...state import active_frame, is_concrete
 
 # From the second call on, JAX lets out what XLA makes of an error, a ValueError.
@@ -69,27 +71,36 @@ class Taken(NamedTuple):
 
 def refuse_shared_arrays(taken: Iterable[Taken]) -> None:
     """Refuses an array that is to be donated, and is used under another name too."""
-    seen: dict[int, Taken] = {}
+    seen: dict[int, tuple[str, Taken]] = {}
     for each in taken:
-        for pointer in _pointers_of(each.value):
-            other = seen.setdefault(pointer, each)
-            if other is each or not (other.donated_by or each.donated_by):
+        for name, pointer in _pointers_of(each):
+            other_name, other = seen.setdefault(pointer, (name, each))
+            if other_name == name or not (other.donated_by or each.donated_by):
                 continue
-            donated, kept = (other, each) if other.donated_by else (each, other)
+            names = other_name, name
+            option = other.donated_by or each.donated_by
+            donated, kept = names if other.donated_by else names[::-1]
             raise ArgumentError(
-                f"asked jit to donate the array of {donated.name}",
-                f"{kept.name} has the very same array, which donation would delete",
+                f"asked jit to donate the array of {donated}",
+                f"{kept} has the very same array, which donation would delete",
                 "an array of its own for each, as by jnp.copy",
-                f"{donated.donated_by}, such that it leaves {donated.name} out",
+                f"{option}, such that it leaves {donated} out",
             )
 
 
-def _pointers_of(value: Any) -> Iterator[int]:
-    for leaf in jax.tree.leaves(value):
-        # One that is deleted has been donated before; JAX says so.
-        if isinstance(leaf, jax.Array) and is_concrete(leaf) and not leaf.is_deleted():
+def _pointers_of(taken: Taken) -> Iterator[tuple[str, int]]:
+    """Lists the buffers of a value, each with the name of the array that lies there."""
+    for keys, leaf in jtu.tree_leaves_with_path(taken.value):
+        # One that is deleted has been donated before; JAX says so. What is empty lies nowhere.
+        if (
+            isinstance(leaf, jax.Array)
+            and is_concrete(leaf)
+            and not leaf.is_deleted()
+            and leaf.size
+        ):
+            name = f"{taken.name} at '{format(from_jax(keys)[0])}'" if keys else taken.name
             for shard in leaf.addressable_shards:
-                yield shard.data.unsafe_buffer_pointer()
+                yield name, shard.data.unsafe_buffer_pointer()
 
 
 def can_raise(jaxpr: Any) -> bool:

@@ -40,6 +40,7 @@ from .._core import (
     field_names,
     follow,
     merge_output,
+    merge_static,
     raise_failed_check,
     refuse_shared_arrays,
     run,
@@ -248,7 +249,7 @@ class Program:
             option = (
                 "donate_states" if lends and label == 0 else "donate_argnums or donate_argnames"
             )
-            yield Taken(f"argument {own!r}", value, option if is_donated else None)
+            yield Taken(f"argument {own!r}", merge_static(value), option if is_donated else None)
 
     def finish(self, result: Any) -> Any:
         """Commits what a call has written, and gives what it has returned."""

@@ -95,6 +95,45 @@ def test_a_state_whose_array_is_an_argument_too_is_not_donated():
     assert (state.value == 2).all()
 
 
+def tied():
+    table = jnp.ones(3)
+    return {"embed": {"w": table}, "head": [jnp.ones(2), table]}
+
+
+@pytest.mark.parametrize(
+    "option", [{"donate_argnums": 0}, {"donate_states": sl.lens("{embed,head}.**")}]
+)
+def test_an_array_that_is_twice_in_a_donated_tree_is_named_by_both_paths(option):
+    f = sl.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), **option)
+    tree = tied()
+    says = r"of argument 0 at 'embed\.w'\nargument 0 at 'head\[1\]' has the very same array"
+    for _ in range(2):
+        with pytest.raises(sl.ArgumentError, match=says):
+            f(tree)
+    apart = jax.tree.map(jnp.copy, tree)
+    close(f(apart)["head"][1], jnp.full(3, 2.0))
+
+
+def test_an_array_that_is_donated_and_kept_in_one_tree_is_named_by_both_paths():
+    f = sl.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_states=sl.lens("head.**"))
+    says = r"of argument 0 at 'head\[1\]'\nargument 0 at 'embed\.w' has the very same array"
+    with pytest.raises(sl.ArgumentError, match=says):
+        f(tied())
+
+
+def test_an_array_that_is_twice_in_a_state_is_named_by_both_paths():
+    state = sl.State(tied(), name="tied")
+
+    @sl.jit(donate_states=True)
+    def f():
+        state.value = jax.tree.map(lambda x: x + 1, state.value)
+
+    says = r"name='tied'\) at 'embed\.w'\n.*name='tied'\) at 'head\[1\]' has the very same array"
+    with pytest.raises(sl.ArgumentError, match=says):
+        f()
+    assert not state.value["embed"]["w"].is_deleted()
+
+
 def test_a_state_that_is_only_read_is_never_donated():
     net = Net()
     f = sl.jit(lambda x: net(x), donate_states=True)

@@ -49,7 +49,9 @@ def placed(leaf: Any, array: np.ndarray[Any, Any], *, copy: bool) -> Any:
     return jax.device_put(new, leaf.sharding if is_bound else None)
 
 
-def _weakly_typed(array: np.ndarray[Any, Any]) -> Any:
-    """Returns an array of a weak type, which sums with others and compiles as the one it was."""
+@jax.jit
+def _weakly_typed(array: jax.Array) -> jax.Array:
+    """Gives an array the weak type with which it sums with others and compiles as before."""
+    # Compiled, this is the array alone: what is set is never made.
     weak = jnp.full(array.shape, np.zeros((), array.dtype).item())
     return weak.at[...].set(array) if weak.dtype == array.dtype else array

@@ -195,7 +195,18 @@ def test_weak_types_stay(file, shape, number):
     loaded = load(file, like)["rate"]
     assert loaded.weak_type
     assert loaded.dtype == like["rate"].dtype
+    assert loaded.committed == like["rate"].committed
     assert (loaded == number).all()
+
+
+def test_a_weak_type_stays_where_the_array_lies(file):
+    save(file, {"rate": jnp.full((4, 2), 0.5)})
+    mesh = jax.make_mesh((1,), ("x",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    loaded = load(file, {"rate": jax.device_put(jnp.full((4, 2), 1.0), sharding)})["rate"]
+    assert loaded.weak_type
+    assert loaded.committed
+    assert loaded.sharding == sharding
 
 
 def test_what_is_uncommitted_stays_so_and_devices_are_kept():

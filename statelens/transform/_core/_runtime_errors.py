@@ -75,7 +75,8 @@ def refuse_shared_arrays(taken: Iterable[Taken]) -> None:
     for each in taken:
         for name, pointer in _pointers_of(each):
             other_name, other = seen.setdefault(pointer, (name, each))
-            if other_name == name or not (other.donated_by or each.donated_by):
+            is_same = other is each and other_name == name
+            if is_same or not (other.donated_by or each.donated_by):
                 continue
             names = other_name, name
             option = other.donated_by or each.donated_by

@@ -121,6 +121,18 @@ def test_an_array_that_is_donated_and_kept_in_one_tree_is_named_by_both_paths():
         f(tied())
 
 
+def test_an_array_of_two_states_that_are_written_alike_is_refused():
+    one = jnp.ones(3)
+    a, b = sl.State(one), sl.State(one)
+
+    @sl.jit(donate_states=True)
+    def f():
+        a.value, b.value = a.value + 1, b.value + 1
+
+    with pytest.raises(sl.ArgumentError, match="very same array"):
+        f()
+
+
 def test_an_array_that_is_twice_in_a_state_is_named_by_both_paths():
     state = sl.State(tied(), name="tied")
 

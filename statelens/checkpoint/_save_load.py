@@ -225,7 +225,11 @@ def load_from(source: Source, like: Any, spec: LensSpec, rename: Rename, *, stri
     loading = Loading(source, target, rules_of(rename))
     report = loading.report()
     is_part = isinstance(like, BoundLens) or not is_all(spec)
-    wrong = report._replace(unexpected=()) if is_part else report
+    wrong = report
+    if is_part:
+        # What a rule has led astray may be what is missing.
+        astray = tuple(name for name, _ in report.renamed) if report.missing else ()
+        wrong = report._replace(unexpected=astray)
     if strict and not wrong.fits:
         raise refuse(source.name, wrong)
     filled = target.filled(loading.values())

@@ -375,6 +375,18 @@ def test_a_path_that_a_rule_gives_and_that_is_not_there_is_named(file, path):
     assert error.value.report.renamed == (("x", path),)
 
 
+def test_a_path_that_is_not_there_is_named_where_a_lens_misses_another(file):
+    save_file({"x": np.ones(1), "head.w": np.ones(1), "other": np.ones(1)}, file)
+    rename = {"x": "fc.weigth", "head.**": "heads.**"}
+    like = {"fc": {"weight": np.zeros(1)}, "b": np.zeros(1)}
+    says = r"'x', for which a rule gives 'fc\.weigth': there is none \(like 'fc\.weight'"
+    with pytest.raises(sl.CheckpointError, match=says) as error:
+        load(file, like, lens="fc.**", rename=rename)
+    assert "other" not in error.value.report.unexpected
+    # Of what else the file has, no error is made.
+    assert load(file, like, lens="fc.**", rename={**rename, "x": "fc.weight"})["fc"]["weight"] == 1
+
+
 def test_a_dtype_that_differs_is_cast_as_the_error_says(file):
     save(file, {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.bfloat16)})
     like = {"w": jnp.zeros(2), "b": jnp.zeros(2)}

@@ -57,7 +57,7 @@ def record_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
     """
     # A tree of labels or booleans in the shape of a model isn't read for its values.
     leaves = flatten_as_jax(value, name=cell._description)[0]
-    leaves = [leaf for leaf in leaves if is_numeric(leaf) and not _is_flag(leaf)]
+    leaves = [leaf for leaf in leaves if is_numeric(leaf) and not _is_label(leaf)]
     if cell.is_at_home or not leaves or not _is_staged_in(own_trace):
         return
     reader = _users_frame()
@@ -86,8 +86,8 @@ def record_read(cell: "State[Any]", value: Any, own_trace: Any) -> None:
     )
 
 
-def _is_flag(leaf: Any) -> bool:
-    return isinstance(leaf, (bool, np.bool_))
+def _is_label(leaf: Any) -> bool:
+    return isinstance(leaf, (bool, np.bool_, jax.ShapeDtypeStruct))
 
 
 def explain_untouched(cell: "State[Any]") -> str:

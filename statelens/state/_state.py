@@ -219,10 +219,10 @@ class State(NoArray, Cell, Generic[T]):
         Returns:
             One value for each.
         """
-        if active_frame.get() is None and current_trace() == TOP:
+        are_plain = all(c.value is State.value for c in set(map(type, cells)))  # none overrides it
+        if are_plain and active_frame.get() is None and current_trace() == TOP:
             values = [cell._value for cell in cells]
-            kinds = set(map(type, values))
-            if concrete_types >= kinds and np.ndarray not in kinds:
+            if concrete_types - {np.ndarray} >= set(map(type, values)):
                 return values
         return [cell.value for cell in cells]
 

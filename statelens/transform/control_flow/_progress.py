@@ -90,7 +90,8 @@ class ProgressBar:
 
     # Loops keep what they compiled by their options: an equal bar has to be the same one.
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ProgressBar):
+        # (By no global: at Python's exit, when these are gone, what is compiled is forgotten.)
+        if type(other) is not type(self):
             return NotImplemented
         return self._key() == other._key() and self.kwargs == other.kwargs
 
@@ -143,7 +144,7 @@ class Progress:
         self._bar = bar
         self._total = total
         self.every = every
-        self._host = Bars(bar._open_tqdm, total, bar._fill)
+        self._host = Bars(bar._open_tqdm(), total, bar._fill)
         self._run: Any = None
         if replays:
             number = jax.ShapeDtypeStruct((), jnp.int32)

@@ -244,7 +244,7 @@ class File:
         start, end = entry["data_offsets"]
         try:
             array = empty(tuple(entry["shape"]), dtype_of_code(entry["dtype"]))
-            data = bytes_of(array)
+            data: Any = bytes_of(array)
             self._file.seek(self._start + start)
             if self._file.readinto(data) != end - start:
                 raise self._broken(f"it has become shorter: {name!r} isn't whole any more")

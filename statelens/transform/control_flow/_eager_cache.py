@@ -176,7 +176,7 @@ def _stand_in(value: Any, most_bytes: float, nested: int = _MOST_NESTED) -> Any:
 
 
 def _digest(array: np.ndarray) -> bytes:
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return hashlib.blake2b(content).digest()
 
 

@@ -29,7 +29,8 @@ def test_the_identity_changes_nothing(tree, nodes):
 @given(trees, specs)
 def test_what_is_wrapped_is_unwrapped_again(tree, nodes):
     boxed = nodes.update(tree, Box)
-    assert boxes.paths(boxed) == nodes.paths(tree)
+    # A state at two places has a box at each.
+    assert set(boxes.paths(boxed)) >= set(nodes.paths(tree))
     assert same(boxes.update(boxed, lambda box: box.node), tree)
 
 

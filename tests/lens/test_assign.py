@@ -211,7 +211,7 @@ def by_update(params):
 def test_an_interrupt_leaves_all_states_old_or_all_new(write, in_overlay):
     # Of NumPy, so that no interrupt comes in the middle of JAX's own work.
     seen, values = set(), []
-    for number in range(5000):
+    for number in range(10_000):
         states = [sl.State(ZERO + 1), sl.State(ZERO + 1)]
         params = sl.lens("*").bind(dict(zip("ab", states, strict=True)))
         with sl.overlay({}) if in_overlay else contextlib.nullcontext():

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._errors import ArgumentError, ArgumentTypeError, user_facing
 from .._tree import a_leaf, is_array
-from ..state import LongTermState, State
+from ..state import LongTermState, State, copied
 from ..transform.compilation import JitFunction, jit
 from ..transform.control_flow import for_loop, load_tqdm
 from ._train_step import TrainStep
@@ -48,12 +49,12 @@ class Fit:
     @property
     def tree(self) -> Any:
         """A copy of the tree as it is now, where the optimiser is functional."""
-        return _copied(self._engine.carry()[0])
+        return jax.tree.map(copied, self._engine.carry()[0])
 
     @property
     def state(self) -> Any:
         """A copy of what a functional optimiser keeps, as it is now."""
-        return _copied(self._engine.carry()[1])
+        return jax.tree.map(copied, self._engine.carry()[1])
 
     @user_facing
     def restore_best(self) -> None:
@@ -96,10 +97,9 @@ class _Trees:
     def __init__(self, step: TrainStep, tree: Any, state: Any):
         step.refuse_ties((tree,))
         leaves, self._treedef = jax.tree.flatten((tree, state))
-        self._statics = [None if is_array(leaf) else leaf for leaf in leaves]
+        arrays, self._statics = eqx.partition(leaves, is_array)
         # The arrays that the caller holds are never donated.
-        arrays = [leaf if is_array(leaf) else None for leaf in leaves]
-        self._carry = LongTermState(_copied(arrays))
+        self._carry = LongTermState(jax.tree.map(copied, arrays))
 
         def advance(*batch: Any) -> Any:
             tree, state, *out = step.run(*self.carry(), *batch)
@@ -110,7 +110,7 @@ class _Trees:
                     "the tree has another structure after a step than before it",
                     "a loss that leaves the tree's structure as it is",
                 )
-            self._carry.value = [leaf if is_array(leaf) else None for leaf in leaves]
+            self._carry.value = eqx.filter(leaves, is_array)
             return tuple(out) if len(out) > 1 else out[0]
 
         self.one: JitFunction[..., Any] = jit(advance, donate_states=True)
@@ -119,18 +119,13 @@ class _Trees:
         )
 
     def carry(self) -> Any:
-        pairs = zip(self._carry.value, self._statics, strict=True)
-        return self._treedef.unflatten([b if a is None else a for a, b in pairs])
+        return self._treedef.unflatten(eqx.combine(self._carry.value, self._statics))
 
     def evaluate(self, evaluate: Callable[..., Any]) -> Any:
         return evaluate(self.carry()[0])
 
     def cells(self) -> list[State]:
         return [self._carry]
-
-
-def _copied(value: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.copy(leaf) if is_array(leaf) else leaf, value)
 
 
 class _Patience:
@@ -148,7 +143,8 @@ class _Patience:
         best = math.nan if fit.best_step is None else fit.evaluations[fit.best_step]
         if value < best or math.isnan(best):
             self._since = 0
-            fit._best = {cell: _copied(cell.value) for cell in fit._engine.cells()}
+            cells = fit._engine.cells()
+            fit._best = {cell: jax.tree.map(copied, cell.value) for cell in cells}
             fit.best_step = fit.steps
             return
         self._since += 1
@@ -248,17 +244,15 @@ def _engine(step: Any, carry: tuple[Any, ...]) -> "_States | _Trees":
             "that is no training step",
             "sl.optim.train_step(loss, optimizer)",
         )
-    wanted = 0 if step.optimizer.is_bound else 2
+    if step.optimizer.is_bound:
+        wanted, needed = 0, "a stateful optimiser needs none"
+        remedy = "fit(step, batches)"
+    else:
+        wanted, needed = 2, "a functional optimiser needs the tree, and what step.init gave"
+        remedy = "fit(step, batches, model, step.init(model))"
     if len(carry) != wanted:
-        raise ArgumentError(
-            f"asked fit for steps with {len(carry)} arguments after the batches",
-            "a stateful optimiser needs none"
-            if step.optimizer.is_bound
-            else "a functional optimiser needs the tree, and what step.init gave",
-            "fit(step, batches)"
-            if step.optimizer.is_bound
-            else "fit(step, batches, model, step.init(model))",
-        )
+        asked = f"asked fit for steps with {len(carry)} arguments after the batches"
+        raise ArgumentError(asked, needed, remedy)
     return _Trees(step, *carry) if carry else _States(step)
 
 
@@ -314,12 +308,15 @@ def _bar(
     options = {} if progress is True else progress
     with load_tqdm("a bar of fit")(**{"total": total, "unit": "step", **options}) as bar:
 
-        def show(loss: Any, count: int) -> None:
+        def show_last(refresh: bool) -> None:
             if last:
-                bar.set_postfix(loss=f"{float(jnp.ravel(last.pop())[-1]):.4g}", refresh=False)
+                shown = float(jnp.ravel(last.pop())[-1])
+                bar.set_postfix(loss=f"{shown:.4g}", refresh=refresh)
+
+        def show(loss: Any, count: int) -> None:
+            show_last(refresh=False)
             last.append(loss)
             bar.update(count)
 
         yield show
-        if last:
-            bar.set_postfix(loss=f"{float(jnp.ravel(last.pop())[-1]):.4g}")
+        show_last(refresh=True)

@@ -12,25 +12,11 @@ import pytest
 
 import statelens as sl
 from tests.helpers import close, counted
+from tests.optim.models import Net, mlp, of_model, of_net
 
 RANDOM = np.random.default_rng(0)
 XS = [RANDOM.normal(size=(4, 3)).astype(np.float32) for _ in range(13)]
 BATCHES = [(x, x[:, :2]) for x in XS]
-
-
-class Net(sl.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mlp = eqx.nn.MLP(3, 2, 4, 2, key=jax.random.key(0))
-        self.calls = sl.State(jnp.zeros((), int))
-
-    def __call__(self, x):
-        self.calls.value += 1
-        return jax.vmap(self.mlp)(x)
-
-
-def of_model(model, x, y):
-    return jnp.mean((jax.vmap(model)(x) - y) ** 2)
 
 
 class Stateful:
@@ -40,9 +26,7 @@ class Stateful:
         self.model = Net()
         params = self.model.states(sl.trainable)
         self.optimizer = sl.optim.Optimizer(transformation or optax.adam(0.01), params)
-        self.step = sl.optim.train_step(
-            lambda x, y: jnp.mean((self.model(x) - y) ** 2), self.optimizer
-        )
+        self.step = sl.optim.train_step(of_net(self.model), self.optimizer)
 
     def fit(self, batches=BATCHES, **options):
         done = sl.optim.fit(self.step, batches, **options)
@@ -57,7 +41,7 @@ class Functional:
     """A loop over a tree."""
 
     def __init__(self, transformation=None):
-        self.model = Net().mlp
+        self.model = mlp()
         self.optimizer = sl.optim.Optimizer(transformation or optax.adam(0.01), sl.trainable)
         self.step = sl.optim.train_step(of_model, self.optimizer)
 
@@ -73,7 +57,7 @@ class Functional:
 
 def by_hand(batches=BATCHES):
     """The losses and weights of a plain loop."""
-    model = Net().mlp
+    model = mlp()
     optimizer = sl.optim.Optimizer(optax.adam(0.01), sl.trainable)
     step, state = sl.optim.train_step(of_model, optimizer), optimizer.init(model)
     losses = []
@@ -125,7 +109,7 @@ def test_the_callers_tree_stays():
     assert not any(
         leaf.is_deleted() for leaf in jax.tree.leaves(eqx.filter(loop.model, eqx.is_array))
     )
-    close(loop.model.layers[0].weight, Net().mlp.layers[0].weight)
+    close(loop.model.layers[0].weight, mlp().layers[0].weight)
 
 
 @STYLES

@@ -8,31 +8,9 @@ import pytest
 
 import statelens as sl
 from tests.helpers import close, counted, operations, written
+from tests.optim.models import Net, mlp, of_model, of_net
 
 X, Y = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), jnp.ones((4, 2))
-
-
-def mlp():
-    return eqx.nn.MLP(3, 2, 4, 2, key=jax.random.key(0))
-
-
-class Net(sl.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mlp = mlp()
-        self.calls = sl.State(jnp.zeros((), int))
-
-    def __call__(self, x):
-        self.calls.value += 1
-        return jax.vmap(self.mlp)(x)
-
-
-def of_model(model, x, y):
-    return jnp.mean((jax.vmap(model)(x) - y) ** 2)
-
-
-def of_net(net):
-    return lambda x, y: jnp.mean((net(x) - y) ** 2)
 
 
 def by_hand(transformation, clip=None):

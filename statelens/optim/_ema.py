@@ -32,7 +32,7 @@ class Ema(Module):
         self._decay = decay
         self._debias = debias
         self._transformation = optax.ema(decay, debias=debias)
-        self._states = StateFocus(only) if is_bound(only) else None
+        self._states = StateFocus(only, "ema") if is_bound(only) else None
         self._lens = None if is_bound(only) else lens(only)
         if self._states is not None:
             self.state = LongTermState(self._transformation.init(_wide(self._states.values())))
@@ -132,7 +132,7 @@ class Ema(Module):
                 "it was given states, and keeps their averages in its state",
                 "ema.step(), and 'with ema.swapped():'",
             )
-        return TreeFocus(self._lens.selector, tree)
+        return TreeFocus(self._lens.selector, tree, "ema")
 
     def _bound(self) -> StateFocus:
         if self._states is None:

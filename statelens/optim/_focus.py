@@ -30,10 +30,11 @@ class TreeFocus:
     Args:
         selector: What is selected.
         tree: The tree.
+        asked_by: What to say in messages that asks for it.
     """
 
-    def __init__(self, selector: Selector, tree: Any):
-        self._focused = focus_on(selector, tree, required_by="Optimizer")
+    def __init__(self, selector: Selector, tree: Any, asked_by: str):
+        self._focused = focus_on(selector, tree, required_by=asked_by)
         self._tree = tree
 
     def values(self) -> ByPath:
@@ -70,17 +71,19 @@ class StateFocus:
 
     Args:
         spec: A bound lens; or a mapping, list or tuple of states.
+        asked_by: What to say in messages that asks for it.
     """
 
-    def __init__(self, spec: Any):
+    def __init__(self, spec: Any, asked_by: str):
         self.spec = spec
+        self._asked_by = asked_by
 
     def _reachable(self) -> list[Any]:
         return [self.spec]
 
     @property
     def _form(self) -> Any:
-        return units_of(self.spec, "Optimizer")
+        return units_of(self.spec, self._asked_by)
 
     def values(self) -> ByPath:
         """Returns the values by path."""

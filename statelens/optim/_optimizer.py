@@ -72,7 +72,7 @@ class Optimizer(Module):
         self.transformation: optax.GradientTransformationExtraArgs = optax.with_extra_args_support(
             transformation
         )
-        self._states = StateFocus(only) if is_bound(only) else None
+        self._states = StateFocus(only, "Optimizer") if is_bound(only) else None
         self._lens = None if is_bound(only) else lens(only)
         if self._states is not None:
             self.state = LongTermState(self._begin(self._states))
@@ -101,7 +101,7 @@ class Optimizer(Module):
             PathError: A pattern matches nothing.
             DifferentiationError: Something selected is neither real nor complex.
         """
-        return self._begin(TreeFocus(self._selection("init").selector, tree))
+        return self._begin(TreeFocus(self._selection("init").selector, tree, "Optimizer"))
 
     @user_facing
     def update(self, tree: T, state: Any, grads: Any, **extra: Any) -> tuple[T, Any]:
@@ -121,7 +121,7 @@ class Optimizer(Module):
             StructureError: The gradient is one of another focus, or the state that of another
                 optimiser.
         """
-        focus = TreeFocus(self._selection("update").selector, tree)
+        focus = TreeFocus(self._selection("update").selector, tree, "Optimizer")
         news, state = self._advance(focus, state, grads, extra)
         return focus.with_values(news), state
 
@@ -210,7 +210,7 @@ class Optimizer(Module):
         """
         before = self._kept(state, "change_lens")
         if self._states is not None:
-            focus = StateFocus(only)
+            focus = StateFocus(only, "Optimizer")
             self.state.value = _carried_over(before, self._begin(focus))
             self._states = focus
             return None

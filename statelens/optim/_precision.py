@@ -65,7 +65,7 @@ def mixed_precision(
         )
 
     if is_bound(only):
-        focus = StateFocus(only if keep is None else only - lens(keep))
+        focus = StateFocus(only if keep is None else only - lens(keep), "mixed_precision")
 
         @functools.wraps(loss)
         def computed(*args: Any, **kwargs: Any) -> Any:

@@ -126,6 +126,8 @@ def test_a_training_step_takes_them_in():
             "nothing has been averaged",
         ),
         (lambda a, s: s.swapped(), "nothing has been averaged"),
+        (lambda a, s: a.init({"v": VALUES[0]}), "asked ema for 'w', which matches nothing"),
+        (lambda a, s: sl.optim.ema({}, 0.9), "asked ema for states\nnone are given"),
         (lambda a, s: a.step(), "given a lens, and has no states"),
         (lambda a, s: s.update({"w": VALUES[0]}, None), "given states, and keeps their averages"),
         (
